@@ -1,0 +1,44 @@
+"""``python -m converters COMMAND``: every converter under one name, and ``all`` formats in one pass."""
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from converters.options import command, conversion_options
+
+COMMANDS = ("all", "to_yolo", "to_coco", "to_masks", "to_voc", "verify", "describe", "preview", "sample")
+
+
+class Commands(click.Group):
+    """Imports a command's module when it is called, so that ``--help`` comes at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return convert_all if name == "all" else import_module(f"converters.{name}").main
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Masks become YOLO, COCO, PNG-mask and VOC datasets on one recorded split."""
+
+
+@command()
+@conversion_options
+def convert_all(**options: Any) -> None:
+    """Write yolo, yolo-seg, coco, masks and voc, reading each mask once."""
+    from converters.pipeline import run
+    from converters.to_coco import CocoWriter
+    from converters.to_masks import MasksWriter
+    from converters.to_voc import VocWriter
+    from converters.to_yolo import DetectWriter, SegmentWriter
+
+    run([DetectWriter, SegmentWriter, CocoWriter, MasksWriter, VocWriter], **options)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m converters")

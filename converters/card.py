@@ -1,0 +1,114 @@
+"""The card of a dataset: what is in it, what was left out and why. A run prints it, and publishes it."""
+
+import dataclasses
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from converters.errors import DatasetError
+from converters.mvtec import GOOD, Category, Problem, missing_images
+from converters.options import table
+from converters.splits import COMBINED, PARTS, duplicates
+from converters.writer import DatasetInfo, Outcome
+
+HEADER = ("split", "class", "images", "instances")
+
+
+@dataclass
+class Summary:
+    """What one run did to one dataset: the table at its end, and most of the card."""
+
+    dataset: str
+    classes: tuple[str, ...]
+    images: Counter[tuple[str, str]] = field(default_factory=Counter)
+    instances: Counter[tuple[str, str]] = field(default_factory=Counter)
+    left_out: list[Problem] = field(default_factory=list)
+    unused: Counter[str] = field(default_factory=Counter)
+    below_min_area: int = 0
+    soft_masks: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.problem:
+            self.left_out.append(outcome.problem)
+            return
+        self.images[outcome.part, outcome.class_name] += 1
+        self.instances[outcome.part, outcome.class_name] += outcome.instances
+        self.below_min_area += outcome.below_min_area
+        if outcome.in_between:
+            self.soft_masks[outcome.sample.key] = outcome.in_between
+
+    @property
+    def rows(self) -> list[tuple[str, str, int, int]]:
+        """(part, class, images, instances), good first."""
+        return [
+            (part, name, self.images[part, name], self.instances[part, name])
+            for part in PARTS
+            for name in (GOOD, *self.classes)
+        ]
+
+    def card(self) -> dict[str, Any]:
+        return {
+            "counts": [dict(zip(("part", "class", "images", "instances"), row, strict=True)) for row in self.rows],
+            "left_out": [dataclasses.asdict(problem) for problem in self.left_out],
+            "unused": dict(sorted(self.unused.items())),
+            "below_min_area": self.below_min_area,
+            "soft_masks": dict(sorted(self.soft_masks.items())),
+        }
+
+    def notes(self) -> list[str]:
+        """One line each for what is not in the dataset or not as usual."""
+        lines = [f"left out: {problem}" for problem in self.left_out]
+        lines += [f"not used: {count} images, {reason}" for reason, count in sorted(self.unused.items())]
+        if self.below_min_area:
+            lines.append(f"left out: {self.below_min_area} instances below --min-area")
+        if self.soft_masks:
+            pixels = sum(self.soft_masks.values())
+            lines.append(
+                f"soft masks: {len(self.soft_masks)} have {pixels} pixels between 0 and the maximum; "
+                "above half counts as defect"
+            )
+        return lines
+
+
+def make_card(
+    info: DatasetInfo, settings: dict[str, Any], summary: Summary, categories: list[Category]
+) -> dict[str, Any]:
+    incomplete = [line for category in categories for line in missing_images(category)]
+    repeated = [group for category in categories for group in duplicates(category.samples)]
+    return {
+        "schema": 1,
+        "dataset": info.name,
+        "synthetic": info.synthetic,
+        "classes": list(info.classes),
+        "split_sha256": info.split_sha256,
+        "settings": settings,
+        **summary.card(),
+        "incomplete": incomplete,
+        "duplicates": repeated,
+    }
+
+
+def card_as_markdown(info: DatasetInfo, summary: Summary, card: dict[str, Any]) -> str:
+    notes = summary.notes()
+    if info.synthetic:
+        notes.insert(0, "SYNTHETIC: made by `python -m converters.sample`; says nothing about real products")
+    notes += [f"part of a category: {line}" for line in card["incomplete"]]
+    notes += [f"byte-identical, kept in one part: {', '.join(group)}" for group in card["duplicates"]]
+    if COMBINED in info.classes:
+        notes.append("the class `combined` holds images with several defects")
+    lines = [f"# {info.name}", "", table(summary.rows, HEADER, "github"), ""]
+    return "\n".join(lines + [f"- {note}" for note in notes] + [f"- split: `{info.split_sha256}`", ""])
+
+
+def read_card(dataset: Path) -> dict[str, Any]:
+    """Read ``card.json`` of a published dataset; raises DatasetError if there is none."""
+    path = dataset / "card.json"
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}: is {dataset} a dataset that the converters wrote?") from None
+    except ValueError as error:
+        raise DatasetError(f"{path}: is no JSON ({error}): convert again with --overwrite") from None

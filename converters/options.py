@@ -1,0 +1,178 @@
+"""The command line's common ground: shared options, one error style, tables and progress bars."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from converters.errors import DatasetError
+
+MISSING_LIBRARY = "{error}: OpenCV needs it; on Debian or Ubuntu run `apt-get install libgl1 libglib2.0-0`"
+
+
+class Command(click.Command):
+    """A click command that turns what users can cause into one line and a documented exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted: nothing was published.", err=True)
+            ctx.exit(130)
+        except BrokenPipeError:
+            ctx.exit(0)  # the reader of our output (head, less) has gone
+        except ImportError as error:
+            if ".so" not in str(error):
+                raise
+            raise DatasetError(MISSING_LIBRARY.format(error=error)) from error
+        except OSError as error:
+            raise DatasetError(f"{error.filename or 'file system'}: {error.strerror or error}") from error
+
+
+def command(**settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """``click.command`` with the project's errors and exit codes; ``--help`` shows every default."""
+    context: dict[str, Any] = {"show_default": True, "help_option_names": ["-h", "--help"]}
+    return click.command(cls=Command, context_settings=context, **settings)
+
+
+def progress(items: Iterable[Any], length: int, label: str) -> Any:
+    """A progress bar on stderr with an estimate; prints nothing where stderr is no terminal."""
+    stream = click.get_text_stream("stderr")
+    return click.progressbar(items, length=length, label=label, file=stream, hidden=not stream.isatty())
+
+
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str], style: str = "simple") -> str:
+    """Rows as text; ``style`` is any of tabulate's (``simple`` for terminals, ``github`` for Markdown)."""
+    from tabulate import tabulate
+
+    return tabulate(rows, header, tablefmt=style, disable_numparse=True, colalign=_alignment(rows, header))
+
+
+def _alignment(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> list[str] | None:
+    if not rows:
+        return None
+    columns = list(zip(*rows, strict=True))
+    return ["right" if all(_numeric(cell) for cell in column) else "left" for column in columns[: len(header)]]
+
+
+def _numeric(cell: Any) -> bool:
+    return isinstance(cell, int | float) or str(cell)[:1].isdigit() or cell in ("", "-")
+
+
+def to_json(value: Any) -> str:
+    """JSON as every file of ours is written: readable, stable, UTF-8."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _bundle(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def add(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int, int]:
+    try:
+        train, val, test = (int(part) for part in value.split("/"))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not three whole numbers such as 60/20/20") from None
+    if min(train, val, test) < 1 or train + val + test != 100:
+        raise click.BadParameter(f"{value!r}: three positive numbers that add up to 100 are needed")
+    return train, val, test
+
+
+FOLDER = click.Path(path_type=Path)
+CHOICE = click.Choice
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result table as JSON.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
+out_option = click.option("--out", type=FOLDER, default="datasets_out", help="Where datasets are written.")
+seed_option = click.option("--seed", type=int, default=0, help="Seed of every random choice.")
+max_pixels_option = click.option(
+    "--max-pixels", type=click.IntRange(1), default=256_000_000, help="Refuse images larger than this."
+)
+source_options = _bundle(
+    click.option(
+        "--root",
+        type=FOLDER,
+        default=None,
+        show_default="$MVTEC_ROOT, else data/mvtec_anomaly_detection",
+        help="Folder that holds the categories, or one category's folder.",
+    ),
+    click.option("--category", default=None, help="Category to read, or `all`; not needed where --root is one."),
+    max_pixels_option,
+)
+split_options = _bundle(
+    click.option(
+        "--protocol",
+        type=CHOICE(["stratified", "kfold", "few-shot"]),
+        default="stratified",
+        help="How images are divided into train, val and test.",
+    ),
+    click.option(
+        "--ratios",
+        default="60/20/20",
+        callback=_ratios,
+        help="Percent train/val/test (stratified, few-shot).",
+    ),
+    click.option("--folds", type=click.IntRange(3), default=5, help="Number of folds (kfold)."),
+    click.option("--fold", type=click.IntRange(0), default=0, help="Fold that is the test part (kfold)."),
+    click.option("--shots", type=click.IntRange(1), default=10, help="Defect images to train on (few-shot)."),
+    click.option("--per", type=CHOICE(["category", "type"]), default="category", help="What --shots counts."),
+    seed_option,
+)
+class_options = _bundle(
+    click.option(
+        "--classes",
+        type=CHOICE(["defect", "single", "category-defect"]),
+        default="defect",
+        help="One class per defect type, one for all, or one per category and type.",
+    ),
+    click.option(
+        "--combined",
+        type=CHOICE(["keep", "drop", "train-only"]),
+        default="keep",
+        help="What to do with MVTec's `combined` type (several defects in one image).",
+    ),
+)
+instance_options = _bundle(
+    click.option(
+        "--instances",
+        type=CHOICE(["component", "image"]),
+        default="component",
+        help="One instance per connected component, or one per image.",
+    ),
+    click.option("--merge-gap", type=click.IntRange(0), default=0, help="Join components closer than this, px."),
+    click.option("--connectivity", type=CHOICE(["8", "4"]), default="8", help="Do pixels connect at corners?"),
+    click.option("--min-area", type=click.IntRange(1), default=1, help="Leave out smaller instances, px."),
+)
+output_options = _bundle(
+    out_option,
+    click.option(
+        "--images",
+        type=CHOICE(["link", "copy", "symlink"]),
+        default="link",
+        help="How images come into the dataset; link means hard link.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        default=None,
+        show_default="one per core",
+        help="Processes; the result does not depend on it.",
+    ),
+    click.option(
+        "--on-error",
+        type=CHOICE(["stop", "skip"]),
+        default="stop",
+        help="Stop at a bad file, or go on, list it, and exit with 1.",
+    ),
+    overwrite_option,
+    click.option("--dry-run", is_flag=True, help="Print the table, write nothing."),
+    json_option,
+)
+conversion_options = _bundle(source_options, split_options, class_options, instance_options, output_options)

@@ -1,0 +1,344 @@
+"""The one loop: every mask is read once, and its instances go to every format that was asked for."""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+
+from converters import mvtec, splits, staging
+from converters.card import HEADER, Summary, card_as_markdown, make_card, read_card
+from converters.errors import DatasetError
+from converters.instances import Instance, InstanceRule, find_instances, read_mask
+from converters.mvtec import GOOD, Category, Problem, Sample
+from converters.options import progress, table, to_json
+from converters.splits import Split, SplitRule
+from converters.writer import DatasetInfo, LabelledImage, Outcome, Planned, Writer
+
+MOST_CLASSES = 254  # 0 is background and 255 VOC's void
+LONGEST_NAME = 255  # bytes, what common file systems take
+MASKS_PER_WORKER = 200  # starting a process costs about as much as converting this many masks
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What one run was asked for."""
+
+    root: Path | None = None
+    category: str | None = None
+    out: Path = Path("datasets_out")
+    split: SplitRule = SplitRule()
+    classes: str = "defect"
+    instances: InstanceRule = InstanceRule()
+    images: str = "link"
+    workers: int | None = None
+    on_error: str = "stop"
+    max_pixels: int = 256_000_000
+    overwrite: bool = False
+    dry_run: bool = False
+
+    @classmethod
+    def from_options(cls, **options: Any) -> "Conversion":
+        """Build from the command line's flat options (see ``converters.options``)."""
+        options["connectivity"] = int(options["connectivity"])
+        rules = {"split": SplitRule, "instances": InstanceRule}
+        nested = {
+            name: rule(**{field.name: options.pop(field.name) for field in dataclasses.fields(rule)})
+            for name, rule in rules.items()
+        }
+        return cls(**options, **nested)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker needs to turn one sample into its files; calling it does so."""
+
+    info: DatasetInfo
+    rule: InstanceRule
+    writers: tuple[Writer, ...]
+    folder: Path
+    images: str
+
+    def __call__(self, plan: Planned) -> Outcome:
+        sample, name, part, class_index = plan.sample, plan.name, plan.part, plan.class_index
+        outcome = Outcome(sample, name, part, GOOD if class_index is None else self.info.classes[class_index])
+        try:
+            instances, dropped, in_between = self._instances(sample)
+            image = LabelledImage(sample, name, part, class_index, self.info.classes, instances)
+            rendered = [writer.render(image) for writer in self.writers]
+        except DatasetError as error:
+            return dataclasses.replace(outcome, problem=Problem(sample.key, str(error)))
+        for writer, (files, _) in zip(self.writers, rendered, strict=True):
+            for path, content in files.items():
+                (self.folder / writer.folder / path).write_bytes(content)
+        self._place(image)
+        return dataclasses.replace(
+            outcome,
+            instances=len(instances),
+            below_min_area=dropped,
+            in_between=in_between,
+            records=tuple(record for _, record in rendered),
+        )
+
+    def _instances(self, sample: Sample) -> tuple[list[Instance], int, int]:
+        if sample.mask is None:
+            return [], 0, 0
+        read = read_mask(sample.mask, (sample.width, sample.height))
+        found = find_instances(read.mask, dataclasses.replace(self.rule, min_area=1), read.xywh)
+        if not found:
+            raise DatasetError(f"{sample.mask}: the mask is empty, but its image lies in test/{sample.defect}")
+        instances = [instance for instance in found if instance.area >= self.rule.min_area]
+        return instances, len(found) - len(instances), read.in_between
+
+    def _place(self, image: LabelledImage) -> None:
+        targets = [self.folder / writer.folder / writer.image_path(image) for writer in self.writers]
+        if targets:
+            staging.place_image(image.sample.image, targets, self.images)
+
+
+def run(writers: Sequence[type[Writer]], as_json: bool = False, **options: Any) -> None:
+    """What every conversion command does: convert, print a table per dataset, exit with 1 if anything was skipped."""
+    conversion = Conversion.from_options(**options)
+    summaries = []
+    for summary in convert(conversion, writers):
+        summaries.append(summary)
+        if not as_json:
+            click.echo(_report(summary, conversion, writers))
+    if as_json:
+        shown = [{"dataset": s.dataset, **s.card(), "seconds": round(s.seconds, 2)} for s in summaries]
+        click.echo(to_json(shown if len(shown) > 1 else shown[0]), nl=False)
+    if any(summary.left_out for summary in summaries):
+        raise SystemExit(1)
+
+
+def _report(summary: Summary, conversion: Conversion, writers: Sequence[type[Writer]]) -> str:
+    lines = [table(summary.rows, HEADER), *summary.notes()]
+    where = conversion.out / summary.dataset
+    formats = ", ".join(writer.folder for writer in writers)
+    done = "would write" if conversion.dry_run else "wrote"
+    return "\n".join([*lines, f"{done} {formats} to {where} in {summary.seconds:.1f} s"])
+
+
+def convert(conversion: Conversion, writers: Sequence[type[Writer]]) -> Iterator[Summary]:
+    """Convert each dataset that the conversion names, one after the other.
+
+    Raises DatasetError at the first bad file, unless ``on_error`` is ``skip``. Nothing is published then.
+    """
+    folders = mvtec.find_categories(mvtec.find_root(conversion.root), conversion.category)
+    if conversion.classes == "category-defect" and len(folders) > 1:
+        groups = [("all", folders)]
+    else:
+        groups = [(folder.name, [folder]) for folder in folders]
+    for name, members in groups:
+        started = time.perf_counter()
+        categories = [mvtec.read_category(folder, conversion.max_pixels) for folder in members]
+        summary = _convert_dataset(name + conversion.split.suffix, categories, conversion, writers)
+        summary.seconds = time.perf_counter() - started
+        yield summary
+
+
+def _convert_dataset(
+    name: str, categories: list[Category], conversion: Conversion, writer_types: Sequence[type[Writer]]
+) -> Summary:
+    problems = [_located(problem, category) for category in categories for problem in category.problems]
+    if problems and conversion.on_error == "stop":
+        more = f" (and {len(problems) - 1} more; --on-error skip goes on without them)" if problems[1:] else ""
+        raise DatasetError(f"{problems[0]}{more}")
+    samples = _samples(categories)
+    split = splits.make_split(samples, conversion.split)
+    class_names = [_class_name(sample, conversion.classes) for sample in samples if sample.key in split.parts]
+    classes = tuple(sorted(set(class_names) - {GOOD}))
+    if len(classes) > MOST_CLASSES:
+        raise DatasetError(f"{name}: {len(classes)} classes, and masks hold {MOST_CLASSES}: try --classes single")
+    info = DatasetInfo(name, classes, split.sha256, any(category.synthetic for category in categories))
+    plans = _plan(samples, split, classes, conversion.classes)
+    summary = Summary(name, classes, left_out=problems, unused=Counter(split.unused.values()))
+    if conversion.dry_run:
+        for outcome in _outcomes(Job(info, conversion.instances, (), Path(), conversion.images), plans, conversion):
+            summary.add(outcome)
+        return summary
+    _publish(info, split, plans, summary, categories, conversion, writer_types)
+    return summary
+
+
+def _publish(
+    info: DatasetInfo,
+    split: Split,
+    plans: list[Planned],
+    summary: Summary,
+    categories: list[Category],
+    conversion: Conversion,
+    writer_types: Sequence[type[Writer]],
+) -> None:
+    target = conversion.out / info.name
+    settings = _settings(conversion, categories, target)
+    staging.check_space(conversion.out, _space_needed(plans, conversion, target))
+    with staging.publish(target, overwrite=True) as folder:
+        for kept in _formats_to_keep(target, split, settings, conversion, writer_types):
+            staging.link_tree(kept, folder / kept.name)
+        writers = tuple(writer_type(info) for writer_type in writer_types)
+        job = Job(info, conversion.instances, writers, folder, conversion.images)
+        running = tuple(writer_type(info) for writer_type in writer_types)
+        for writer in running:
+            writer.start(folder / writer.folder)
+        for outcome in _outcomes(job, plans, conversion):
+            summary.add(outcome)
+            for writer, record in zip(running, outcome.records, strict=False):
+                writer.add(outcome, record)
+        for writer in running:
+            writer.finish()
+        card = make_card(info, settings, summary, categories)
+        (folder / "card.json").write_text(to_json(card), "utf-8")
+        (folder / "card.md").write_text(card_as_markdown(info, summary, card), "utf-8")
+        (folder / "split.json").write_text(split.to_json(), "utf-8")
+
+
+def _samples(categories: list[Category]) -> list[Sample]:
+    """All samples, sorted by key; with several categories the category's name goes in front of the key."""
+    if len(categories) == 1:
+        return categories[0].samples
+    samples = [
+        dataclasses.replace(sample, key=f"{category.name}/{sample.key}")
+        for category in categories
+        for sample in category.samples
+    ]
+    return sorted(samples, key=lambda sample: sample.key)
+
+
+def _class_name(sample: Sample, mode: str) -> str:
+    if sample.defect == GOOD:
+        return GOOD
+    return {"single": "defect", "category-defect": f"{sample.category}-{sample.defect}"}.get(mode, sample.defect)
+
+
+def _plan(samples: list[Sample], split: Split, classes: tuple[str, ...], mode: str) -> list[Planned]:
+    """Name every image that is in the split; raises DatasetError for names that clash or are too long."""
+    plans: dict[str, Planned] = {}
+    for sample in samples:
+        if sample.key not in split.parts:
+            continue
+        name = sample.key.replace("/", "__")
+        if len(name.encode()) > LONGEST_NAME:
+            raise DatasetError(f"{sample.image}: {name!r} would be longer than {LONGEST_NAME} bytes: shorten the name")
+        stem = Path(name).stem
+        if stem in plans:
+            raise DatasetError(f"{sample.image} and {plans[stem].sample.image} would both be {stem}: rename one")
+        class_name = _class_name(sample, mode)
+        index = None if class_name == GOOD else classes.index(class_name)
+        plans[stem] = Planned(sample, name, split.parts[sample.key], index)
+    return list(plans.values())
+
+
+def _outcomes(job: Job, plans: list[Planned], conversion: Conversion) -> Iterator[Outcome]:
+    masks = sum(plan.sample.mask is not None for plan in plans)
+    cores = os.cpu_count() or 1
+    workers = conversion.workers or min(cores, 1 + masks // MASKS_PER_WORKER)
+    results = map(job, plans) if workers == 1 else _in_processes(job, plans, workers)
+    with progress(results, len(plans), f"converting {job.info.name}") as bar:
+        for outcome in bar:
+            if outcome.problem and conversion.on_error == "stop":
+                raise DatasetError(str(outcome.problem))
+            yield outcome
+
+
+def _in_processes(job: Job, plans: list[Planned], workers: int) -> Iterator[Outcome]:
+    """Results in order, with a bounded number under way, so that memory does not grow with the dataset."""
+    spawn = multiprocessing.get_context("spawn")  # OpenCV's threads do not survive a fork
+    with ProcessPoolExecutor(workers, spawn, initializer=_start_worker, initargs=(job,)) as pool:
+        pending: deque[Any] = deque()
+        try:
+            for plan in plans:
+                pending.append(pool.submit(_work, plan))
+                if len(pending) > 16 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool:
+            raise DatasetError("a worker process died (out of memory?): try --workers 1") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_job: Job
+
+
+def _start_worker(job: Job) -> None:
+    """Take the job; leave Ctrl-C to the main process, and end with it even if it is killed."""
+    global _job
+    _job = job
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _work(plan: Planned) -> Outcome:
+    return _job(plan)
+
+
+def _located(problem: Problem, category: Category) -> Problem:
+    return Problem(f"{category.folder}/{problem.file}", problem.reason)
+
+
+def _settings(conversion: Conversion, categories: list[Category], target: Path) -> dict[str, Any]:
+    """What decides a dataset's content besides its split; formats of one dataset must agree in it."""
+    return {
+        "classes": conversion.classes,
+        **dataclasses.asdict(conversion.instances),
+        "source": {c.name: Path(os.path.relpath(c.folder, target)).as_posix() for c in categories},
+    }
+
+
+def _formats_to_keep(
+    target: Path, split: Split, settings: dict[str, Any], conversion: Conversion, writers: Sequence[type[Writer]]
+) -> list[Path]:
+    """Folders of the earlier dataset that belong to the same split and settings and are not written anew.
+
+    Raises DatasetError if something would be replaced and ``--overwrite`` was not given.
+    """
+    if not target.exists():
+        return []
+    earlier = read_card(target)
+    same = splits.read_split(target)["sha256"] == split.sha256 and earlier["settings"] == settings
+    written = {writer.folder for writer in writers}
+    present = sorted(path for path in target.iterdir() if path.is_dir())
+    if not conversion.overwrite:
+        if not same:
+            raise DatasetError(
+                f"{target} was made with another split, other sources or other options: "
+                "add --overwrite to replace all of it, or choose another --out"
+            )
+        clash = [path.name for path in present if path.name in written]
+        if clash:
+            raise DatasetError(f"{target / clash[0]} exists: add --overwrite to replace it")
+    kept = [path for path in present if same and path.name not in written]
+    dropped = [path.name for path in present if path not in kept and path.name not in written]
+    if dropped:
+        click.echo(f"{target}: removing {', '.join(dropped)}, which belong to another split or options", err=True)
+    return kept
+
+
+def _space_needed(plans: list[Planned], conversion: Conversion, target: Path) -> int:
+    """Bytes that the images will take: none as links on the same file system, else one copy of each."""
+    if conversion.images == "symlink" or not plans:
+        return 0
+    out = next(path for path in (target.absolute(), *target.absolute().parents) if path.exists())
+    same_device = out.stat().st_dev == plans[0].sample.image.stat().st_dev
+    return 0 if conversion.images == "link" and same_device else sum(plan.sample.size for plan in plans)

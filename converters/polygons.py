@@ -1,0 +1,178 @@
+"""Exact outlines of instances, with their holes, for readers that fill polygons in two different ways.
+
+COCO (pycocotools) fills what lies inside a polygon by parity, so vertices belong on pixel corners: ``corner_rings``.
+YOLO (ultralytics, cv2.fillPoly) paints the line as well, so vertices belong on pixel centres: ``centre_ring``.
+Neither format knows holes; both get them in the same ring over a there-and-back bridge.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.instances import Instance, Mask
+
+Chain = NDArray[np.int32]  # N x 2, (x, y): border pixels in order, background on the walker's right
+Ring = NDArray[Any]  # N x 2, (x, y) in pixels, pixel edges at whole numbers, not closed
+
+# Freeman directions, counter-clockwise as seen on screen, y downwards: E NE N NW W SW S SE.
+_STEPS = np.array([(1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1)])
+_DIRECTION = np.full((3, 3), -1)  # [dy + 1, dx + 1] -> direction
+_DIRECTION[_STEPS[:, 1] + 1, _STEPS[:, 0] + 1] = np.arange(8)
+
+
+def _swept_sides() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For a pixel entered in direction a and left in direction b: how many of its sides lie on the border, and which.
+
+    Border following turns counter-clockwise from the pixel it came from until it meets foreground, so all
+    neighbours in between are background. The even ones among them (E, N, W, S) share a side with the pixel.
+    """
+    count = np.zeros((8, 8), np.int64)
+    sides = np.zeros((8, 8, 4), np.int64)
+    for entered in range(8):
+        for left in range(8):
+            back = entered + 4
+            turn = (left - back - 1) % 8  # neighbours strictly between the one behind and the next one
+            swept = [d % 8 for d in range(back + 1, back + 1 + turn) if d % 2 == 0]
+            count[entered, left] = len(swept)
+            sides[entered, left, : len(swept)] = swept
+    return count, sides
+
+
+_SIDE_COUNT, _SIDES = _swept_sides()
+# Walking with the background on the right, side d of a pixel starts at its corner d - 1.
+_SIDE_START = {0: (1, 1), 2: (1, 0), 4: (0, 0), 6: (0, 1)}
+_START = np.array([_SIDE_START.get(d, (0, 0)) for d in range(8)])
+_LONE_PIXEL = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
+
+
+def corner_rings(instance: Instance) -> list[Ring]:
+    """Outlines on pixel corners, one ring per connected part, in image coordinates.
+
+    A ring's shoelace area is the part's number of pixels: outer borders run counter-clockwise on screen,
+    holes clockwise. A hole is reached from the ring's first vertex and left the same way, which cancels out
+    under parity filling.
+    """
+    origin = np.array([instance.x0, instance.y0])
+    return [_bridged([_corners(chain) for chain in chains]) + origin for chains in _parts(instance.mask)]
+
+
+def _bridged(rings: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    if len(rings) == 1:
+        return rings[0]
+    home = rings[0][:1]
+    return np.vstack([rings[0], *(piece for hole in rings[1:] for piece in (home, hole, hole[:1]))])
+
+
+def _corners(chain: Chain) -> NDArray[np.int64]:
+    """The crack between foreground and background along a chain of border pixels, corners only."""
+    if len(chain) == 1:
+        return chain + _LONE_PIXEL
+    out = _directions(chain)
+    entered = np.roll(out, 1)
+    count = _SIDE_COUNT[entered, out]
+    pixel = np.repeat(np.arange(len(chain)), count)
+    nth = np.arange(len(pixel)) - np.repeat(np.cumsum(count) - count, count)
+    side = _SIDES[entered[pixel], out[pixel], nth]
+    turns = side != np.roll(side, 1)
+    return chain[pixel[turns]] + _START[side[turns]]
+
+
+def _directions(chain: Chain) -> NDArray[np.int64]:
+    step = np.roll(chain, -1, axis=0) - chain
+    return _DIRECTION[step[:, 1] + 1, step[:, 0] + 1]
+
+
+def _parts(mask: Mask) -> Iterable[list[Chain]]:
+    """Border chains of each 8-connected part: the outer one first, then one for each hole."""
+    found, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    chains: list[Chain] = [np.asarray(chain, np.int32).reshape(-1, 2) for chain in found]
+    links: Any = np.asarray(tree).reshape(-1, 4).tolist()  # next, previous, first hole, parent
+    for index, (_, _, hole, parent) in enumerate(links):
+        if parent < 0:
+            part = [chains[index]]
+            while hole >= 0:
+                part.append(chains[hole])
+                hole = links[hole][0]
+            yield part
+
+
+def centre_ring(instance: Instance, reach: float = 0.49) -> Ring:
+    """One outline on pixel centres, in image coordinates, for readers that truncate to whole pixels and paint the line.
+
+    ultralytics derives boxes from the outermost vertices. So a vertex is added inside one pixel at each
+    extreme, ``reach`` pixels off its centre and back: truncated, it stays in its pixel, and the box is right
+    within ``0.5 - reach`` pixels. Bridges to holes run over foreground only.
+
+    Raises ValueError if the instance has several parts: one row holds one polygon.
+    """
+    parts = list(_parts(instance.mask))
+    if len(parts) > 1:
+        raise ValueError(f"an instance of {len(parts)} separate parts does not fit one polygon")
+    chain = _joined(parts[0])
+    ring = chain + 0.5
+    height, width = instance.mask.shape
+    spikes = []
+    for axis, extreme, offset in ((0, 0, -reach), (1, 0, -reach), (0, width - 1, reach), (1, height - 1, reach)):
+        at = int(np.flatnonzero(chain[:, axis] == extreme)[0])
+        spike = ring[at].copy()
+        spike[axis] += offset
+        spikes.append((at, spike))
+    for at, spike in sorted(spikes, key=lambda pair: pair[0], reverse=True):
+        ring = np.insert(ring, at + 1, [spike, ring[at]], axis=0)
+    return ring + np.array([instance.x0, instance.y0])
+
+
+def _joined(chains: list[Chain]) -> Chain:
+    """One chain through the outer border and all holes.
+
+    From a hole's leftmost border pixel a bridge runs left over foreground to the next border. That border
+    starts further left, so attaching the rightmost holes first always finds its target still separate.
+    """
+    outer, *holes = (_straightened(chain) if len(chains) == 1 else chain for chain in chains)
+    borders = [outer, *sorted(holes, key=lambda hole: hole[:, 0].min())]
+    while len(borders) > 1:
+        hole = borders.pop()
+        hole = np.roll(hole, -int(hole[:, 0].argmin()), axis=0)
+        target, at = _next_border_to_the_left(hole[0], borders)
+        detour = np.vstack([hole, hole[:1], borders[target][at : at + 1]])
+        borders[target] = np.insert(borders[target], at + 1, detour, axis=0)
+    return borders[0]
+
+
+def _next_border_to_the_left(start: NDArray[np.int32], borders: list[Chain]) -> tuple[int, int]:
+    """Index of the border that is met first going left from ``start`` (or standing on it), and the index within."""
+    x, y = start
+    best: tuple[int, int, int] | None = None
+    for index, border in enumerate(borders):
+        on_row = np.flatnonzero((border[:, 1] == y) & (border[:, 0] <= x))
+        if on_row.size:
+            at = int(on_row[border[on_row, 0].argmax()])
+            if best is None or border[at, 0] > best[0]:
+                best = int(border[at, 0]), index, at
+    assert best is not None, "every row of a hole lies inside its outer border"
+    return best[1], best[2]
+
+
+def _straightened(chain: Chain) -> Chain:
+    """Drop what lies within horizontal and vertical runs (diagonal ones would be cut unevenly by truncation)."""
+    if len(chain) < 3:
+        return chain
+    out = _directions(chain)
+    return chain[(out != np.roll(out, 1)) | (out % 2 == 1)]
+
+
+def smallest_rectangle(instance: Instance, width: int, height: int) -> Ring:
+    """The 4 x 2 corners of the smallest rectangle around the instance that lies inside the image.
+
+    The smallest rectangle of any angle may leave the image, which ultralytics drops as corrupt. The bounding
+    box takes its place then.
+    """
+    x0, y0, x1, y1 = instance.xyxy
+    points = np.vstack(corner_rings(instance)).astype(np.float32)
+    corners = cv2.boxPoints(cv2.minAreaRect(points)).astype(np.float64)
+    if (corners >= 0).all() and (corners <= (width, height)).all():
+        return corners
+    return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], np.float64)

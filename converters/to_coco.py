@@ -1,0 +1,150 @@
+"""Write a COCO dataset: ``coco/annotations/instances_PART.json`` beside ``coco/images/PART/``.
+
+Segmentations are polygons on pixel corners that pycocotools decodes to exactly the mask, holes included, or
+RLE. Boxes and areas come from the mask. Format: https://cocodataset.org/#format-data
+"""
+
+import json
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from converters.options import command, conversion_options
+from converters.splits import PARTS
+from converters.writer import DatasetInfo, LabelledImage, Outcome, Writer
+
+if TYPE_CHECKING:
+    from converters.instances import Instance
+
+
+def polygons(instance: "Instance") -> list[list[int]]:
+    """COCO polygons ``[x1, y1, x2, y2, ...]``, one for each connected part of the instance."""
+    from converters.polygons import corner_rings
+
+    return [ring.ravel().tolist() for ring in corner_rings(instance)]
+
+
+def rle(instance: "Instance", width: int, height: int) -> dict[str, Any]:
+    """Compressed RLE of the whole image, as pycocotools encodes it."""
+    import numpy as np
+    from pycocotools import mask as coco_mask
+
+    x0, y0, x1, y1 = instance.xyxy
+    canvas = np.zeros((height, width), np.uint8, order="F")
+    canvas[y0:y1, x0:x1] = instance.mask
+    encoded = coco_mask.encode(canvas)
+    return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
+
+
+def annotation(instance: "Instance", category_id: int, segmentation: Any) -> dict[str, Any]:
+    """One annotation without its ids, which only the main process can count."""
+    return {
+        "category_id": category_id,
+        "bbox": list(instance.xywh),
+        "area": instance.area,
+        "iscrowd": 0,
+        "segmentation": segmentation,
+    }
+
+
+class CocoWriter(Writer):
+    folder = "coco"
+    directories = ("annotations", *(f"images/{part}" for part in PARTS))
+
+    def __init__(self, info: DatasetInfo) -> None:
+        super().__init__(info)
+        self.images = self.annotations = 0
+
+    def render(self, image: LabelledImage) -> tuple[dict[str, bytes], Any]:
+        """No files: the record is the image's entry and its annotations' entries, as JSON without their ids."""
+        size = image.sample.width, image.sample.height
+        entry = {"file_name": image.name, "width": size[0], "height": size[1]}
+        category_id = 0 if image.class_index is None else image.class_index + 1
+        annotations = [
+            _json(annotation(instance, category_id, self.segment(instance, *size))) for instance in image.instances
+        ]
+        return {}, (_json(entry), annotations)
+
+    def segment(self, instance: "Instance", width: int, height: int) -> Any:
+        return polygons(instance)
+
+    def start(self, folder: Path) -> None:
+        super().start(folder)
+        self.streams = {(kind, part): self._open(kind, part) for kind in ("images", "annotations") for part in PARTS}
+
+    def add(self, outcome: Outcome, record: Any) -> None:
+        entry, annotations = record
+        self.images += 1
+        self.streams["images", outcome.part].write(f',\n{{"id": {self.images}, {entry[1:]}')
+        for text in annotations:
+            self.annotations += 1
+            ids = f'"id": {self.annotations}, "image_id": {self.images}'
+            self.streams["annotations", outcome.part].write(f",\n{{{ids}, {text[1:]}")
+
+    def finish(self) -> None:
+        """Join what was streamed, so that memory never holds a whole annotation file."""
+        head = {
+            "info": {
+                "description": self.info.name,
+                "version": "1",
+                "split_sha256": self.info.split_sha256,
+                "synthetic": self.info.synthetic,
+            },
+            "licenses": [],
+            "categories": [
+                {"id": index + 1, "name": name, "supercategory": "defect"}
+                for index, name in enumerate(self.info.classes)
+            ],
+        }
+        for part in PARTS:
+            with (self.root / "annotations" / f"instances_{part}.json").open("w", encoding="utf-8") as target:
+                target.write(_json(head)[:-1])
+                for kind in ("images", "annotations"):
+                    target.write(f', "{kind}": [')
+                    self._copy(self.streams[kind, part], target)
+                    target.write("\n]")
+                target.write("}\n")
+
+    def _open(self, kind: str, part: str) -> IO[str]:
+        return (self.root / f".{kind}_{part}").open("w+", encoding="utf-8")
+
+    @staticmethod
+    def _copy(stream: IO[str], target: IO[str]) -> None:
+        """Append a stream without its first comma, and delete it."""
+        stream.seek(0)
+        stream.read(1)
+        while text := stream.read(1 << 20):
+            target.write(text)
+        stream.close()
+        Path(stream.name).unlink()
+
+
+class CocoRleWriter(CocoWriter):
+    def segment(self, instance: "Instance", width: int, height: int) -> Any:
+        return rle(instance, width, height)
+
+
+WRITERS = {"polygon": CocoWriter, "rle": CocoRleWriter}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+@command()
+@click.option("--segmentation", type=click.Choice(list(WRITERS)), default="polygon", help="Polygons or RLE.")
+@conversion_options
+def main(segmentation: str, **options: Any) -> None:
+    """Write a COCO dataset: DATASET/coco.
+
+    pycocotools decodes both kinds of segmentation to exactly the mask. A hole lies in the polygon of its
+    instance, over a bridge of no width: programs that show polygons may show that line.
+    """
+    from converters.pipeline import run
+
+    run([WRITERS[segmentation]], **options)
+
+
+if __name__ == "__main__":
+    main(prog_name=f"python -m converters.{Path(__file__).stem}")

@@ -1,0 +1,52 @@
+"""Write PNG masks: ``masks/semantic/`` (class index + 1) and ``masks/instance/`` (16-bit ids) beside the images."""
+
+from pathlib import Path
+from typing import Any
+
+from converters.errors import DatasetError
+from converters.options import command, conversion_options, to_json
+from converters.splits import PARTS
+from converters.writer import LabelledImage, Writer
+
+MOST_INSTANCES = 65535
+
+
+class MasksWriter(Writer):
+    folder = "masks"
+    directories = tuple(f"{kind}/{part}" for kind in ("images", "semantic", "instance") for part in PARTS)
+
+    def render(self, image: LabelledImage) -> tuple[dict[str, bytes], None]:
+        from converters.png import id_png
+
+        if len(image.instances) > MOST_INSTANCES:
+            raise DatasetError(
+                f"{image.sample.mask}: more than {MOST_INSTANCES} instances; see --min-area, --merge-gap"
+            )
+        name = f"{image.part}/{image.stem}.png"
+        return {
+            f"semantic/{name}": image.class_png,
+            f"instance/{name}": id_png(image.instance_map),
+        }, None
+
+    def finish(self) -> None:
+        classes = {
+            "schema": 1,
+            "dataset": self.info.name,
+            "synthetic": self.info.synthetic,
+            "split_sha256": self.info.split_sha256,
+            "classes": {"0": "background", **{str(i + 1): name for i, name in enumerate(self.info.classes)}},
+        }
+        (self.root / "classes.json").write_text(to_json(classes), "utf-8")
+
+
+@command()
+@conversion_options
+def main(**options: Any) -> None:
+    """Write PNG masks: DATASET/masks, semantic (palette, class index + 1) and instance (16 bit)."""
+    from converters.pipeline import run
+
+    run([MasksWriter], **options)
+
+
+if __name__ == "__main__":
+    main(prog_name=f"python -m converters.{Path(__file__).stem}")

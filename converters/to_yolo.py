@@ -1,0 +1,128 @@
+"""Write a YOLO dataset: boxes (``yolo/``), polygons (``yolo-seg/``) or rotated boxes (``yolo-obb/``).
+
+One text file per image, one row per instance, coordinates divided by the image's width and height; an empty
+file for every good image. Format: https://docs.ultralytics.com/datasets/
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from converters.errors import DatasetError
+from converters.options import command, conversion_options
+from converters.splits import PARTS
+from converters.writer import LabelledImage, Writer
+
+if TYPE_CHECKING:
+    from converters.instances import Instance
+
+MOST_TWINS = 16  # instances of one image with the same box that can be told apart
+
+
+def box_row(instance: "Instance", class_index: int, width: int, height: int) -> str:
+    """``class cx cy w h``, relative to the image's size."""
+    x0, y0, x1, y1 = instance.xyxy
+    return _row(class_index, ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height))
+
+
+def polygon_row(instance: "Instance", class_index: int, width: int, height: int, reach: float = 0.49) -> str:
+    """``class x1 y1 x2 y2 ...`` on pixel centres, relative to the image's size (see ``polygons.centre_ring``)."""
+    from converters.polygons import centre_ring
+
+    return _row(class_index, (centre_ring(instance, reach) / (width, height)).ravel().tolist())
+
+
+def rotated_box_row(instance: "Instance", class_index: int, width: int, height: int) -> str:
+    """``class x1 y1 ... x4 y4``: the smallest rectangle around the outline on pixel corners."""
+    from converters.polygons import smallest_rectangle
+
+    return _row(class_index, (smallest_rectangle(instance, width, height) / (width, height)).ravel().tolist())
+
+
+def _row(class_index: int, numbers: Iterable[float]) -> str:
+    """Eight decimals: a ten-thousandth of a pixel in an image of 10,000."""
+    return " ".join([str(class_index), *[f"{number:.8f}" for number in numbers]])
+
+
+class YoloWriter(Writer):
+    """What the three YOLO formats share; ``row`` makes the difference."""
+
+    row: Callable[["Instance", int, int, int], str]
+
+    directories = tuple(f"{kind}/{part}" for kind in ("images", "labels") for part in PARTS)
+
+    def render(self, image: LabelledImage) -> tuple[dict[str, bytes], None]:
+        text = "".join(f"{row}\n" for row in self.rows(image))
+        return {f"labels/{image.part}/{image.stem}.txt": text.encode()}, None
+
+    def rows(self, image: LabelledImage) -> list[str]:
+        width, height = image.sample.width, image.sample.height
+        return [self.row(instance, image.label, width, height) for instance in image.instances]
+
+    def finish(self) -> None:
+        """``data.yaml`` holds no machine path: ultralytics resolves its parts against the file's own folder."""
+        import yaml
+
+        data = {f"{part}": f"images/{part}" for part in PARTS} | {
+            "names": dict(enumerate(self.info.classes)),
+            "dataset": self.info.name,
+            "split_sha256": self.info.split_sha256,
+            "synthetic": self.info.synthetic,
+        }
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        (self.root / "data.yaml").write_text(text, "utf-8")
+
+
+class DetectWriter(YoloWriter):
+    folder = "yolo"
+    row = staticmethod(box_row)
+
+
+class ObbWriter(YoloWriter):
+    folder = "yolo-obb"
+    row = staticmethod(rotated_box_row)
+
+
+class SegmentWriter(YoloWriter):
+    folder = "yolo-seg"
+
+    def rows(self, image: LabelledImage) -> list[str]:
+        """ultralytics takes rows with equal boxes for duplicates, so boxes that are equal differ by 1/1000 px."""
+        seen: dict[tuple[int, ...], int] = {}
+        rows = []
+        for instance in image.instances:
+            twin = seen[instance.xyxy] = seen.get(instance.xyxy, -1) + 1
+            try:
+                if twin >= MOST_TWINS:
+                    raise ValueError(f"more than {MOST_TWINS} instances have one box")
+                width, height, reach = image.sample.width, image.sample.height, 0.49 + twin / 2000
+                rows.append(polygon_row(instance, image.label, width, height, reach))
+            except ValueError as error:
+                raise DatasetError(
+                    f"{image.sample.mask}: {error}: leave YOLO polygons out, or use --instances component"
+                ) from None
+        return rows
+
+
+WRITERS = {"detect": DetectWriter, "segment": SegmentWriter, "obb": ObbWriter}
+
+
+@command()
+@click.option("--task", type=click.Choice(list(WRITERS)), default="detect", help="Boxes, polygons or rotated boxes.")
+@conversion_options
+def main(task: str, **options: Any) -> None:
+    """Write a YOLO dataset: DATASET/yolo, DATASET/yolo-seg or DATASET/yolo-obb.
+
+    Polygon rows are made for ultralytics, which truncates vertices to whole pixels and paints the line: read
+    that way they give back each mask with its holes. Loaders that round instead see outlines up to half a
+    pixel off.
+    """
+    from converters.pipeline import run
+
+    run([WRITERS[task]], **options)
+
+
+if __name__ == "__main__":
+    main(prog_name=f"python -m converters.{Path(__file__).stem}")
