@@ -14,6 +14,7 @@ from converters.errors import DatasetError
 
 Mask = NDArray[np.uint8]  # H x W, 0 or 1
 Grey = NDArray[Any]  # H x W, uint8 or uint16
+_ORIENTATION = 0x0112  # EXIF tag
 _NO_GREY = "save it as 8-bit grey with 0 for good and 255 for defect"
 
 
@@ -114,10 +115,7 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> ReadMask:
     """
     try:
         data = path.read_bytes()
-        values = _decode_grey_png(data) if _is_grey_png(data) else _decode_other(data)
-        if size is not None and values.shape != size[::-1]:
-            raise DatasetError(f"is {values.shape[1]} x {values.shape[0]} px, its image {size[0]} x {size[1]}")
-        return _binarise(values)
+        return _binarise(_decode_grey_png(data, size) if _is_grey_png(data) else _decode_other(data, size))
     except DatasetError as error:
         raise DatasetError(f"{path}: the mask {error}") from None
     except OSError as error:
@@ -125,32 +123,42 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> ReadMask:
 
 
 def _is_grey_png(data: bytes) -> bool:
-    """A PNG whose header says bit depth 8 and colour type 0: what cv2 decodes without interpreting it."""
-    return data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] == b"\x08\x00"
+    """A PNG of bit depth 8 and colour type 0 without EXIF: what cv2 decodes without interpreting it."""
+    return data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] == b"\x08\x00" and b"eXIf" not in data
 
 
-def _decode_grey_png(data: bytes) -> Grey:
+def _check_size(found: tuple[int, int], wanted: tuple[int, int] | None) -> None:
+    """Compare (width, height) before decoding, so that a small file cannot ask for all memory."""
+    if wanted is not None and found != wanted:
+        raise DatasetError(f"is {found[0]} x {found[1]} px, its image {wanted[0]} x {wanted[1]}")
+
+
+def _decode_grey_png(data: bytes, size: tuple[int, int] | None) -> Grey:
+    _check_size((int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")), size)
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     if values is None:
         raise DatasetError("is damaged or cut short: copy or download it again")
     return values
 
 
-def _decode_other(data: bytes) -> Grey:
+def _decode_other(data: bytes, size: tuple[int, int] | None) -> Grey:
     if not data:
         raise DatasetError("is an empty file: copy or download it again")
     try:
         with Image.open(io.BytesIO(data)) as image:
+            _check_size(image.size, size)
             image.load()
             return _grey_values(image)
     except UnidentifiedImageError:
         raise DatasetError("is no image that can be read") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
         raise DatasetError(f"is damaged or cut short ({error}): copy or download it again") from None
 
 
 def _grey_values(image: Image.Image) -> Grey:
     """H x W of grey values, by what the file's mode means."""
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        raise DatasetError("carries an EXIF rotation: save it upright")
     if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
         if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
             raise DatasetError(f"is transparent in places: {_NO_GREY}")

@@ -21,7 +21,7 @@ from converters.errors import DatasetError
 from converters.options import progress
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import ImageFile
 
 GOOD = "good"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -122,7 +122,7 @@ def read_category(folder: Path, max_pixels: int = 256_000_000) -> Category:
     for path in _folders(folder / "train"):
         if path.name != GOOD:
             raise DatasetError(f"{path}: train/ may hold good images only; move defects to test/{path.name}")
-    listed = list(_list_images(folder))
+    listed = sorted(_list_images(folder), key=lambda pair: pair[0].relative_to(folder).as_posix())
     if not listed:
         raise DatasetError(f"{folder}: no images in train/good or test/*")
     with ThreadPoolExecutor() as pool:
@@ -144,7 +144,10 @@ def _is_category(folder: Path) -> bool:
 
 def _is_synthetic(folder: Path) -> bool:
     marker = folder / SYNTHETIC
-    return marker.is_file() and json.loads(marker.read_text("utf-8")).get("generator") == "converters.sample"
+    try:
+        return marker.is_file() and json.loads(marker.read_text("utf-8")).get("generator") == "converters.sample"
+    except (ValueError, AttributeError):
+        raise DatasetError(f"{marker}: is no JSON object that `converters.sample` wrote: remove it") from None
 
 
 def _folders(path: Path) -> list[Path]:
@@ -192,7 +195,7 @@ def _read_sample(folder: Path, image: Path, masks: list[Path] | None, max_pixels
         data = image.read_bytes()
         width, height, channels = identify(data, image.suffix, max_pixels)
         mask = None if masks is None else _only_mask(image, masks)
-        mask_digest = "" if mask is None else _hash_mask(mask)
+        mask_digest = "" if mask is None else _hash_mask(mask, width, height)
         return Sample(
             category=folder.name,
             key=key,
@@ -219,10 +222,16 @@ def _only_mask(image: Path, masks: list[Path]) -> Path:
     return masks[0]
 
 
-def _hash_mask(mask: Path) -> str:
-    """SHA-256 of a mask file that is whole (what it means is for `instances.read_mask` to say)."""
+def _hash_mask(mask: Path, width: int, height: int) -> str:
+    """SHA-256 of a mask file that is whole (what it means is for `instances.read_mask` to say).
+
+    The size is compared before anything is decoded, so that a small file cannot ask for all memory.
+    """
     data = mask.read_bytes()
     try:
+        with _opened(data) as image:
+            if image.size != (width, height):
+                raise DatasetError(f"is {image.width} x {image.height} px, its image {width} x {height}")
         _check_whole(data)
     except DatasetError as error:
         raise DatasetError(f"its mask {mask.parent.name}/{mask.name} {error}") from None
@@ -243,7 +252,10 @@ def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int]:
             raise DatasetError(f"is {width} x {height} px, more than --max-pixels {max_pixels}")
         if image.mode not in _CHANNELS:
             raise DatasetError(f"has the mode {image.mode}; images must be 8-bit grey or RGB: convert it first")
-        if image.format != "PNG" and image.getexif().get(_ORIENTATION, 1) != 1:  # for PNG it would decode
+        if ";16" in str(image.tile[0].args):  # Pillow calls 48-bit colours RGB as well
+            raise DatasetError("has 16 bits per channel; images must be 8-bit grey or RGB: convert it first")
+        may_be_rotated = image.format != "PNG" or b"eXIf" in data  # asking a PNG decodes it
+        if may_be_rotated and image.getexif().get(_ORIENTATION, 1) != 1:
             raise DatasetError("carries an EXIF rotation, which readers disagree on: save it upright")
         channels = _CHANNELS[image.mode]
     _check_whole(data)
@@ -256,7 +268,7 @@ def _check_whole(data: bytes) -> None:
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator["Image.Image"]:
+def _opened(data: bytes) -> Iterator["ImageFile.ImageFile"]:
     """An image file's header, its pixels not yet decoded; what Pillow raises becomes a DatasetError."""
     from PIL import Image, UnidentifiedImageError
 

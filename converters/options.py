@@ -1,6 +1,7 @@
 """The command line's common ground: shared options, one error style, tables and progress bars."""
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,16 @@ class Command(click.Command):
             raise DatasetError(f"{error.filename or 'file system'}: {error.strerror or error}") from error
 
 
-def command(**settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
+def command(**settings: Any) -> Any:
     """``click.command`` with the project's errors and exit codes; ``--help`` shows every default."""
     context: dict[str, Any] = {"show_default": True, "help_option_names": ["-h", "--help"]}
     return click.command(cls=Command, context_settings=context, **settings)
 
 
-def progress(items: Iterable[Any], length: int, label: str) -> Any:
-    """A progress bar on stderr with an estimate; prints nothing where stderr is no terminal."""
-    stream = click.get_text_stream("stderr")
-    return click.progressbar(items, length=length, label=label, file=stream, hidden=not stream.isatty())
+def progress(items: Iterable[Any] | None, length: int, label: str, **settings: Any) -> Any:
+    """click's progress bar on stderr, with an estimate; prints nothing where stderr is no terminal."""
+    hidden = not sys.stderr.isatty()
+    return click.progressbar(items, length=length, label=label, file=sys.stderr, hidden=hidden, **settings)
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str], style: str = "simple") -> str:

@@ -6,10 +6,12 @@ import os
 import signal
 import threading
 import time
+import unicodedata
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,7 @@ class Job:
     info: DatasetInfo
     rule: InstanceRule
     writers: tuple[Writer, ...]
-    folder: Path
+    folder: Path | None  # None writes nothing
     images: str
 
     def __call__(self, plan: Planned) -> Outcome:
@@ -79,10 +81,8 @@ class Job:
             rendered = [writer.render(image) for writer in self.writers]
         except DatasetError as error:
             return dataclasses.replace(outcome, problem=Problem(sample.key, str(error)))
-        for writer, (files, _) in zip(self.writers, rendered, strict=True):
-            for path, content in files.items():
-                (self.folder / writer.folder / path).write_bytes(content)
-        self._place(image)
+        if self.folder is not None:
+            self._write(self.folder, image, [files for files, _ in rendered])
         return dataclasses.replace(
             outcome,
             instances=len(instances),
@@ -101,10 +101,12 @@ class Job:
         instances = [instance for instance in found if instance.area >= self.rule.min_area]
         return instances, len(found) - len(instances), read.in_between
 
-    def _place(self, image: LabelledImage) -> None:
-        targets = [self.folder / writer.folder / writer.image_path(image) for writer in self.writers]
-        if targets:
-            staging.place_image(image.sample.image, targets, self.images)
+    def _write(self, folder: Path, image: LabelledImage, rendered: Sequence[dict[str, bytes]]) -> None:
+        for writer, files in zip(self.writers, rendered, strict=True):
+            for path, content in files.items():
+                (folder / writer.folder / path).write_bytes(content)
+        targets = [folder / writer.folder / writer.image_path(image) for writer in self.writers]
+        staging.place_image(image.sample.image, targets, self.images)
 
 
 def run(writers: Sequence[type[Writer]], as_json: bool = False, **options: Any) -> None:
@@ -151,21 +153,23 @@ def convert(conversion: Conversion, writers: Sequence[type[Writer]]) -> Iterator
 def _convert_dataset(
     name: str, categories: list[Category], conversion: Conversion, writer_types: Sequence[type[Writer]]
 ) -> Summary:
-    problems = [_located(problem, category) for category in categories for problem in category.problems]
+    problems = [problem for category in categories for problem in category.problems]
     if problems and conversion.on_error == "stop":
+        folder = next(category.folder for category in categories if category.problems)
         more = f" (and {len(problems) - 1} more; --on-error skip goes on without them)" if problems[1:] else ""
-        raise DatasetError(f"{problems[0]}{more}")
-    samples = _samples(categories)
+        raise DatasetError(f"{folder}/{problems[0]}{more}")
+    samples = all_samples(categories)
     split = splits.make_split(samples, conversion.split)
     class_names = [_class_name(sample, conversion.classes) for sample in samples if sample.key in split.parts]
     classes = tuple(sorted(set(class_names) - {GOOD}))
     if len(classes) > MOST_CLASSES:
         raise DatasetError(f"{name}: {len(classes)} classes, and masks hold {MOST_CLASSES}: try --classes single")
     info = DatasetInfo(name, classes, split.sha256, any(category.synthetic for category in categories))
-    plans = _plan(samples, split, classes, conversion.classes)
+    plans = plan_images(samples, split.parts, classes, conversion.classes)
     summary = Summary(name, classes, left_out=problems, unused=Counter(split.unused.values()))
     if conversion.dry_run:
-        for outcome in _outcomes(Job(info, conversion.instances, (), Path(), conversion.images), plans, conversion):
+        writers = tuple(writer_type(info) for writer_type in writer_types)
+        for outcome in _outcomes(Job(info, conversion.instances, writers, None, conversion.images), plans, conversion):
             summary.add(outcome)
         return summary
     _publish(info, split, plans, summary, categories, conversion, writer_types)
@@ -192,10 +196,11 @@ def _publish(
         running = tuple(writer_type(info) for writer_type in writer_types)
         for writer in running:
             writer.start(folder / writer.folder)
-        for outcome in _outcomes(job, plans, conversion):
-            summary.add(outcome)
-            for writer, record in zip(running, outcome.records, strict=False):
-                writer.add(outcome, record)
+        with closing(_outcomes(job, plans, conversion)) as outcomes:
+            for outcome in outcomes:
+                summary.add(outcome)
+                for writer, record in zip(running, outcome.records, strict=False):
+                    writer.add(outcome, record)
         for writer in running:
             writer.finish()
         card = make_card(info, settings, summary, categories)
@@ -204,7 +209,7 @@ def _publish(
         (folder / "split.json").write_text(split.to_json(), "utf-8")
 
 
-def _samples(categories: list[Category]) -> list[Sample]:
+def all_samples(categories: list[Category]) -> list[Sample]:
     """All samples, sorted by key; with several categories the category's name goes in front of the key."""
     if len(categories) == 1:
         return categories[0].samples
@@ -222,13 +227,15 @@ def _class_name(sample: Sample, mode: str) -> str:
     return {"single": "defect", "category-defect": f"{sample.category}-{sample.defect}"}.get(mode, sample.defect)
 
 
-def _plan(samples: list[Sample], split: Split, classes: tuple[str, ...], mode: str) -> list[Planned]:
+def plan_images(samples: list[Sample], parts: dict[str, str], classes: tuple[str, ...], mode: str) -> list[Planned]:
     """Name every image that is in the split; raises DatasetError for names that clash or are too long."""
     plans: dict[str, Planned] = {}
     for sample in samples:
-        if sample.key not in split.parts:
+        if sample.key not in parts:
             continue
         name = sample.key.replace("/", "__")
+        if any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
+            raise DatasetError(f"{str(sample.image)!r} holds characters that text files cannot: rename it")
         if len(name.encode()) > LONGEST_NAME:
             raise DatasetError(f"{sample.image}: {name!r} would be longer than {LONGEST_NAME} bytes: shorten the name")
         stem = Path(name).stem
@@ -236,23 +243,24 @@ def _plan(samples: list[Sample], split: Split, classes: tuple[str, ...], mode: s
             raise DatasetError(f"{sample.image} and {plans[stem].sample.image} would both be {stem}: rename one")
         class_name = _class_name(sample, mode)
         index = None if class_name == GOOD else classes.index(class_name)
-        plans[stem] = Planned(sample, name, split.parts[sample.key], index)
+        plans[stem] = Planned(sample, name, parts[sample.key], index)
     return list(plans.values())
 
 
-def _outcomes(job: Job, plans: list[Planned], conversion: Conversion) -> Iterator[Outcome]:
+def _outcomes(job: Job, plans: list[Planned], conversion: Conversion) -> Generator[Outcome, None, None]:
+    """One outcome per image, in order. Closing it ends the workers: only then may their folder be removed."""
     masks = sum(plan.sample.mask is not None for plan in plans)
     cores = os.cpu_count() or 1
     workers = conversion.workers or min(cores, 1 + masks // MASKS_PER_WORKER)
-    results = map(job, plans) if workers == 1 else _in_processes(job, plans, workers)
-    with progress(results, len(plans), f"converting {job.info.name}") as bar:
+    results = (job(plan) for plan in plans) if workers == 1 else _in_processes(job, plans, workers)
+    with closing(results), progress(results, len(plans), f"converting {job.info.name}") as bar:
         for outcome in bar:
             if outcome.problem and conversion.on_error == "stop":
-                raise DatasetError(str(outcome.problem))
+                raise DatasetError(outcome.problem.reason)
             yield outcome
 
 
-def _in_processes(job: Job, plans: list[Planned], workers: int) -> Iterator[Outcome]:
+def _in_processes(job: Job, plans: list[Planned], workers: int) -> Generator[Outcome, None, None]:
     """Results in order, with a bounded number under way, so that memory does not grow with the dataset."""
     spawn = multiprocessing.get_context("spawn")  # OpenCV's threads do not survive a fork
     with ProcessPoolExecutor(workers, spawn, initializer=_start_worker, initargs=(job,)) as pool:
@@ -293,10 +301,6 @@ def _work(plan: Planned) -> Outcome:
     return _job(plan)
 
 
-def _located(problem: Problem, category: Category) -> Problem:
-    return Problem(f"{category.folder}/{problem.file}", problem.reason)
-
-
 def _settings(conversion: Conversion, categories: list[Category], target: Path) -> dict[str, Any]:
     """What decides a dataset's content besides its split; formats of one dataset must agree in it."""
     return {
@@ -316,7 +320,7 @@ def _formats_to_keep(
     if not target.exists():
         return []
     earlier = read_card(target)
-    same = splits.read_split(target)["sha256"] == split.sha256 and earlier["settings"] == settings
+    same = splits.read_split(target)["sha256"] == split.sha256 and earlier.get("settings") == settings
     written = {writer.folder for writer in writers}
     present = sorted(path for path in target.iterdir() if path.is_dir())
     if not conversion.overwrite:

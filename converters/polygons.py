@@ -45,6 +45,7 @@ _SIDE_COUNT, _SIDES = _swept_sides()
 # Walking with the background on the right, side d of a pixel starts at its corner d - 1.
 _SIDE_START = {0: (1, 1), 2: (1, 0), 4: (0, 0), 6: (0, 1)}
 _START = np.array([_SIDE_START.get(d, (0, 0)) for d in range(8)])
+_REACH = 0.49  # from a pixel's centre towards its edge
 _LONE_PIXEL = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
 
 
@@ -99,12 +100,12 @@ def _parts(mask: Mask) -> Iterable[list[Chain]]:
             yield part
 
 
-def centre_ring(instance: Instance, reach: float = 0.49) -> Ring:
+def centre_ring(instance: Instance) -> Ring:
     """One outline on pixel centres, in image coordinates, for readers that truncate to whole pixels and paint the line.
 
     ultralytics derives boxes from the outermost vertices. So a vertex is added inside one pixel at each
-    extreme, ``reach`` pixels off its centre and back: truncated, it stays in its pixel, and the box is right
-    within ``0.5 - reach`` pixels. Bridges to holes run over foreground only.
+    extreme, almost at its edge, and back: truncated, it stays in its pixel, and the box is right within 0.01
+    pixels. Bridges to holes run over foreground only.
 
     Raises ValueError if the instance has several parts: one row holds one polygon.
     """
@@ -115,7 +116,7 @@ def centre_ring(instance: Instance, reach: float = 0.49) -> Ring:
     ring = chain + 0.5
     height, width = instance.mask.shape
     spikes = []
-    for axis, extreme, offset in ((0, 0, -reach), (1, 0, -reach), (0, width - 1, reach), (1, height - 1, reach)):
+    for axis, extreme, offset in ((0, 0, -_REACH), (1, 0, -_REACH), (0, width - 1, _REACH), (1, height - 1, _REACH)):
         at = int(np.flatnonzero(chain[:, axis] == extreme)[0])
         spike = ring[at].copy()
         spike[axis] += offset

@@ -147,7 +147,7 @@ def changed(good: np.ndarray, bad: np.ndarray) -> np.ndarray:
     apart = cv2.morphologyEx(apart, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(1 - apart, connectivity=4)
     pinhole = stats[:, cv2.CC_STAT_AREA] < 40
-    apart |= pinhole[labels].astype(np.uint8)
+    apart[pinhole[labels]] = 1
     apart = cv2.morphologyEx(apart, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(apart, connectivity=8)
     kept = stats[:, cv2.CC_STAT_AREA] >= 12
@@ -212,9 +212,9 @@ def brushed_finish(rng: Rng, centre: np.ndarray, radius: float, light: Light) ->
     """(H, W) about 0.5..1.6: turning marks around the axis, with the fans of light they throw."""
     x, y = Columns - centre[0], Rows - centre[1]
     rho, theta = np.hypot(x, y), np.arctan2(y, x)
-    marks = rng.standard_normal((160, 512), dtype=np.float32)
-    marks = cv2.blur(np.tile(marks, (1, 2)), (97, 1))[:, 256:768] * 7
-    marks += 0.6 * rng.standard_normal((160, 1), dtype=np.float32)
+    grains = rng.standard_normal((160, 512), dtype=np.float32)
+    marks = 7 * cv2.blur(np.tile(grains, (1, 2)), (97, 1))[:, 256:768]
+    marks = marks + 0.6 * rng.standard_normal((160, 1), dtype=np.float32)
     across = ((theta + np.pi) / (2 * np.pi) * 511).astype(np.float32)
     streaks = cv2.remap(marks, across, (rho / radius * 150).astype(np.float32), cv2.INTER_LINEAR)
     lamp = np.arctan2(light.towards[1], light.towards[0])
@@ -292,8 +292,8 @@ def stamped_mark(washer: Washer) -> np.ndarray:
     cos, sin = size * np.cos(turn), size * np.sin(turn)
     matrix = np.array([[cos, -sin, 0], [sin, cos, 0]], np.float64)
     matrix[:, 2] = place - matrix[:, :2] @ np.array([99.5, 39.5])
-    stamp = cv2.GaussianBlur(stamp, (0, 0), 1.2)
-    return cv2.warpAffine(stamp, matrix, (SIZE, SIZE), flags=cv2.INTER_AREA).astype(np.float32) / 255
+    smooth = cv2.GaussianBlur(stamp, (0, 0), 1.2)
+    return cv2.warpAffine(smooth, matrix, (SIZE, SIZE), flags=cv2.INTER_AREA).astype(np.float32) / 255
 
 
 def inked(mark: np.ndarray) -> np.ndarray:
@@ -395,7 +395,7 @@ def make_weave(rng: Rng) -> Weave:
     y = y + rng.uniform(0.5, 1.8) * smooth_noise(rng, 4, 4)
     phase = rng.uniform(0, 8, 2) + YARNS / 2
     dark = rng.random() < 0.7  # behind the cloth: a dark table, or a light table
-    base = rng.uniform(0.42, 0.66) if dark else rng.uniform(0.36, 0.56)
+    base = log_uniform(rng, 0.34, 0.66) if dark else rng.uniform(0.34, 0.56)
     step = rng.uniform(0.03, 0.14) * rng.choice([-1, 1])
     tones = np.array([[base + step], [base - step]]) * rng.normal(1, 0.055, (2, YARNS))
     shine = rng.standard_normal((2, SIZE, SIZE), dtype=np.float32)
@@ -405,10 +405,10 @@ def make_weave(rng: Rng) -> Weave:
         across=((np.cos(turn) * x + np.sin(turn) * y) / pitch + phase[0]).astype(np.float32),
         along=((np.cos(turn) * y - np.sin(turn) * x) / pitch + phase[1]).astype(np.float32),
         tones=tones.astype(np.float32),
-        widths=np.clip(rng.normal(rng.uniform(0.43, 0.485), 0.018, (2, YARNS)), 0.4, 0.5).astype(np.float32),
+        widths=np.clip(rng.normal(rng.uniform(0.4, 0.485), 0.018, (2, YARNS)), 0.37, 0.5).astype(np.float32),
         fibre=1 + rng.uniform(0.1, 0.3) * fibre,
         backing=rng.uniform(0.06, 0.15) if dark else rng.uniform(0.95, 1.15),
-        relief=rng.uniform(0.45, 1.1),
+        relief=rng.uniform(0.45, 1.25),
         gone=np.zeros((2, SIZE, SIZE), bool),
         slack=1.0,
         seam=np.ones((SIZE, SIZE), np.float32),
@@ -594,12 +594,12 @@ def stain_shape(rng: Rng, x: float, y: float, radius: float, ring: bool) -> np.n
 def stain(layers: Layers, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     """Soft discoloured blobs or rings, darker or lighter; picture and mask."""
     gains = STAIN_GAINS[layers.image.shape[2]]
-    gain = gains[rng.integers(len(gains))] * rng.uniform(0.5, 1.0)
+    gain = gains[rng.integers(len(gains))] * rng.uniform(0.5 if len(gains[0]) == 3 else 0.65, 1.0)
     ring = rng.random() < 0.35
     spots = int(rng.choice([1, 2, 3] if ring else [1, 3, 6], p=[0.6, 0.25, 0.15]))
     alpha = np.zeros((SIZE, SIZE), np.float32)
     for _ in range(spots):
-        radius = log_uniform(rng, 11, 32) if ring or spots == 1 else log_uniform(rng, 4.5, 12)
+        radius = log_uniform(rng, 11, 32) if ring or spots == 1 else log_uniform(rng, 5.5, 13)
         x, y = pick_spot(layers.cover, rng, 3)
         alpha = np.maximum(alpha, stain_shape(rng, x, y, radius, ring))
     change = alpha[..., None] * gain

@@ -6,7 +6,7 @@ generator and adding images reorders none of the others. Byte-identical images s
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,20 +111,23 @@ def make_split(samples: Sequence[Sample], rule: SplitRule) -> Split:
     }
     if rule.protocol == "kfold" and rule.fold >= rule.folds:
         raise DatasetError(f"--fold {rule.fold} is not below --folds {rule.folds}; the first fold is 0")
-    kept = [sample for sample in samples if not (rule.combined == "drop" and sample.defect == COMBINED)]
+    kept = [sample for sample in samples if not (sample.defect == COMBINED and _drops_combined(rule))]
     units = _units(kept)
     pinned = {unit: "train" for unit in units if any(_belongs_to_train(sample, rule) for sample in unit)}
     free = sorted((unit for unit in units if unit not in pinned), key=lambda unit: _rank(unit, rule.seed))
     assigned = pinned | protocols[rule.protocol](free, rule)
     parts = {sample.key: part for unit, part in assigned.items() for sample in unit}
     unused = {sample.key: _why_unused(sample, rule) for sample in samples if sample.key not in parts}
-    return Split(rule, _hash_sources(samples), dict(sorted(parts.items())), dict(sorted(unused.items())))
+    return Split(rule, hash_sources(samples), dict(sorted(parts.items())), dict(sorted(unused.items())))
+
+
+def _drops_combined(rule: SplitRule) -> bool:
+    """Few-shot counts every defect that is trained on, so there ``train-only`` would break the count."""
+    return rule.combined == "drop" or (rule.combined == "train-only" and rule.protocol == "few-shot")
 
 
 def _belongs_to_train(sample: Sample, rule: SplitRule) -> bool:
-    if sample.defect == COMBINED and rule.combined == "train-only":
-        return rule.protocol != "few-shot"
-    return sample.origin == "train"
+    return sample.origin == "train" or (sample.defect == COMBINED and rule.combined == "train-only")
 
 
 def _why_unused(sample: Sample, rule: SplitRule) -> str:
@@ -212,14 +215,11 @@ def _rank(unit: Unit, seed: int) -> str:
     return _sha256(f"{seed}/{unit[0].key}")
 
 
-def _hash_sources(samples: Iterable[Sample]) -> str:
+def hash_sources(samples: Iterable[Sample]) -> str:
+    """SHA-256 over the keys and contents of all images and masks."""
     lines = sorted(f"{sample.key}\t{sample.image_digest}\t{sample.mask_digest}" for sample in samples)
     return _sha256("\n".join(lines))
 
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def count_parts(split: Split) -> Counter[str]:
-    return Counter(split.parts.values())

@@ -35,7 +35,7 @@ def publish(target: Path, overwrite: bool) -> Iterator[Path]:
                 yield partial
                 _swap(partial, target)
             finally:
-                _remove(partial)
+                repair(target)
     except Timeout:
         raise DatasetError(f"{target} is being written by another run: wait for it, or write elsewhere") from None
 
@@ -45,17 +45,17 @@ def repair(target: Path) -> None:
     for leftover in target.parent.glob(f".{_escape(target.name)}.partial-*"):
         _remove(leftover)
     earlier = _beside(target, "earlier")
-    if earlier.exists() and not target.exists():
+    if earlier.exists() and target.exists():
+        # It is renamed before it is deleted: a half-deleted folder must never be taken back.
+        _remove(earlier.rename(_beside(target, "partial-earlier")))
+    elif earlier.exists():
         earlier.rename(target)
-    _remove(earlier)
 
 
 def _swap(partial: Path, target: Path) -> None:
-    earlier = _beside(target, "earlier")
     if target.exists():
-        target.rename(earlier)
+        target.rename(_beside(target, "earlier"))
     partial.rename(target)
-    _remove(earlier)
 
 
 def _beside(target: Path, role: str) -> Path:

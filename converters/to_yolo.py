@@ -18,8 +18,6 @@ from converters.writer import LabelledImage, Writer
 if TYPE_CHECKING:
     from converters.instances import Instance
 
-MOST_TWINS = 16  # instances of one image with the same box that can be told apart
-
 
 def box_row(instance: "Instance", class_index: int, width: int, height: int) -> str:
     """``class cx cy w h``, relative to the image's size."""
@@ -27,11 +25,11 @@ def box_row(instance: "Instance", class_index: int, width: int, height: int) -> 
     return _row(class_index, ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height))
 
 
-def polygon_row(instance: "Instance", class_index: int, width: int, height: int, reach: float = 0.49) -> str:
+def polygon_row(instance: "Instance", class_index: int, width: int, height: int) -> str:
     """``class x1 y1 x2 y2 ...`` on pixel centres, relative to the image's size (see ``polygons.centre_ring``)."""
     from converters.polygons import centre_ring
 
-    return _row(class_index, (centre_ring(instance, reach) / (width, height)).ravel().tolist())
+    return _row(class_index, (centre_ring(instance) / (width, height)).ravel().tolist())
 
 
 def rotated_box_row(instance: "Instance", class_index: int, width: int, height: int) -> str:
@@ -87,23 +85,15 @@ class ObbWriter(YoloWriter):
 
 class SegmentWriter(YoloWriter):
     folder = "yolo-seg"
+    row = staticmethod(polygon_row)
 
     def rows(self, image: LabelledImage) -> list[str]:
-        """ultralytics takes rows with equal boxes for duplicates, so boxes that are equal differ by 1/1000 px."""
-        seen: dict[tuple[int, ...], int] = {}
-        rows = []
-        for instance in image.instances:
-            twin = seen[instance.xyxy] = seen.get(instance.xyxy, -1) + 1
-            try:
-                if twin >= MOST_TWINS:
-                    raise ValueError(f"more than {MOST_TWINS} instances have one box")
-                width, height, reach = image.sample.width, image.sample.height, 0.49 + twin / 2000
-                rows.append(polygon_row(instance, image.label, width, height, reach))
-            except ValueError as error:
-                raise DatasetError(
-                    f"{image.sample.mask}: {error}: leave YOLO polygons out, or use --instances component"
-                ) from None
-        return rows
+        try:
+            return super().rows(image)
+        except ValueError as error:
+            raise DatasetError(
+                f"{image.sample.mask}: {error}: leave YOLO polygons out, or use --instances component"
+            ) from None
 
 
 WRITERS = {"detect": DetectWriter, "segment": SegmentWriter, "obb": ObbWriter}

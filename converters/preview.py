@@ -1,0 +1,130 @@
+"""Write contact sheets of a source folder: ``previews/CATEGORY/DEFECT.png``, and ``good.png``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from converters import mvtec
+from converters.errors import DatasetError
+from converters.mvtec import GOOD, Category, Problem, Sample
+from converters.options import FOLDER, command, instance_options, overwrite_option, progress, source_options, table
+from converters.staging import publish
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from converters.instances import InstanceRule
+
+ROWS = 6  # defective images on a sheet
+HEADER = ("category", "sheet", "images", "shown")
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most ``count`` (two or more) of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def write_sheets(category: Category, folder: Path, rule: "InstanceRule") -> tuple[list[tuple[Any, ...]], list[Problem]]:
+    """Write all sheets of a category into an existing folder, one after the other.
+
+    Returns the rows of the table that a run prints, and the files that could not be used.
+    """
+    rows: list[tuple[Any, ...]] = []
+    problems = list(category.problems)
+    kinds = [kind for kind in (*category.defects, GOOD) if any(s.defect == kind for s in category.samples)]
+    with progress(kinds, len(kinds), f"drawing {category.name}") as bar:
+        for kind in bar:
+            samples = [sample for sample in category.samples if sample.defect == kind]
+            if kind == GOOD:
+                sheet, shown = _good_sheet(category, samples)
+            else:
+                by_area, failed = rank_by_area(samples, rule)
+                problems += failed
+                if not by_area:
+                    continue
+                sheet, shown = _defect_sheet(category, kind, by_area, rule)
+            sheet.save(folder / f"{kind}.png", compress_level=6)
+            rows.append((category.name, f"{kind}.png", len(samples), shown))
+    return rows, problems
+
+
+def rank_by_area(samples: Sequence[Sample], rule: "InstanceRule") -> tuple[list[Sample], list[Problem]]:
+    """Samples by the area of their defects, smallest first, and those whose mask cannot be used."""
+    from converters.survey import instances_of
+
+    areas: dict[Sample, int] = {}
+    problems = []
+    for sample in samples:
+        try:
+            areas[sample] = sum(instance.area for instance in instances_of(sample, rule)[0])
+        except DatasetError as error:
+            problems.append(Problem(sample.key, str(error)))
+    return sorted(areas, key=lambda sample: (areas[sample], sample.key)), problems
+
+
+def _defect_sheet(
+    category: Category, kind: str, by_area: Sequence[Sample], rule: "InstanceRule"
+) -> tuple["Image.Image", int]:
+    from converters.sheets import Defect, defect_sheet
+    from converters.survey import instances_of
+
+    chosen = spread(by_area, ROWS)
+    which = f"{len(chosen)} of {len(by_area)} images" if len(chosen) < len(by_area) else f"all {len(chosen)} images"
+    subtitle = f"{which}, evenly spaced from the smallest to the largest defect area"
+    defects = [Defect(sample, instances_of(sample, rule)[0]) for sample in chosen]
+    return defect_sheet(_title(category, kind), subtitle, defects), len(chosen)
+
+
+def _good_sheet(category: Category, samples: Sequence[Sample]) -> tuple["Image.Image", int]:
+    from converters.sheets import COLUMNS, good_sheet
+
+    rows = []
+    for origin in sorted({sample.origin for sample in samples}, reverse=True):
+        members = [sample for sample in samples if sample.origin == origin]
+        chosen = spread(members, COLUMNS)
+        rows.append((f"{origin}/{GOOD}: {len(chosen)} of {len(members)}", chosen))
+    subtitle = "evenly spaced by name; the folders should differ in nothing but their names"
+    return good_sheet(_title(category, GOOD), subtitle, rows), sum(len(chosen) for _, chosen in rows)
+
+
+def _title(category: Category, kind: str) -> str:
+    return f"{category.name} / {kind}" + (
+        "   (synthetic: says nothing about real products)" if category.synthetic else ""
+    )
+
+
+@command()
+@source_options
+@click.option("--to", "target", type=FOLDER, default="previews", help="Where sheets are written, a folder a category.")
+@instance_options
+@overwrite_option
+def main(root: Path | None, category: str | None, max_pixels: int, target: Path, overwrite: bool, **rule: Any) -> None:
+    """Write contact sheets: per defect type some images with their masks, boxes and polygons.
+
+    Exit code 1 means that some files cannot be used; they are listed.
+    """
+    folders = mvtec.find_categories(mvtec.find_root(root), category)
+    from converters.instances import InstanceRule
+
+    instance_rule = InstanceRule(**rule | {"connectivity": int(rule["connectivity"])})
+    rows, problems = [], []
+    for folder in folders:
+        found = mvtec.read_category(folder, max_pixels)
+        with publish(target / found.name, overwrite) as partial:
+            written, failed = write_sheets(found, partial, instance_rule)
+        rows += written
+        problems += [f"cannot be used: {found.name}/{problem}" for problem in failed]
+    click.echo(table(rows, HEADER))
+    for line in problems:
+        click.echo(line, err=True)
+    click.echo(f"wrote {len(rows)} sheets to {target}")
+    if problems:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main(prog_name=f"python -m converters.{Path(__file__).stem}")

@@ -1,0 +1,223 @@
+"""Prove a published dataset against its source masks, through other people's readers (see ``readback``)."""
+
+import dataclasses
+import filecmp
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from converters import mvtec, splits
+from converters.card import read_card
+from converters.errors import DatasetError
+from converters.options import FOLDER, command, json_option, progress, table, to_json
+from converters.readback import Found, Reader, readers
+from converters.splits import PARTS
+from converters.writer import LabelledImage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LEAST_IOU, LEAST_MEAN_IOU = 0.99, 0.999  # through ultralytics, which resamples outlines
+HEADER = ("format", "reader", "masks", "IoU min", "IoU mean", "exact", "boxes exact", "split")
+SHOWN = 5  # differences printed for each format
+
+
+@dataclass
+class Result:
+    """What came of holding one format against the masks."""
+
+    format: str
+    reader: str
+    ious: list[float] = field(default_factory=list)
+    exact: int = 0
+    boxes: int = 0
+    boxes_exact: int = 0
+    split: str = "ok"
+    differences: list[str] = field(default_factory=list)
+
+    def differ(self, image: LabelledImage, what: str) -> None:
+        self.differences.append(f"{self.format}: {image.name}: {what}")
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        masks = ("-", "-", "-", "-")
+        if self.ious:
+            mean = sum(self.ious) / len(self.ious)
+            masks = (str(len(self.ious)), f"{min(self.ious):.5f}", f"{mean:.5f}", str(self.exact))
+        boxes = f"{self.boxes_exact} of {self.boxes}" if self.boxes else "-"
+        return self.format, self.reader, *masks, boxes, self.split
+
+
+def source_images(dataset: Path, root: Path | None, split: dict[str, Any]) -> list[LabelledImage]:
+    """The images of a dataset as its sources define them, without instances (see ``with_instances``).
+
+    Raises DatasetError if the sources are gone or have changed since the conversion.
+    """
+    from converters.pipeline import all_samples, plan_images
+
+    card = read_card(dataset)
+    categories = []
+    for name, relative in card["settings"]["source"].items():
+        folder = (dataset / relative).resolve() if root is None else mvtec.find_categories(root, name)[0]
+        if not folder.is_dir():
+            raise DatasetError(f"{folder}: the source of {dataset} is gone: name it with --root")
+        categories.append(mvtec.read_category(folder))
+    samples = all_samples(categories)
+    if splits.hash_sources(samples) != split["sources"]:
+        raise DatasetError(f"{dataset}: its source has changed since the conversion: convert again with --overwrite")
+    left_out = {problem["file"] for problem in card["left_out"]}
+    classes = tuple(card["classes"])
+    return [
+        LabelledImage(plan.sample, plan.name, plan.part, plan.class_index, classes, ())
+        for plan in plan_images(samples, split["parts"], classes, card["settings"]["classes"])
+        if plan.sample.key not in left_out
+    ]
+
+
+def with_instances(images: list[LabelledImage], settings: dict[str, Any]) -> Iterator[LabelledImage]:
+    """The same images one by one, each with its instances as the recorded settings define them."""
+    from converters.instances import InstanceRule, find_instances, read_mask
+
+    rule = InstanceRule(**{name: settings[name] for name in InstanceRule.__dataclass_fields__})
+    for image in images:
+        if image.sample.mask is None:
+            yield image
+            continue
+        read = read_mask(image.sample.mask, (image.sample.width, image.sample.height))
+        yield dataclasses.replace(image, instances=find_instances(read.mask, rule, read.xywh))
+
+
+def check_split(reader: Reader, images: list[LabelledImage], split: dict[str, Any]) -> str:
+    """``ok``, or how the format's division into parts differs from ``split.json``."""
+    if reader.split_hash() != split["sha256"]:
+        return "made from another split"
+    for part in PARTS:
+        expected = {image.name for image in images if image.part == part}
+        if reader.members(part) != expected:
+            return f"{part} differs"
+    return "ok"
+
+
+def check_image(result: Result, reader: Reader, image: LabelledImage) -> None:
+    """Hold one image, its instances' masks and their boxes against the source; note every difference."""
+    if not filecmp.cmp(image.sample.image, reader.image_path(image), shallow=False):
+        result.differ(image, "the image file is not the source's")
+    found = reader.load(image)
+    if len(found) != len(image.instances):
+        result.differ(image, f"{len(found)} instances instead of {len(image.instances)}")
+        found = []
+    if any(instance.class_index != image.class_index for instance in found):
+        result.differ(image, "wrong class")
+    _check_masks(result, reader, image, found)
+    for instance, seen in zip(image.instances, found, strict=False):
+        if seen.box is not None:
+            result.boxes_exact += bool(abs(seen.box - instance.xyxy).max() <= reader.tolerance)
+
+
+def _check_masks(result: Result, reader: Reader, image: LabelledImage, found: list[Found]) -> None:
+    if not image.instances or not reader.has_masks:
+        return
+    masks = [seen.mask for seen in found if seen.mask is not None]
+    truths = [_full(image, index) for index in range(len(image.instances))]
+    result.ious.append(_iou(masks, truths))
+    same = len(masks) == len(truths) and all((mask == truth).all() for mask, truth in zip(masks, truths, strict=True))
+    result.exact += same
+    if reader.exact and not same:
+        result.differ(image, f"the masks differ (IoU {result.ious[-1]:.4f})")
+
+
+def _full(image: LabelledImage, index: int) -> "NDArray[np.uint8]":
+    return (image.instance_map == index + 1).astype("uint8")
+
+
+def _iou(found: list["NDArray[np.uint8]"], truths: list["NDArray[np.uint8]"]) -> float:
+    """IoU of two unions of masks."""
+    import numpy as np
+
+    truth = np.any(truths, axis=0)
+    union = np.any(found, axis=0) if found else np.zeros_like(truth)
+    return float(np.count_nonzero(union & truth) / np.count_nonzero(union | truth))
+
+
+def verify(dataset: Path, root: Path | None = None) -> list[Result]:
+    """Hold every format of a dataset against the source masks."""
+    split = splits.read_split(dataset)
+    settings = read_card(dataset)["settings"]
+    images = source_images(dataset, root, split)
+    classes = read_card(dataset)["classes"]
+    opened = {}
+    for name, reader_type in readers().items():
+        if (dataset / name).is_dir():
+            opened[name] = _open(reader_type, dataset / name, classes)
+    if not opened:
+        raise DatasetError(f"{dataset}: holds none of the formats {', '.join(readers())}")
+    results = {name: Result(name, reader.name) for name, reader in opened.items()}
+    for name, reader in opened.items():
+        results[name].split = check_split(reader, images, split)
+    with progress(with_instances(images, settings), len(images), f"verifying {dataset.name}") as bar:
+        for image in bar:
+            for name, reader in opened.items():
+                results[name].boxes += len(image.instances) if reader.has_boxes else 0
+                _guarded(results[name], reader, image)
+    return list(results.values())
+
+
+def _open(reader_type: type[Reader], folder: Path, classes: list[str]) -> Reader:
+    try:
+        return reader_type(folder, classes)
+    except (OSError, ValueError, KeyError) as error:
+        raise DatasetError(f"{folder}: cannot be read back ({error}): convert again with --overwrite") from None
+
+
+def _guarded(result: Result, reader: Reader, image: LabelledImage) -> None:
+    """What a damaged dataset makes readers raise is a difference, not a crash."""
+    try:
+        check_image(result, reader, image)
+    except (OSError, ValueError, KeyError, IndexError, SyntaxError) as error:
+        result.differ(image, f"cannot be read back ({type(error).__name__}: {error})")
+
+
+def failures(result: Result) -> list[str]:
+    """Everything in which a format differs from its sources, one line each."""
+    lines = list(result.differences)
+    if result.split != "ok":
+        lines.append(f"{result.format}: split: {result.split}")
+    if result.boxes_exact < result.boxes:
+        lines.append(f"{result.format}: {result.boxes - result.boxes_exact} boxes differ")
+    if result.ious and (min(result.ious) < LEAST_IOU or sum(result.ious) / len(result.ious) < LEAST_MEAN_IOU):
+        lines.append(f"{result.format}: masks differ by more than resampling outlines explains")
+    return lines
+
+
+@command()
+@click.argument("datasets", type=FOLDER, nargs=-1, required=True)
+@click.option("--root", type=FOLDER, help="Where the source lies, if it has moved since the conversion.")
+@json_option
+def main(datasets: tuple[Path, ...], root: Path | None, as_json: bool) -> None:
+    """Read every format of published datasets back with other people's readers, and compare with the masks.
+
+    Exits with 1 where something differs. Nothing is written into the dataset.
+    """
+    failed: list[str] = []
+    report = {}
+    for dataset in datasets:
+        results = verify(dataset, root)
+        found = [line for result in results for line in failures(result)]
+        failed += found
+        report[dataset.as_posix()] = [dict(zip(HEADER, result.row, strict=True)) for result in results]
+        if not as_json:
+            click.echo(f"{dataset}\n{table([result.row for result in results], HEADER)}")
+            click.echo("".join(f"differs: {line}\n" for line in found[:SHOWN]), nl=False)
+            click.echo(f"{len(found)} differences" if found else "All formats agree with the source masks.")
+    if as_json:
+        click.echo(to_json(report), nl=False)
+    if failed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main(prog_name=f"python -m converters.{Path(__file__).stem}")

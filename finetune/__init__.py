@@ -1,0 +1,1 @@
+"""Models that train on converted datasets, and the comparison that holds them side by side."""

@@ -1,0 +1,120 @@
+"""A converted dataset as trainers see it: its split, its classes, its images and the ground truth of a part."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from converters.card import read_card
+from converters.errors import DatasetError
+from converters.splits import PARTS, read_split
+
+COMMANDS = {
+    "yolo": "to_yolo",
+    "yolo-seg": "to_yolo --task segment",
+    "yolo-obb": "to_yolo --task obb",
+    "coco": "to_coco",
+    "masks": "to_masks",
+    "voc": "to_voc",
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One folder that the converters published."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def split(self) -> dict[str, Any]:
+        """``split.json``, with its own hash as ``sha256``."""
+        return read_split(self.folder)
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        return read_card(self.folder)
+
+    @property
+    def classes(self) -> list[str]:
+        return self.card["classes"]
+
+    @property
+    def synthetic(self) -> bool:
+        return self.card["synthetic"]
+
+    def format(self, name: str) -> Path:
+        """The folder of one format; raises DatasetError naming the converter that writes it."""
+        path = self.folder / name
+        if not path.is_dir():
+            known = self.name.split("@")[0]
+            raise DatasetError(
+                f"{path}: no such format in this dataset; write it with "
+                f"`python -m converters.{COMMANDS[name]} --category {known}` and the options of the first conversion"
+            )
+        return path
+
+    @cached_property
+    def image_ids(self) -> dict[str, int]:
+        """Image name -> its COCO id: 1, 2, ... over all parts, in the order of the source paths."""
+        left_out = {problem["file"] for problem in self.card["left_out"]}
+        keys = [key for key in sorted(self.split["parts"]) if key not in left_out]
+        return {key.replace("/", "__"): number for number, key in enumerate(keys, start=1)}
+
+    def images(self, part: str) -> list[str]:
+        """Names of the images in a part, in the order of their ids."""
+        parts = {key.replace("/", "__"): value for key, value in self.split["parts"].items()}
+        return [name for name in self.image_ids if parts[name] == part]
+
+    def ground_truth(self, part: str) -> dict[str, Any]:
+        """A part in COCO's annotation format: from ``coco/`` or, where there is none, from ``yolo/``'s boxes."""
+        if part not in PARTS:
+            raise ValueError(f"{part!r} is none of {', '.join(PARTS)}")
+        if not (self.folder / "coco").is_dir():
+            return self._boxes_of_yolo(part)
+        path = self.folder / "coco" / "annotations" / f"instances_{part}.json"
+        truth = json.loads(path.read_text("utf-8"))
+        if truth["info"]["split_sha256"] != self.split["sha256"]:
+            raise DatasetError(f"{path}: made from another split than {self.folder / 'split.json'}: convert again")
+        return truth
+
+    def _boxes_of_yolo(self, part: str) -> dict[str, Any]:
+        from PIL import Image
+
+        folder = self.format("yolo")
+        images, annotations = [], []
+        for name in self.images(part):
+            with Image.open(folder / "images" / part / name) as image:
+                width, height = image.size
+            images.append({"id": self.image_ids[name], "file_name": name, "width": width, "height": height})
+            for row in (folder / "labels" / part / f"{Path(name).stem}.txt").read_text("utf-8").splitlines():
+                index, cx, cy, w, h = (float(value) for value in row.split())
+                box = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": self.image_ids[name],
+                        "category_id": int(index) + 1,
+                        "bbox": [round(value, 3) for value in box],
+                        "area": box[2] * box[3],
+                        "iscrowd": 0,
+                    }
+                )
+        categories = [{"id": index + 1, "name": name} for index, name in enumerate(self.classes)]
+        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+
+def open_dataset(out: Path, name: str) -> Dataset:
+    """Open ``OUT/NAME``; raises DatasetError that tells how to make one, or which ones there are."""
+    dataset = Dataset(out / name)
+    if (dataset.folder / "split.json").is_file():
+        return dataset
+    there = sorted(path.parent.name for path in out.glob("*/split.json")) if out.is_dir() else []
+    hint = f"; {out} holds {', '.join(there)}" if there else ""
+    raise DatasetError(
+        f"{dataset.folder}: no such dataset{hint}. Make it with `python -m converters all --category {name}`"
+    )

@@ -1,0 +1,132 @@
+"""The run folder, which is all that training and comparison share: ``runs/DATASET/NAME/seed-S/``.
+
+``run.json`` tells how a model came about. ``predictions/SET/`` holds what it said when asked in one way, for val
+and test: ``PART.json`` in the COCO results format at full image size, ``PART_scores.csv`` with one defect score
+and one score a class for every image, and ``set.json``. Anyone's model can be compared by writing these files.
+"""
+
+import csv
+import json
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from converters.errors import DatasetError
+from converters.options import to_json
+from finetune.category import Dataset
+
+PACKAGES = ("torch", "torchvision", "ultralytics", "segment-anything", "numpy", "opencv-python", "pycocotools")
+
+
+@dataclass
+class Run:
+    """A run under way: times it, and writes what it leaves. ``run.json`` comes last, so it marks a whole run."""
+
+    folder: Path
+    dataset: Dataset
+    settings: dict[str, Any]
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def write_predictions(
+        self,
+        name: str,
+        part: str,
+        detections: Iterable[Mapping[str, Any]],
+        scores: Mapping[str, Sequence[float]],
+    ) -> None:
+        """Write one part of one set.
+
+        ``detections`` are COCO results; ``scores`` maps an image's name to its defect score and its scores for
+        the dataset's classes, all in 0..1.
+        """
+        folder = self.folder / "predictions" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{part}.json").write_text(json.dumps(list(detections)), "utf-8")
+        with (folder / f"{part}_scores.csv").open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(["image", "defect", *self.dataset.classes])
+            rows.writerows([image, *(f"{value:.6g}" for value in values)] for image, values in sorted(scores.items()))
+
+    def describe_set(self, name: str, **about: Any) -> None:
+        """Write ``set.json``: how the model was asked (prompt kind, oracle or not, label kind it needed, ...)."""
+        (self.folder / "predictions" / name / "set.json").write_text(to_json({"schema": 1, **about}), "utf-8")
+
+    def finish(self, **results: Any) -> None:
+        record = {
+            "schema": 1,
+            "dataset": self.dataset.name,
+            "synthetic": self.dataset.synthetic,
+            "split_sha256": self.dataset.split["sha256"],
+            "family": self.dataset.split["family"],
+            "command": sys.argv,
+            "settings": self.settings,
+            "versions": installed_versions(),
+            "commit": git_commit(),
+            "seconds": round(self.seconds, 1),
+            "peak_memory_mb": peak_memory_mb(),
+            **results,
+        }
+        (self.folder / "run.json").write_text(to_json(record), "utf-8")
+
+
+def run_folder(runs: Path, dataset: Dataset, name: str, seed: int) -> Path:
+    return runs / dataset.name / name / f"seed-{seed}"
+
+
+def start_run(folder: Path, dataset: Dataset, settings: dict[str, Any], overwrite: bool) -> Run:
+    """Make the run's folder; raises DatasetError if it holds something and ``overwrite`` is false."""
+    if folder.exists() and any(folder.iterdir()):
+        if not overwrite:
+            raise DatasetError(f"{folder} exists: add --overwrite to train anew, or give the run a name with --run")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Run(folder, dataset, settings)
+
+
+def image_scores(
+    names: Iterable[str], ids: Mapping[str, int], classes: int, detections: Iterable[Mapping[str, Any]]
+) -> dict[str, list[float]]:
+    """Scores of images from their detections: the surest one of any class, and of each class; 0 without one."""
+    by_id = {ids[name]: [0.0] * (classes + 1) for name in names}
+    for found in detections:
+        scores = by_id[found["image_id"]]
+        for column in (0, found["category_id"]):
+            scores[column] = max(scores[column], found["score"])
+    return {name: by_id[ids[name]] for name in names}
+
+
+def installed_versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of this code, marked where the tree differs from it; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def peak_memory_mb() -> int:
+    """Largest resident size of this process so far (Linux counts in KiB, macOS in bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))

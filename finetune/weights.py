@@ -1,0 +1,42 @@
+"""What ``--weights`` means: a file, a name that its own library can fetch, or ``none``, which is random."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from converters.errors import DatasetError
+
+RANDOM = "none"
+
+
+def find_weights(wanted: str, known: Sequence[str], fetch: Callable[[str], Path]) -> Path | None:
+    """The checkpoint file that ``--weights`` asks for; None for ``none``.
+
+    ``known`` are the names that the model's library publishes, ``fetch`` gets one of them through that library
+    and its cache. Raises DatasetError naming the file and the flag; random weights are never a fallback.
+    """
+    if wanted == RANDOM:
+        return None
+    path = Path(wanted)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise DatasetError(f"--weights {wanted}: is a folder; name the checkpoint file in it")
+    if wanted not in known:
+        raise DatasetError(
+            f"--weights {wanted}: no such file, and no published checkpoint of that name; known are "
+            f"{', '.join(known)}, and `none` for random weights"
+        )
+    try:
+        return fetch(wanted)
+    except (OSError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].lstrip("❌ ")
+        raise DatasetError(
+            f"--weights {wanted}: could not be downloaded ({reason}). Get the file on a machine with a network and "
+            "name it with --weights FILE, or ask for random weights with --weights none"
+        ) from None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
