@@ -126,7 +126,7 @@ def read_category(folder: Path, max_pixels: int = 256_000_000) -> Category:
     if not listed:
         raise DatasetError(f"{folder}: no images in train/good or test/*")
     with ThreadPoolExecutor() as pool:
-        results = pool.map(lambda pair: _read_sample(folder, *pair, max_pixels), listed)
+        results = pool.map(lambda pair: _read_sample(folder, pair[0], pair[1], max_pixels), listed)
         with progress(results, len(listed), f"reading {folder.name}") as bar:
             outcomes = list(bar)
     return Category(
@@ -252,7 +252,7 @@ def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int]:
             raise DatasetError(f"is {width} x {height} px, more than --max-pixels {max_pixels}")
         if image.mode not in _CHANNELS:
             raise DatasetError(f"has the mode {image.mode}; images must be 8-bit grey or RGB: convert it first")
-        if ";16" in str(image.tile[0].args):  # Pillow calls 48-bit colours RGB as well
+        if ";16" in str(image.tile):  # Pillow calls 48-bit colours RGB as well
             raise DatasetError("has 16 bits per channel; images must be 8-bit grey or RGB: convert it first")
         may_be_rotated = image.format != "PNG" or b"eXIf" in data  # asking a PNG decodes it
         if may_be_rotated and image.getexif().get(_ORIENTATION, 1) != 1:

@@ -73,8 +73,11 @@ def _defect_sheet(
     from converters.survey import instances_of
 
     chosen = spread(by_area, ROWS)
-    which = f"{len(chosen)} of {len(by_area)} images" if len(chosen) < len(by_area) else f"all {len(chosen)} images"
-    subtitle = f"{which}, evenly spaced from the smallest to the largest defect area"
+    order = "from the smallest to the largest defect area"
+    if len(chosen) < len(by_area):
+        subtitle = f"{len(chosen)} of {len(by_area)} images, evenly spaced {order}"
+    else:
+        subtitle = f"all {len(chosen)} images, {order}"
     defects = [Defect(sample, instances_of(sample, rule)[0]) for sample in chosen]
     return defect_sheet(_title(category, kind), subtitle, defects), len(chosen)
 

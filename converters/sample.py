@@ -6,12 +6,12 @@ ROOT/CATEGORY/train/good/NNN.png, test/good/NNN.png, test/DEFECT/NNN.png,
 ground_truth/DEFECT/NNN_mask.png (8-bit grey, 0 and 255), CATEGORY/synthetic.json.
 
 Two categories: `washer`, a toothed ring of brushed metal (RGB), and `weave`, twill cloth (grey).
-Each picture is a pure function of (seed, category, kind, number). A picture with a defect starts
-as the good picture of the same generator (`render_good`), and differs from it nowhere outside its
-mask. Light, position, scale, contrast, blur and noise vary more between good pictures than a
-defect changes them, so no single number of a whole picture tells good from defect.
+Each image is a pure function of (seed, category, kind, number). A image with a defect starts
+as the good image of the same generator (`render_good`), and differs from it nowhere outside its
+mask. Light, position, scale, contrast, blur and noise vary more between good images than a
+defect changes them, so no single number of a whole image tells good from defect.
 
-Pictures here are float32 in 0..255 until `develop` rounds them. Axis order is (row, column,
+Images here are float32 in 0..255 until `develop` rounds them. Axis order is (row, column,
 channel); points are (x, y) in pixels, with pixel centres at whole numbers.
 """
 
@@ -45,9 +45,9 @@ Rows, Columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
 
 @dataclass(frozen=True)
 class Light:
-    """The camera and the lamp of one picture: harmless variation, shared with its defect."""
+    """The camera and the lamp of one image: harmless variation, shared with its defect."""
 
-    gain: np.ndarray  # (H, W, 1), about 0.6..1.4: lamp, its slope over the picture, vignette
+    gain: np.ndarray  # (H, W, 1), about 0.6..1.4: lamp, its slope over the image, vignette
     towards: np.ndarray  # (2,) unit vector (x, y) to the lamp
     blur: float  # sigma in pixels
     specks: np.ndarray  # (H, W, 1) grey levels: dust, lint, knots
@@ -56,7 +56,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Layers:
-    """A drawn scene before the noise; every picture is lit and in 0..255."""
+    """A drawn scene before the noise; every image is lit and in 0..255."""
 
     image: np.ndarray  # (H, W, C) the scene
     behind: np.ndarray  # (H, W, C) what a through hole shows
@@ -69,7 +69,7 @@ class Layers:
 
 
 def image_rng(seed: int, category: str, kind: str, number: int) -> Rng:
-    """The generator of one picture, independent of every other picture."""
+    """The generator of one image, independent of every other image."""
     return np.random.default_rng([seed, CATEGORIES.index(category), KINDS.index(kind), number])
 
 
@@ -136,7 +136,7 @@ def expose(scene: np.ndarray, light: Light) -> np.ndarray:
 
 
 def develop(image: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """uint8 picture, (H, W, 3) RGB or (H, W) grey."""
+    """uint8 image, (H, W, 3) RGB or (H, W) grey."""
     levels = np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
     return levels[..., 0] if levels.shape[2] == 1 else levels
 
@@ -165,7 +165,7 @@ FINE = 4  # the outline is painted this many times larger, then averaged down
 
 @dataclass(frozen=True)
 class Washer:
-    """Everything that decides one washer picture. Polar places are (outer radii, radians)."""
+    """Everything that decides one washer image. Polar places are (outer radii, radians)."""
 
     light: Light
     centre: np.ndarray  # (2,) x, y
@@ -371,7 +371,7 @@ YARNS = 64  # rows of the tables that yarns look their nature up in
 
 @dataclass(frozen=True)
 class Weave:
-    """Everything that decides one weave picture. Cloth coordinates count yarns."""
+    """Everything that decides one weave image. Cloth coordinates count yarns."""
 
     light: Light
     across: np.ndarray  # (H, W) cloth coordinate over the warps (about vertical yarns)
@@ -528,7 +528,7 @@ def scratch_path(rng: Rng, x: float, y: float, direction: float, length: float) 
 
 
 def scratch(layers: Layers, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
-    """Thin lines, one to five, bright or dark, a pixel wide or a few; picture and mask."""
+    """Thin lines, one to five, bright or dark, a pixel wide or a few; image and mask."""
     image, total = layers.image.copy(), np.zeros((SIZE, SIZE), bool)
     texture = float(np.abs(layers.image - soften(layers.image, 4)).mean())
     width = int(rng.choice([1, 2, 3], p=[0.45, 0.3, 0.25]))
@@ -555,7 +555,7 @@ def scratch(layers: Layers, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
 
 
 def hole(layers: Layers, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
-    """Round ragged holes that show what lies behind, with a torn rim; picture and mask."""
+    """Round ragged holes that show what lies behind, with a torn rim; image and mask."""
     image, total = layers.image.copy(), np.zeros((SIZE, SIZE), bool)
     lamp = rng.uniform(0, 2 * np.pi)
     bright = float(layers.behind.mean() - layers.image.mean()) > 0
@@ -592,7 +592,7 @@ def stain_shape(rng: Rng, x: float, y: float, radius: float, ring: bool) -> np.n
 
 
 def stain(layers: Layers, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
-    """Soft discoloured blobs or rings, darker or lighter; picture and mask."""
+    """Soft discoloured blobs or rings, darker or lighter; image and mask."""
     gains = STAIN_GAINS[layers.image.shape[2]]
     gain = gains[rng.integers(len(gains))] * rng.uniform(0.5 if len(gains[0]) == 3 else 0.65, 1.0)
     ring = rng.random() < 0.35
@@ -608,7 +608,7 @@ def stain(layers: Layers, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     return image.astype(np.float32), mask
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 Scene = Washer | Weave
 MAKERS: dict[str, Callable[[Rng], Scene]] = {"washer": make_washer, "weave": make_weave}
@@ -621,13 +621,13 @@ def draw(scene: Scene) -> Layers:
 
 
 def render_good(category: str, rng: Rng) -> np.ndarray:
-    """uint8 good picture, (256, 256, 3) RGB for `washer`, (256, 256) for `weave`."""
+    """uint8 good image, (256, 256, 3) RGB for `washer`, (256, 256) for `weave`."""
     layers = draw(MAKERS[category](rng))
     return develop(layers.image, layers.noise)
 
 
 def restructure(scene: Scene, good: np.ndarray, defect: str, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
-    """The scene drawn again with a part missing or misplaced; picture and mask."""
+    """The scene drawn again with a part missing or misplaced; image and mask."""
     if isinstance(scene, Washer):
         change = washer_missing_part if defect == "missing_part" else washer_misplaced
         other = change(scene, rng)
@@ -641,9 +641,9 @@ def restructure(scene: Scene, good: np.ndarray, defect: str, rng: Rng) -> tuple[
 
 
 def render_defect(category: str, defect: str, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 picture with a defect, and its (256, 256) uint8 mask of 0 and 255.
+    """uint8 image with a defect, and its (256, 256) uint8 mask of 0 and 255.
 
-    Outside the mask the picture is `render_good` of a generator in the same state.
+    Outside the mask the image is `render_good` of a generator in the same state.
     """
     scene = MAKERS[category](rng)
     layers = draw(scene)
@@ -663,7 +663,7 @@ def render_defect(category: str, defect: str, rng: Rng) -> tuple[np.ndarray, np.
 
 
 def encode(image: np.ndarray) -> bytes:
-    """PNG bytes of a uint8 RGB or grey picture."""
+    """PNG bytes of a uint8 RGB or grey image."""
     if image.ndim == 3:
         image = image[..., ::-1]  # cv2 takes BGR
     settings = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]  # noise: faster and smaller
@@ -671,7 +671,7 @@ def encode(image: np.ndarray) -> bytes:
 
 
 def render_files(seed: int, category: str, kind: str, number: int) -> dict[str, bytes]:
-    """The files of one picture, named relative to the category's folder."""
+    """The files of one image, named relative to the category's folder."""
     rng = image_rng(seed, category, kind, number)
     if kind not in DEFECTS:
         return {f"{kind}/{number:03d}.png": encode(render_good(category, rng))}
@@ -700,7 +700,7 @@ def write_sample(folder: Path, seed: int, small: bool) -> None:
 @command()
 @click.option("--to", "target", type=FOLDER, default="data/sample", help="Folder to make.")
 @seed_option
-@click.option("--small", is_flag=True, help="6 pictures a defect type instead of 40, 8 + 8 good instead of 60 + 60.")
+@click.option("--small", is_flag=True, help="6 images a defect type instead of 40, 8 + 8 good instead of 60 + 60.")
 @overwrite_option
 def main(target: Path, seed: int, small: bool, overwrite: bool) -> None:
     """Make a synthetic dataset in MVTec AD layout, so that every stage runs with no download.
@@ -716,7 +716,7 @@ def main(target: Path, seed: int, small: bool, overwrite: bool) -> None:
     defects = f"{len(DEFECTS)} x {counts[DEFECTS[0]]}"
     rows = [(name, counts["train/good"], counts["test/good"], defects) for name in CATEGORIES]
     click.echo(table(rows, ("category", "train good", "test good", "defects")))
-    click.echo(f"\nWritten to {target}. These pictures are synthetic: results on them say nothing about real parts.")
+    click.echo(f"\nWritten to {target}. These images are synthetic: results on them say nothing about real parts.")
     click.echo(f"Next: python -m converters all --root {target} --category washer")
 
 

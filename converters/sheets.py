@@ -34,6 +34,7 @@ INK: Colour = (24, 28, 34)
 FAINT: Colour = (98, 106, 116)
 
 PANEL = 300  # px, each side
+INSET = 3  # px around what a panel shows, so that outlines on its border are whole
 GAP = 13
 EDGE = 24
 COLUMNS = 5
@@ -43,7 +44,7 @@ LEGEND = 56
 CAPTION = 34
 ROW = CAPTION + PANEL + 16
 
-MASK_OPACITY = 0.7
+MASK_OPACITY = 0.75
 PIXELS_SHOW_FROM = 4.0  # screen pixels per image pixel from which pixels are shown as squares
 LEAST_REGION = 24  # px
 HEADINGS = ("image", "zoom", "zoom + mask", "zoom + boxes", "zoom + polygons")
@@ -59,7 +60,7 @@ class View:
     def scale(self) -> float:
         """Screen pixels per image pixel."""
         x0, y0, x1, y1 = self.region
-        return PANEL / max(x1 - x0, y1 - y0)
+        return (PANEL - 2 * INSET) / max(x1 - x0, y1 - y0)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -150,11 +151,12 @@ def defect_panels(defect: Defect) -> tuple[list[Rgb], View]:
     masked, boxed, outlined = plain.copy(), plain.copy(), plain.copy()
     boxes = [_rectangle(instance.xyxy) for instance in instances]
     rings = [ring for instance in instances for ring in corner_rings(instance)]
-    _stroke(overview, whole, [_rectangle(region)], FRAME)
+    if region != whole.region:
+        _stroke(overview, whole, [_rectangle(region)], FRAME)
     _stroke(overview, whole, boxes, BOX)
     zoom.paint(masked, _joint_mask(sample, instances), MASK, MASK_OPACITY)
     _stroke(boxed, zoom, boxes, BOX)
-    _stroke(outlined, zoom, rings, POLYGON, 2 if zoom.scale >= PIXELS_SHOW_FROM else 1)
+    _stroke(outlined, zoom, rings, POLYGON, rim=2 if zoom.scale >= PIXELS_SHOW_FROM else 1)
     return [overview, plain, masked, boxed, outlined], zoom
 
 
@@ -206,12 +208,12 @@ def _joint_mask(sample: Sample, instances: Iterable[Instance]) -> NDArray[np.uin
     return mask
 
 
-def _stroke(panel: Rgb, view: View, rings: Iterable[Ring], colour: Colour, thickness: int = 2) -> None:
+def _stroke(panel: Rgb, view: View, rings: Iterable[Ring], colour: Colour, rim: int = 2) -> None:
     """Draw closed rings with a dark rim, so that they show on bright images as well as on dark ones."""
     shift = 4  # bits of the fraction that cv2 draws with
     edges = [edge for ring in rings for edge in view.place(outline_edges(ring)) - 0.5]  # cv2 counts from pixel centres
     fixed = [(edge * (1 << shift)).round().astype(np.int32) for edge in edges]
-    for width, shade in ((thickness + 2, HALO), (thickness, colour)):
+    for width, shade in ((2 + rim, HALO), (2, colour)):
         cv2.polylines(panel, fixed, False, shade, width, cv2.LINE_AA, shift)
 
 
@@ -258,7 +260,7 @@ def _caption(defect: Defect, view: View) -> list[str]:
         f"{sample.width} x {sample.height} px",
         f"{count} instance{'' if count == 1 else 's'}",
         f"{defect.percent:.3g} % of the image",
-        f"zoom {view.scale:.2g} x: {x1 - x0} x {y1 - y0} px",
+        f"zoom: {x1 - x0} x {y1 - y0} px at {100 * view.scale:.0f} %",
     ]
 
 

@@ -1,4 +1,4 @@
-"""The sample dataset: layout, exact masks, and good pictures that no single global number tells from defects."""
+"""The sample dataset: layout, exact masks, and good images that no single global number tells from defects."""
 
 import functools
 import hashlib
@@ -92,18 +92,18 @@ def test_same_seed_same_bytes(small: Path, tmp_path: Path) -> None:
     assert digests(tmp_path) == digests(small)
 
 
-def test_pictures_do_not_depend_on_their_order(small: Path) -> None:
+def test_images_do_not_depend_on_their_order(small: Path) -> None:
     files = sample.render_files(0, "weave", "hole", 5)
     assert files["test/hole/005.png"] == (small / "weave" / "test" / "hole" / "005.png").read_bytes()
 
 
-def test_other_seed_other_pictures() -> None:
+def test_other_seed_other_images() -> None:
     assert sample.render_files(0, "washer", "stain", 0) != sample.render_files(1, "washer", "stain", 0)
 
 
-def test_no_two_pictures_are_equal(small: Path) -> None:
-    pictures = [digest for name, digest in digests(small).items() if "/t" in name]
-    assert len(set(pictures)) == len(pictures)
+def test_no_two_images_are_equal(small: Path) -> None:
+    images = [digest for name, digest in digests(small).items() if "/t" in name]
+    assert len(set(images)) == len(images)
 
 
 def test_existing_target_is_refused_without_overwrite(small: Path) -> None:
@@ -177,7 +177,7 @@ def test_scratches_one_pixel_wide(category: str) -> None:
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_defects_touch_the_edge_of_the_picture(defect: str) -> None:
+def test_defects_touch_the_edge_of_the_image(defect: str) -> None:
     frame = np.ones((256, 256), bool)
     frame[1:-1, 1:-1] = False
     assert sum((mask & frame).any() for mask in masks("weave", defect)) >= 2
@@ -198,7 +198,7 @@ def test_defects_are_brighter_as_well_as_darker(category: str, defect: str) -> N
 
 
 def global_numbers(image: np.ndarray) -> dict[str, float]:
-    """Single numbers of a whole picture, of its grey version."""
+    """Single numbers of a whole image, of its grey version."""
     grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     flat = grey.astype(np.float64)
     p1, p5, p50, p95, p99 = np.percentile(flat, [1, 5, 50, 95, 99])
@@ -240,7 +240,7 @@ def auroc(good: np.ndarray, bad: np.ndarray) -> float:
 
 
 def separation(category: str, seed: int = 0) -> dict[str, dict[str, float]]:
-    """{number: {"all" or defect: max(AUROC, 1 - AUROC) against all good pictures}} on the full set."""
+    """{number: {"all" or defect: max(AUROC, 1 - AUROC) against all good images}} on the full set."""
     rows: dict[str, list[dict[str, float]]] = {}
     for kind, count in sample.FULL_COUNTS.items():
         for n in range(count):
