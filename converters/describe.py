@@ -19,12 +19,12 @@ SUMMARY = (
     "classes",
     "train good",
     "test good",
-    "test defective",
+    "defective",
     "masks",
     "instances",
     "median area %",
     "imbalance",
-    "folders short",
+    "incomplete folders",
     "problems",
 )
 CHANNELS = {1: "grey", 3: "RGB"}
@@ -53,8 +53,7 @@ def summary_rows(descriptions: Sequence["Description"]) -> list[list[Any]]:
         for d in descriptions
     ]
     columns = list(zip(*rows, strict=True))
-    total = [_total(column) for column in columns[1:]]
-    return [*rows, ["total", *total]]
+    return [*rows, ["total", *map(_total, columns[1:])]]
 
 
 def _total(column: Sequence[Any]) -> int | str:

@@ -144,6 +144,7 @@ def _decode_grey_png(data: bytes, size: tuple[int, int] | None) -> Grey:
 def _decode_other(data: bytes, size: tuple[int, int] | None) -> Grey:
     if not data:
         raise DatasetError("is an empty file: copy or download it again")
+    Image.MAX_IMAGE_PIXELS = None  # the size of the image is held against the header instead
     try:
         with Image.open(io.BytesIO(data)) as image:
             _check_size(image.size, size)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 DEFAULT_ROOT = Path("data/mvtec_anomaly_detection")
 SYNTHETIC = "synthetic.json"  # lies in every category folder that `converters.sample` writes
 _CLUTTER = ("Thumbs.db", "desktop.ini")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+_NO_TEXT = "this name holds characters that text files cannot: rename it"
 _CHANNELS = {"L": 1, "RGB": 3}
 _ORIENTATION = 0x0112  # EXIF tag
 
@@ -119,6 +122,8 @@ def read_category(folder: Path, max_pixels: int = 256_000_000) -> Category:
     """
     if not _is_category(folder):
         raise DatasetError(f"{folder}: a category needs the folders train/ and test/")
+    if not _fits_text_files(folder.name):
+        raise DatasetError(f"{ascii(folder.name)}: {_NO_TEXT}")
     for path in _folders(folder / "train"):
         if path.name != GOOD:
             raise DatasetError(f"{path}: train/ may hold good images only; move defects to test/{path.name}")
@@ -136,6 +141,11 @@ def read_category(folder: Path, max_pixels: int = 256_000_000) -> Category:
         problems=[outcome for outcome in outcomes if isinstance(outcome, Problem)] + _orphans(folder, listed),
         synthetic=_is_synthetic(folder),
     )
+
+
+def _fits_text_files(name: str) -> bool:
+    """No line breaks or other control characters, and no bytes that are no UTF-8."""
+    return not any(unicodedata.category(char) in ("Cc", "Cs") for char in name)
 
 
 def _is_category(folder: Path) -> bool:
@@ -182,7 +192,8 @@ def _orphans(folder: Path, listed: Iterable[tuple[Path, list[Path] | None]]) -> 
     used = {mask for _, masks in listed for mask in masks or ()}
     masks = [mask for defect in _folders_if_any(folder / "ground_truth") for mask in _files(defect)]
     reason = "this mask has no image in test/: is the download complete?"
-    return [Problem(mask.relative_to(folder).as_posix(), reason) for mask in masks if mask not in used]
+    names = [mask.relative_to(folder).as_posix() for mask in masks if mask not in used]
+    return [Problem(name if _fits_text_files(name) else ascii(name), reason) for name in names]
 
 
 def _folders_if_any(path: Path) -> list[Path]:
@@ -191,6 +202,8 @@ def _folders_if_any(path: Path) -> list[Path]:
 
 def _read_sample(folder: Path, image: Path, masks: list[Path] | None, max_pixels: int) -> Sample | Problem:
     key = image.relative_to(folder).as_posix()
+    if not _fits_text_files(key):
+        return Problem(ascii(key), _NO_TEXT)
     try:
         data = image.read_bytes()
         width, height, channels = identify(data, image.suffix, max_pixels)
@@ -276,10 +289,10 @@ def _opened(data: bytes) -> Iterator["ImageFile.ImageFile"]:
     if not data:
         raise DatasetError("is an empty file: copy or download it again")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             yield image
     except UnidentifiedImageError:
-        raise DatasetError("is no image that can be read") from None
+        raise DatasetError(f"is no {', '.join(_FORMATS)} image") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DatasetError(f"is damaged or cut short ({error}): copy or download it again") from None
 

@@ -1,6 +1,7 @@
 """The command line's common ground: shared options, one error style, tables and progress bars."""
 
 import json
+import warnings
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ class Command(click.Command):
     """A click command that turns what users can cause into one line and a documented exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # about files that we refuse in one line
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-import unicodedata
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -234,8 +233,6 @@ def plan_images(samples: list[Sample], parts: dict[str, str], classes: tuple[str
         if sample.key not in parts:
             continue
         name = sample.key.replace("/", "__")
-        if any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
-            raise DatasetError(f"{str(sample.image)!r} holds characters that text files cannot: rename it")
         if len(name.encode()) > LONGEST_NAME:
             raise DatasetError(f"{sample.image}: {name!r} would be longer than {LONGEST_NAME} bytes: shorten the name")
         stem = Path(name).stem

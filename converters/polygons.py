@@ -45,7 +45,8 @@ _SIDE_COUNT, _SIDES = _swept_sides()
 # Walking with the background on the right, side d of a pixel starts at its corner d - 1.
 _SIDE_START = {0: (1, 1), 2: (1, 0), 4: (0, 0), 6: (0, 1)}
 _START = np.array([_SIDE_START.get(d, (0, 0)) for d in range(8)])
-_REACH = 0.49  # from a pixel's centre towards its edge
+_INSIDE = 0.01  # px from a pixel's edge
+_OFF_MIDDLE = 0.191  # of a diagonal step: the crossing lies at the golden ratio, far from simple fractions
 _LONE_PIXEL = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
 
 
@@ -103,27 +104,42 @@ def _parts(mask: Mask) -> Iterable[list[Chain]]:
 def centre_ring(instance: Instance) -> Ring:
     """One outline on pixel centres, in image coordinates, for readers that truncate to whole pixels and paint the line.
 
-    ultralytics derives boxes from the outermost vertices. So a vertex is added inside one pixel at each
-    extreme, almost at its edge, and back: truncated, it stays in its pixel, and the box is right within 0.01
-    pixels. Bridges to holes run over foreground only.
+    ultralytics puts further points between the vertices, so a diagonal step, whose middle is the corner of four
+    pixels, goes round over foreground where it can. ultralytics also derives boxes from the outermost vertices,
+    so a vertex is added at each extreme, almost at its pixel's edge: truncated, it stays in its pixel, and the
+    box is right within 0.01 pixels. Bridges to holes run over foreground only.
 
     Raises ValueError if the instance has several parts: one row holds one polygon.
     """
     parts = list(_parts(instance.mask))
     if len(parts) > 1:
         raise ValueError(f"an instance of {len(parts)} separate parts does not fit one polygon")
-    chain = _joined(parts[0])
-    ring = chain + 0.5
-    height, width = instance.mask.shape
+    ring = _straightened(_stepped(_joined(parts[0]), instance.mask))
     spikes = []
-    for axis, extreme, offset in ((0, 0, -_REACH), (1, 0, -_REACH), (0, width - 1, _REACH), (1, height - 1, _REACH)):
-        at = int(np.flatnonzero(chain[:, axis] == extreme)[0])
+    for axis, at in enumerate(ring.argmin(axis=0)):
+        spikes.append((at, axis, np.floor(ring[at, axis]) + _INSIDE))
+    for axis, at in enumerate(ring.argmax(axis=0)):
+        spikes.append((at, axis, np.floor(ring[at, axis]) + 1 - _INSIDE))
+    for at, axis, value in sorted(spikes, reverse=True):
         spike = ring[at].copy()
-        spike[axis] += offset
-        spikes.append((at, spike))
-    for at, spike in sorted(spikes, key=lambda pair: pair[0], reverse=True):
+        spike[axis] = value
         ring = np.insert(ring, at + 1, [spike, ring[at]], axis=0)
     return ring + np.array([instance.x0, instance.y0])
+
+
+def _stepped(chain: Chain, mask: Mask) -> Ring:
+    """Pixel centres along a closed chain, with one more vertex in every diagonal step.
+
+    It is the neighbour on the walker's left where that is foreground. Otherwise the two pixels touch at a
+    corner only: a vertex on the way moves the crossing away from the middle, where added points like to fall.
+    """
+    step = np.roll(chain, -1, axis=0) - chain
+    diagonal = (np.abs(step) == 1).all(axis=1)
+    start, step = chain[diagonal], step[diagonal]
+    left = start + np.where(step[:, :1] == step[:, 1:], step * (1, 0), step * (0, 1))
+    solid = mask[left[:, 1], left[:, 0]] > 0
+    extra = np.where(solid[:, None], left + 0.5, start + 0.5 + step * _OFF_MIDDLE)
+    return np.insert(chain + 0.5, np.flatnonzero(diagonal) + 1, extra, axis=0)
 
 
 def _joined(chains: list[Chain]) -> Chain:
@@ -132,7 +148,7 @@ def _joined(chains: list[Chain]) -> Chain:
     From a hole's leftmost border pixel a bridge runs left over foreground to the next border. That border
     starts further left, so attaching the rightmost holes first always finds its target still separate.
     """
-    outer, *holes = (_straightened(chain) if len(chains) == 1 else chain for chain in chains)
+    outer, *holes = chains
     borders = [outer, *sorted(holes, key=lambda hole: hole[:, 0].min())]
     while len(borders) > 1:
         hole = borders.pop()
@@ -157,12 +173,11 @@ def _next_border_to_the_left(start: NDArray[np.int32], borders: list[Chain]) -> 
     return best[1], best[2]
 
 
-def _straightened(chain: Chain) -> Chain:
-    """Drop what lies within horizontal and vertical runs (diagonal ones would be cut unevenly by truncation)."""
-    if len(chain) < 3:
-        return chain
-    out = _directions(chain)
-    return chain[(out != np.roll(out, 1)) | (out % 2 == 1)]
+def _straightened(ring: Ring) -> Ring:
+    """Drop what lies within horizontal and vertical runs."""
+    heading = np.sign(np.roll(ring, -1, axis=0) - ring)
+    goes_on = (heading == np.roll(heading, 1, axis=0)).all(axis=1) & (heading == 0).any(axis=1)
+    return ring[~goes_on | (heading == 0).all(axis=1)]
 
 
 def smallest_rectangle(instance: Instance, width: int, height: int) -> Ring:

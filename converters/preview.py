@@ -79,7 +79,7 @@ def _defect_sheet(
     else:
         subtitle = f"all {len(chosen)} images, {order}"
     defects = [Defect(sample, instances_of(sample, rule)[0]) for sample in chosen]
-    return defect_sheet(_title(category, kind), subtitle, defects), len(chosen)
+    return defect_sheet(title(category, kind), subtitle, defects), len(chosen)
 
 
 def _good_sheet(category: Category, samples: Sequence[Sample]) -> tuple["Image.Image", int]:
@@ -91,13 +91,12 @@ def _good_sheet(category: Category, samples: Sequence[Sample]) -> tuple["Image.I
         chosen = spread(members, COLUMNS)
         rows.append((f"{origin}/{GOOD}: {len(chosen)} of {len(members)}", chosen))
     subtitle = "evenly spaced by name; the folders should differ in nothing but their names"
-    return good_sheet(_title(category, GOOD), subtitle, rows), sum(len(chosen) for _, chosen in rows)
+    return good_sheet(title(category, GOOD), subtitle, rows), sum(len(chosen) for _, chosen in rows)
 
 
-def _title(category: Category, kind: str) -> str:
-    return f"{category.name} / {kind}" + (
-        "   (synthetic: says nothing about real products)" if category.synthetic else ""
-    )
+def title(category: Category, kind: str) -> str:
+    note = "   (synthetic: says nothing about real products)" if category.synthetic else ""
+    return f"{category.name} / {kind}{note}"
 
 
 @command()

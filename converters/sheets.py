@@ -85,7 +85,7 @@ class View:
         """Tint the panel where an H x W mask of 0 and 1 is set."""
         x0, y0, x1, y1 = self.region
         crop = mask[y0:y1, x0:x1].astype(np.float32)
-        how = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_NEAREST
+        how = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_NEAREST_EXACT
         alpha = opacity * np.asarray(cv2.resize(crop, self.size, interpolation=how))[..., None]
         inside = self._inside(panel)
         inside[:] = (inside * (1 - alpha) + np.array(colour) * alpha).round().astype(np.uint8)
@@ -102,7 +102,7 @@ class View:
         if self.scale < 1:
             how = cv2.INTER_AREA
         else:
-            how = cv2.INTER_NEAREST if self.scale >= PIXELS_SHOW_FROM else cv2.INTER_CUBIC
+            how = cv2.INTER_NEAREST_EXACT if self.scale >= PIXELS_SHOW_FROM else cv2.INTER_CUBIC
         return np.asarray(cv2.resize(crop, self.size, interpolation=how), np.uint8)
 
 

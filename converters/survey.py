@@ -181,7 +181,7 @@ def instances_of(sample: Sample, rule: InstanceRule = InstanceRule()) -> tuple[l
 
 def image_statistics(image: Grey) -> tuple[float, ...]:
     """STATISTICS of a grey image, in grey levels (the Sobel energy in their squares, per pixel)."""
-    counts = np.bincount(image.ravel(), minlength=256)
+    counts = np.asarray(cv2.calcHist([image], [0], None, [256], [0, 256]), np.float64).ravel()
     levels = np.arange(256)
     mean = counts @ levels / image.size
     deviation = np.sqrt(counts @ (levels - mean) ** 2 / image.size)
