@@ -123,7 +123,7 @@ def read_category(folder: Path, max_pixels: int = 256_000_000) -> Category:
     if not _is_category(folder):
         raise DatasetError(f"{folder}: a category needs the folders train/ and test/")
     if not _fits_text_files(folder.name):
-        raise DatasetError(f"{ascii(folder.name)}: {_NO_TEXT}")
+        raise DatasetError(f"{folder.name!a}: {_NO_TEXT}")
     for path in _folders(folder / "train"):
         if path.name != GOOD:
             raise DatasetError(f"{path}: train/ may hold good images only; move defects to test/{path.name}")

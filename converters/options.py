@@ -1,8 +1,8 @@
 """The command line's common ground: shared options, one error style, tables and progress bars."""
 
 import json
-import warnings
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any

@@ -129,7 +129,7 @@ def refusal(result: Result | subprocess.CompletedProcess[str]) -> str:
 def tree(folder: Path) -> dict[str, str]:
     """{relative path: SHA-256, or link target} of every file; what two equal folders have in common."""
     return {
-        path.relative_to(folder).as_posix(): os.readlink(path)
+        path.relative_to(folder).as_posix(): str(path.readlink())
         if path.is_symlink()
         else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))

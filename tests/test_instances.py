@@ -112,7 +112,7 @@ def test_a_mask_cut_short_is_named_wherever_it_is_cut(form: str, tmp_path: Path)
 
 
 def test_a_missing_mask_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="gone.png: No such file"):
+    with pytest.raises(DatasetError, match=r"gone\.png: No such file"):
         read_mask(tmp_path / "gone.png")
 
 
