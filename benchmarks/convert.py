@@ -1,6 +1,6 @@
 """What conversion costs beside decoding the same masks: CPU-time ratios in one process, no absolute times.
 
-    python benchmarks/convert.py [--root ../shared/data --category screw] [--repeats 9]
+    python benchmarks/convert.py ../shared/data/screw [--repeats 9]
 
 Each row decodes every mask anew and adds one format's work. The rows alternate and the fastest round counts,
 so that a busy machine shifts all of them alike. The last lines convert copies of the category, to show that
@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 
 from converters.instances import InstanceRule, find_instances, read_mask
-from converters.mvtec import Category, Sample, find_categories, find_root, read_category
-from converters.options import command, source_options, table
+from converters.options import FOLDER, command, table
+from converters.readers import read_category
+from converters.samples import Category, Sample
 from converters.splits import SplitRule, make_split
 from converters.to_coco import CocoWriter
 from converters.to_masks import MasksWriter
@@ -99,13 +100,12 @@ def peak_memory(folder: Path, copies: int) -> int:
 
 
 @command()
-@source_options
+@click.argument("folder", type=FOLDER)
 @click.option("--repeats", type=click.IntRange(1), default=9, help="Rounds; the fastest one counts.")
-def main(root: Path | None, category: str | None, max_pixels: int, repeats: int) -> None:
-    """Print CPU-time ratios to decoding alone, and exit with 1 if one is over its limit."""
+def main(folder: Path, repeats: int) -> None:
+    """Print CPU-time ratios to decoding the masks of a category FOLDER, and exit with 1 if one is over its limit."""
     cv2.setNumThreads(1)
-    (folder,) = find_categories(find_root(root), category)
-    source = read_category(folder, max_pixels)
+    source = read_category(folder)
     samples = [sample for sample in source.samples if sample.mask]
     seconds = measure(rows_of(source), samples, repeats)
     ratios = {name: value / seconds["decoding"] for name, value in seconds.items()}

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import DatasetError
-from converters.mvtec import GOOD, Category, Problem, missing_images
 from converters.options import table
+from converters.readers.mvtec import missing_images
+from converters.samples import GOOD, Category, Problem
 from converters.splits import COMBINED, PARTS, duplicates
 from converters.writer import DatasetInfo, Outcome
 
@@ -107,8 +108,11 @@ def read_card(dataset: Path) -> dict[str, Any]:
     """Read ``card.json`` of a published dataset; raises DatasetError if there is none."""
     path = dataset / "card.json"
     try:
-        return json.loads(path.read_text("utf-8"))
+        card = json.loads(path.read_text("utf-8"))
+        if not isinstance(card, dict):
+            raise ValueError("not an object")
+        return card
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}: is {dataset} a dataset that the converters wrote?") from None
     except ValueError as error:
-        raise DatasetError(f"{path}: is no JSON ({error}): convert again with --overwrite") from None
+        raise DatasetError(f"{path}: is no card ({error}): convert again with --overwrite") from None

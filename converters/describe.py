@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converters import mvtec
 from converters.options import command, json_option, source_options, table, to_json
+from converters.readers import find_categories, find_root, read_category
 
 if TYPE_CHECKING:
     from converters.survey import Description, ImageSize
@@ -190,17 +190,17 @@ def report_as_json(descriptions: Sequence["Description"]) -> str:
 @source_options
 @json_option
 @click.option("--markdown", is_flag=True, help="Print Markdown.")
-def main(root: Path | None, category: str | None, max_pixels: int, as_json: bool, markdown: bool) -> None:
+def main(root: Path | None, category: str | None, layout: str, max_pixels: int, as_json: bool, markdown: bool) -> None:
     """Print the card of a source folder: counts, sizes, areas, imbalance, duplicates, and what is missing.
 
     Exit code 1 means that some files cannot be used; they are listed.
     """
     if as_json and markdown:
         raise click.UsageError("--json and --markdown exclude each other")
-    folders = mvtec.find_categories(mvtec.find_root(root), category)
+    folders = find_categories(find_root(root), category, layout)
     from converters.survey import describe_category
 
-    descriptions = [describe_category(mvtec.read_category(folder, max_pixels)) for folder in folders]
+    descriptions = [describe_category(read_category(folder, max_pixels, layout)) for folder in folders]
     if as_json:
         click.echo(report_as_json(descriptions), nl=False)
     else:

@@ -11,6 +11,8 @@ import click
 
 from converters.errors import DatasetError
 
+# Modules of converters.readers, in the order in which a folder is tried; four could be taken for MVTec AD's.
+LAYOUTS = ("loco", "mvtec_ad_2", "btad", "kolektor", "mvtec", "visa", "magnetic_tile", "folder")
 MISSING_LIBRARY = "{error}: OpenCV needs it; on Debian or Ubuntu run `apt-get install libgl1 libglib2.0-0`"
 
 
@@ -107,6 +109,9 @@ source_options = _bundle(
         help="Folder that holds the categories, or one category's folder.",
     ),
     click.option("--category", default=None, help="Category to read, or `all`; not needed where --root is one."),
+    click.option(
+        "--layout", type=CHOICE(["auto", *LAYOUTS]), default="auto", help="How the source is laid out; auto guesses."
+    ),
     max_pixels_option,
 )
 split_options = _bundle(

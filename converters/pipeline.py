@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from typing import Any
 import click
 import cv2
 
-from converters import mvtec, splits, staging
+from converters import splits, staging
 from converters.card import HEADER, Summary, card_as_markdown, make_card, read_card
 from converters.errors import DatasetError
-from converters.instances import Instance, InstanceRule, find_instances, read_mask
-from converters.mvtec import GOOD, Category, Problem, Sample
+from converters.instances import Instance, InstanceRule, find_instances, mask_of
 from converters.options import progress, table, to_json
+from converters.readers import find_categories, find_root, read_category
+from converters.samples import GOOD, Category, Problem, Sample
 from converters.splits import Split, SplitRule
 from converters.writer import DatasetInfo, LabelledImage, Outcome, Planned, Writer
 
@@ -38,6 +39,7 @@ class Conversion:
 
     root: Path | None = None
     category: str | None = None
+    layout: str = "auto"
     out: Path = Path("datasets_out")
     split: SplitRule = SplitRule()
     classes: str = "defect"
@@ -93,10 +95,8 @@ class Job:
     def _instances(self, sample: Sample) -> tuple[list[Instance], int, int]:
         if sample.mask is None:
             return [], 0, 0
-        read = read_mask(sample.mask, (sample.width, sample.height))
+        read = mask_of(sample)
         found = find_instances(read.mask, dataclasses.replace(self.rule, min_area=1), read.xywh)
-        if not found:
-            raise DatasetError(f"{sample.mask}: the mask is empty, but its image lies in test/{sample.defect}")
         instances = [instance for instance in found if instance.area >= self.rule.min_area]
         return instances, len(found) - len(instances), read.in_between
 
@@ -136,14 +136,14 @@ def convert(conversion: Conversion, writers: Sequence[type[Writer]]) -> Iterator
 
     Raises DatasetError at the first bad file, unless ``on_error`` is ``skip``. Nothing is published then.
     """
-    folders = mvtec.find_categories(mvtec.find_root(conversion.root), conversion.category)
+    folders = find_categories(find_root(conversion.root), conversion.category, conversion.layout)
     if conversion.classes == "category-defect" and len(folders) > 1:
         groups = [("all", folders)]
     else:
         groups = [(folder.name, [folder]) for folder in folders]
     for name, members in groups:
         started = time.perf_counter()
-        categories = [mvtec.read_category(folder, conversion.max_pixels) for folder in members]
+        categories = [read_category(folder, conversion.max_pixels, conversion.layout) for folder in members]
         summary = _convert_dataset(name + conversion.split.suffix, categories, conversion, writers)
         summary.seconds = time.perf_counter() - started
         yield summary
@@ -188,8 +188,9 @@ def _publish(
     settings = _settings(conversion, categories, target)
     staging.check_space(conversion.out, _space_needed(plans, conversion, target))
     with staging.publish(target, overwrite=True) as folder:
-        for kept in _formats_to_keep(target, split, settings, conversion, writer_types):
-            staging.link_tree(kept, folder / kept.name)
+        kept = _formats_to_keep(target, split, settings, conversion, writer_types)
+        for earlier in kept:
+            staging.link_tree(earlier, folder / earlier.name)
         writers = tuple(writer_type(info) for writer_type in writer_types)
         job = Job(info, conversion.instances, writers, folder, conversion.images)
         running = tuple(writer_type(info) for writer_type in writer_types)
@@ -203,6 +204,8 @@ def _publish(
         for writer in running:
             writer.finish()
         card = make_card(info, settings, summary, categories)
+        if kept and read_card(target).get("left_out") != card["left_out"]:
+            raise DatasetError(f"{target}: {kept[0].name} leaves out other images; write the formats in one run")
         (folder / "card.json").write_text(to_json(card), "utf-8")
         (folder / "card.md").write_text(card_as_markdown(info, summary, card), "utf-8")
         (folder / "split.json").write_text(split.to_json(), "utf-8")
@@ -264,7 +267,8 @@ def _in_processes(job: Job, plans: list[Planned], workers: int) -> Generator[Out
         pending: deque[Any] = deque()
         try:
             for plan in plans:
-                pending.append(pool.submit(_work, plan))
+                with _interrupts_held_back():  # this may start a worker
+                    pending.append(pool.submit(_work, plan))
                 if len(pending) > 16 * workers:
                     yield pending.popleft().result()
             while pending:
@@ -275,15 +279,24 @@ def _in_processes(job: Job, plans: list[Planned], workers: int) -> Generator[Out
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Processes that start meanwhile never see a Ctrl-C; this one sees it at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _job: Job
 
 
 def _start_worker(job: Job) -> None:
-    """Take the job; leave Ctrl-C to the main process, and end with it even if it is killed."""
+    """Take the job; end with the main process even if that is killed."""
     global _job
     _job = job
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -303,6 +316,7 @@ def _settings(conversion: Conversion, categories: list[Category], target: Path) 
     return {
         "classes": conversion.classes,
         **dataclasses.asdict(conversion.instances),
+        "layout": categories[0].layout,
         "source": {c.name: Path(os.path.relpath(c.folder, target)).as_posix() for c in categories},
     }
 

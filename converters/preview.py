@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converters import mvtec
 from converters.errors import DatasetError
-from converters.mvtec import GOOD, Category, Problem, Sample
 from converters.options import FOLDER, command, instance_options, overwrite_option, progress, source_options, table
+from converters.readers import find_categories, find_root, read_category
+from converters.samples import GOOD, Category, Problem, Sample
 from converters.staging import publish
 
 if TYPE_CHECKING:
@@ -104,18 +104,26 @@ def title(category: Category, kind: str) -> str:
 @click.option("--to", "target", type=FOLDER, default="previews", help="Where sheets are written, a folder a category.")
 @instance_options
 @overwrite_option
-def main(root: Path | None, category: str | None, max_pixels: int, target: Path, overwrite: bool, **rule: Any) -> None:
+def main(
+    root: Path | None,
+    category: str | None,
+    layout: str,
+    max_pixels: int,
+    target: Path,
+    overwrite: bool,
+    **rule: Any,
+) -> None:
     """Write contact sheets: per defect type some images with their masks, boxes and polygons.
 
     Exit code 1 means that some files cannot be used; they are listed.
     """
-    folders = mvtec.find_categories(mvtec.find_root(root), category)
+    folders = find_categories(find_root(root), category, layout)
     from converters.instances import InstanceRule
 
     instance_rule = InstanceRule(**rule | {"connectivity": int(rule["connectivity"])})
     rows, problems = [], []
     for folder in folders:
-        found = mvtec.read_category(folder, max_pixels)
+        found = read_category(folder, max_pixels, layout)
         with publish(target / found.name, overwrite) as partial:
             written, failed = write_sheets(found, partial, instance_rule)
         rows += written

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from converters.instances import Instance
-from converters.mvtec import Sample
 from converters.polygons import Ring, corner_rings
+from converters.samples import Sample
 
 Rgb = NDArray[np.uint8]  # H x W x 3
 Region = tuple[int, int, int, int]  # x0, y0, x1, y1

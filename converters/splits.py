@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converters.errors import DatasetError
-from converters.mvtec import GOOD, Sample
 from converters.options import to_json
+from converters.samples import GOOD, Sample
 
 PARTS = ("train", "val", "test")
 COMBINED = "combined"  # MVTec's type for images that show several defects
@@ -127,7 +127,10 @@ def _drops_combined(rule: SplitRule) -> bool:
 
 
 def _belongs_to_train(sample: Sample, rule: SplitRule) -> bool:
-    return sample.origin == "train" or (sample.defect == COMBINED and rule.combined == "train-only")
+    """Good images that their source meant for training; defects are divided wherever they lie."""
+    return (sample.origin == "train" and sample.defect == GOOD) or (
+        sample.defect == COMBINED and rule.combined == "train-only"
+    )
 
 
 def _why_unused(sample: Sample, rule: SplitRule) -> str:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import DatasetError
-from converters.instances import Instance, InstanceRule, find_instances, read_mask
-from converters.mvtec import GOOD, Category, Problem, Sample, known_counts, missing_images
+from converters.instances import Instance, InstanceRule, find_instances, mask_of
 from converters.options import progress
+from converters.readers.mvtec import known_counts, missing_images
+from converters.samples import GOOD, Category, Problem, Sample
 from converters.splits import duplicates
 
 Grey = NDArray[np.uint8]  # H x W
@@ -121,7 +122,9 @@ def describe_category(category: Category) -> Description:
     measured = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Problem)]
     defective = [m for m in measured if m.sample.defect != GOOD]
-    train, test = ([m for m in measured if m.sample.key.startswith(f"{part}/{GOOD}/")] for part in ("train", "test"))
+    train, test = (
+        [m for m in measured if (m.sample.origin, m.sample.defect) == (part, GOOD)] for part in ("train", "test")
+    )
     classes = count_classes(defective)
     return Description(
         category=category.name,
@@ -173,9 +176,7 @@ def instances_of(sample: Sample, rule: InstanceRule = InstanceRule()) -> tuple[l
     """
     if sample.mask is None:
         return [], 0
-    read = read_mask(sample.mask, (sample.width, sample.height))
-    if not read.xywh[2]:
-        raise DatasetError(f"{sample.mask}: the mask is empty, but its image lies in test/{sample.defect}")
+    read = mask_of(sample)
     return find_instances(read.mask, rule, read.xywh), read.in_between
 
 
@@ -270,7 +271,7 @@ def area_quantiles(defective: Sequence[Measured]) -> dict[str, float]:
 
 def compare(category: Category) -> Comparison | None:
     """Hold a category against the complete one of MVTec AD; None if there is none of that name."""
-    known = known_counts().get(category.name)
-    if known is None or category.synthetic:
+    known = known_counts(category)
+    if known is None:
         return None
     return Comparison(missing_images(category), known["regions"], known["side_px"])

@@ -25,7 +25,7 @@ class MasksWriter(Writer):
         name = f"{image.part}/{image.stem}.png"
         return {
             f"semantic/{name}": image.class_png,
-            f"instance/{name}": id_png(image.instance_map),
+            f"instance/{name}": id_png(image.ids, image.top, image.sample.height),
         }, None
 
     def finish(self) -> None:

@@ -66,10 +66,11 @@ class VocWriter(Writer):
                 f"{image.sample.mask}: {count} instances, and VOC holds {MOST_INSTANCES}: "
                 "see --min-area and --merge-gap, or leave VOC out"
             )
+        objects = index_png(image.ids.astype("uint8"), image.top, image.sample.height, count + 1)
         return {
             f"Annotations/{image.stem}.xml": annotation_xml(image),
             f"SegmentationClass/{image.stem}.png": image.class_png,
-            f"SegmentationObject/{image.stem}.png": index_png(image.instance_map.astype("uint8"), count + 1),
+            f"SegmentationObject/{image.stem}.png": objects,
         }, None
 
     def add(self, outcome: Outcome, record: Any) -> None:

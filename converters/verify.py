@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converters import mvtec, splits
+from converters import splits
 from converters.card import read_card
 from converters.errors import DatasetError
-from converters.options import FOLDER, command, json_option, progress, table, to_json
+from converters.options import FOLDER, command, json_option, max_pixels_option, progress, table, to_json
 from converters.readback import Found, Reader, readers
+from converters.readers import find_categories, read_category
 from converters.splits import PARTS
 from converters.writer import LabelledImage
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from converters.instances import Instance
 
 LEAST_IOU, LEAST_MEAN_IOU = 0.99, 0.999  # through ultralytics, which resamples outlines
 HEADER = ("format", "reader", "masks", "IoU min", "IoU mean", "exact", "boxes exact", "split")
@@ -52,7 +55,9 @@ class Result:
         return self.format, self.reader, *masks, boxes, self.split
 
 
-def source_images(dataset: Path, root: Path | None, split: dict[str, Any]) -> list[LabelledImage]:
+def source_images(
+    dataset: Path, root: Path | None, split: dict[str, Any], max_pixels: int = 256_000_000
+) -> list[LabelledImage]:
     """The images of a dataset as its sources define them, without instances (see ``with_instances``).
 
     Raises DatasetError if the sources are gone or have changed since the conversion.
@@ -60,12 +65,13 @@ def source_images(dataset: Path, root: Path | None, split: dict[str, Any]) -> li
     from converters.pipeline import all_samples, plan_images
 
     card = read_card(dataset)
+    layout = card["settings"].get("layout", "auto")
     categories = []
     for name, relative in card["settings"]["source"].items():
-        folder = (dataset / relative).resolve() if root is None else mvtec.find_categories(root, name)[0]
+        folder = (dataset / relative).resolve() if root is None else find_categories(root, name, layout)[0]
         if not folder.is_dir():
             raise DatasetError(f"{folder}: the source of {dataset} is gone: name it with --root")
-        categories.append(mvtec.read_category(folder))
+        categories.append(read_category(folder, max_pixels, layout))
     samples = all_samples(categories)
     if splits.hash_sources(samples) != split["sources"]:
         raise DatasetError(f"{dataset}: its source has changed since the conversion: convert again with --overwrite")
@@ -80,14 +86,14 @@ def source_images(dataset: Path, root: Path | None, split: dict[str, Any]) -> li
 
 def with_instances(images: list[LabelledImage], settings: dict[str, Any]) -> Iterator[LabelledImage]:
     """The same images one by one, each with its instances as the recorded settings define them."""
-    from converters.instances import InstanceRule, find_instances, read_mask
+    from converters.instances import InstanceRule, find_instances, mask_of
 
     rule = InstanceRule(**{name: settings[name] for name in InstanceRule.__dataclass_fields__})
     for image in images:
         if image.sample.mask is None:
             yield image
             continue
-        read = read_mask(image.sample.mask, (image.sample.width, image.sample.height))
+        read = mask_of(image.sample)
         yield dataclasses.replace(image, instances=find_instances(read.mask, rule, read.xywh))
 
 
@@ -122,7 +128,7 @@ def _check_masks(result: Result, reader: Reader, image: LabelledImage, found: li
     if not image.instances or not reader.has_masks:
         return
     masks = [seen.mask for seen in found if seen.mask is not None]
-    truths = [_full(image, index) for index in range(len(image.instances))]
+    truths = [_full(image, instance) for instance in image.instances]
     result.ious.append(_iou(masks, truths))
     same = len(masks) == len(truths) and all((mask == truth).all() for mask, truth in zip(masks, truths, strict=True))
     result.exact += same
@@ -130,8 +136,13 @@ def _check_masks(result: Result, reader: Reader, image: LabelledImage, found: li
         result.differ(image, f"the masks differ (IoU {result.ious[-1]:.4f})")
 
 
-def _full(image: LabelledImage, index: int) -> "NDArray[np.uint8]":
-    return (image.instance_map == index + 1).astype("uint8")
+def _full(image: LabelledImage, instance: "Instance") -> "NDArray[np.uint8]":
+    import numpy as np
+
+    x0, y0, x1, y1 = instance.xyxy
+    mask = np.zeros((image.sample.height, image.sample.width), np.uint8)
+    mask[y0:y1, x0:x1] = instance.mask
+    return mask
 
 
 def _iou(found: list["NDArray[np.uint8]"], truths: list["NDArray[np.uint8]"]) -> float:
@@ -143,11 +154,11 @@ def _iou(found: list["NDArray[np.uint8]"], truths: list["NDArray[np.uint8]"]) ->
     return float(np.count_nonzero(union & truth) / np.count_nonzero(union | truth))
 
 
-def verify(dataset: Path, root: Path | None = None) -> list[Result]:
+def verify(dataset: Path, root: Path | None = None, max_pixels: int = 256_000_000) -> list[Result]:
     """Hold every format of a dataset against the source masks."""
     split = splits.read_split(dataset)
     settings = read_card(dataset)["settings"]
-    images = source_images(dataset, root, split)
+    images = source_images(dataset, root, split, max_pixels)
     classes = read_card(dataset)["classes"]
     opened = {}
     for name, reader_type in readers().items():
@@ -196,8 +207,9 @@ def failures(result: Result) -> list[str]:
 @command()
 @click.argument("datasets", type=FOLDER, nargs=-1, required=True)
 @click.option("--root", type=FOLDER, help="Where the source lies, if it has moved since the conversion.")
+@max_pixels_option
 @json_option
-def main(datasets: tuple[Path, ...], root: Path | None, as_json: bool) -> None:
+def main(datasets: tuple[Path, ...], root: Path | None, max_pixels: int, as_json: bool) -> None:
     """Read every format of published datasets back with other people's readers, and compare with the masks.
 
     Exits with 1 where something differs. Nothing is written into the dataset.
@@ -205,7 +217,7 @@ def main(datasets: tuple[Path, ...], root: Path | None, as_json: bool) -> None:
     failed: list[str] = []
     report = {}
     for dataset in datasets:
-        results = verify(dataset, root)
+        results = verify(dataset, root, max_pixels)
         found = [line for result in results for line in failures(result)]
         failed += found
         report[dataset.as_posix()] = [dict(zip(HEADER, result.row, strict=True)) for result in results]

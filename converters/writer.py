@@ -7,13 +7,13 @@ depend neither on the number of workers nor on which of them was faster.
 This module and the formats import NumPy and OpenCV only where they work, so that ``--help`` comes at once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from converters.mvtec import Problem, Sample
+from converters.samples import Problem, Sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,31 +54,30 @@ class LabelledImage:
         return self.class_index
 
     @cached_property
-    def class_map(self) -> "NDArray[np.uint8]":
-        """H x W: class index + 1 on defects, 0 elsewhere."""
-        value = 0 if self.class_index is None else self.class_index + 1
-        return self._painted("uint8", [value] * len(self.instances))
+    def top(self) -> int:
+        """The first row that holds an instance."""
+        return min((instance.y0 for instance in self.instances), default=0)
 
     @cached_property
-    def instance_map(self) -> "NDArray[np.uint16]":
-        """H x W: 1, 2, ... for the instances in order, 0 elsewhere."""
-        return self._painted("uint16", range(1, len(self.instances) + 1))
+    def ids(self) -> "NDArray[np.uint16]":
+        """1, 2, ... for the instances in order, 0 elsewhere: from row ``top`` to the last row that holds one."""
+        import numpy as np
+
+        bottom = max((instance.xyxy[3] for instance in self.instances), default=0)
+        canvas = np.zeros((bottom - self.top, self.sample.width), np.uint16)
+        for number, instance in enumerate(self.instances, start=1):
+            x0, y0, x1, y1 = instance.xyxy
+            canvas[y0 - self.top : y1 - self.top, x0:x1][instance.mask > 0] = number
+        return canvas
 
     @cached_property
     def class_png(self) -> bytes:
-        """The class map as a palette PNG; encoded once for all formats that hold it."""
+        """Class index + 1 on defects, 0 elsewhere, as a palette PNG; encoded once for all formats that hold it."""
         from converters.png import index_png
 
-        return index_png(self.class_map, len(self.classes) + 1)
-
-    def _painted(self, dtype: str, values: Iterable[int]) -> "NDArray[Any]":
-        import numpy as np
-
-        canvas = np.zeros((self.sample.height, self.sample.width), dtype)
-        for instance, value in zip(self.instances, values, strict=True):
-            x0, y0, x1, y1 = instance.xyxy
-            canvas[y0:y1, x0:x1][instance.mask > 0] = value
-        return canvas
+        value = 0 if self.class_index is None else self.class_index + 1
+        rows = (self.ids > 0).astype("uint8") * value
+        return index_png(rows, self.top, self.sample.height, len(self.classes) + 1)
 
 
 class Writer:

@@ -82,6 +82,33 @@ class Dataset:
             raise DatasetError(f"{path}: made from another split than {self.folder / 'split.json'}: convert again")
         return truth
 
+    def image_file(self, part: str, name: str) -> Path:
+        """Where an image lies, in whichever format was written."""
+        for folder in ("masks", "coco", "yolo"):
+            path = self.folder / folder / "images" / part / name
+            if path.is_file():
+                return path
+        raise DatasetError(f"{self.folder}: {name} is in none of masks, coco and yolo: convert again with --overwrite")
+
+    def labels(self, part: str) -> dict[str, int | None]:
+        """Image name -> index of its class, by area where it shows several; None for a good image."""
+        found: dict[str, int | None] = dict.fromkeys(self.images(part))
+        if not any((self.folder / kind).is_dir() for kind in ("coco", "yolo")):
+            return {name: self._class_of_mask(part, name) for name in found}
+        names = {number: name for name, number in self.image_ids.items()}
+        areas: dict[str, list[float]] = {name: [0.0] * len(self.classes) for name in found}
+        for entry in self.ground_truth(part)["annotations"]:
+            areas[names[entry["image_id"]]][entry["category_id"] - 1] += entry["area"]
+        return {name: area.index(max(area)) if any(area) else None for name, area in areas.items()}
+
+    def _class_of_mask(self, part: str, name: str) -> int | None:
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(self.format("masks") / "semantic" / part / f"{Path(name).stem}.png") as image:
+            areas = np.bincount(np.asarray(image).ravel(), minlength=len(self.classes) + 1)[1:]
+        return int(areas.argmax()) if areas.any() else None
+
     def _boxes_of_yolo(self, part: str) -> dict[str, Any]:
         from PIL import Image
 

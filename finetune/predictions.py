@@ -59,6 +59,21 @@ class Run:
             rows.writerow(["image", "defect", *self.dataset.classes])
             rows.writerows([image, *(f"{value:.6g}" for value in values)] for image, values in sorted(scores.items()))
 
+    def write_heatmaps(self, name: str, part: str, maps: Mapping[str, Any], scale: float) -> None:
+        """Write one map an image: H x W floats at full image size, 0..scale, as 16-bit PNG of 0..65535.
+
+        ``scale`` is one for the whole set, fixed on val, and goes into ``set.json`` as ``heatmap_scale``: a map is
+        its PNG times scale / 65535. What lies above it is cut off.
+        """
+        import cv2
+        import numpy as np
+
+        folder = self.folder / "predictions" / name / f"{part}_heatmaps"
+        folder.mkdir(parents=True, exist_ok=True)
+        for image, heat in maps.items():
+            levels = np.round(np.clip(heat / scale, 0, 1) * 65535).astype(np.uint16)
+            cv2.imwrite(str(folder / f"{Path(image).stem}.png"), levels)
+
     def describe_set(self, name: str, **about: Any) -> None:
         """Write ``set.json``: how the model was asked (prompt kind, oracle or not, label kind it needed, ...)."""
         (self.folder / "predictions" / name / "set.json").write_text(to_json({"schema": 1, **about}), "utf-8")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from converters import survey
 from converters.describe import LONGEST_BAR, bar
-from converters.mvtec import read_category
+from converters.readers import read_category
 
 WIDTH, HEIGHT = 50, 40
 MakeCategory = Callable[..., Path]

@@ -11,7 +11,8 @@ from conftest import converted, noise, refusal, run_cli, run_process, save_mask,
 from PIL import Image
 
 from converters.errors import DatasetError
-from converters.mvtec import find_categories, find_root, identify, read_category
+from converters.readers import find_categories, find_root, read_category
+from converters.samples import identify
 
 MakeCategory = Callable[..., Path]
 
@@ -167,9 +168,9 @@ BAD_IMAGES = {
     "rotated PNG": (lambda path: GREY.save(path, exif=rotated()), ".png", "EXIF rotation"),
     "rotated TIFF": (lambda path: GREY.save(path, exif=rotated()), ".tif", "EXIF rotation"),
     "empty": (lambda path: path.write_bytes(b""), ".png", "empty file"),
-    "text": (lambda path: path.write_text("an image, honestly"), ".png", "is no PNG"),
+    "text": (lambda path: path.write_text("an image, honestly"), ".png", "is no image"),
     "unknown suffix": (lambda path: GREY.save(path, "PNG"), ".dat", ".dat is no supported image type"),
-    "WebP under the name of a PNG": (lambda path: GREY.save(path, "WEBP"), ".png", "is no PNG"),
+    "WebP under the name of a PNG": (lambda path: GREY.save(path, "WEBP"), ".png", "is no image"),
 }
 
 
@@ -209,7 +210,7 @@ def test_images_cut_short_are_named(make_category: MakeCategory, suffix: str, sh
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     problem = only_problem_of_image(folder, path)
-    assert "cut short" in problem or "is no PNG" in problem
+    assert "cut short" in problem or "is no image" in problem
 
 
 def only_problem_of_image(folder: Path, path: Path) -> str:

@@ -13,9 +13,9 @@ from PIL import Image
 
 from converters import sheets
 from converters.instances import Instance, InstanceRule, find_instances
-from converters.mvtec import read_category
 from converters.polygons import corner_rings
 from converters.preview import rank_by_area, spread, title
+from converters.readers import read_category
 
 
 def run(root: Path, to: Path, *arguments: object) -> Result:

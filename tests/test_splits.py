@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters.errors import DatasetError
-from converters.mvtec import Sample, read_category
+from converters.readers import read_category
+from converters.samples import Sample
 from converters.splits import Split, SplitRule, duplicates, make_split, read_split
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=150)
@@ -21,10 +22,11 @@ GOOD = ("train", "good"), ("test", "good")
 
 def sample(key: str, content: str = "", category: str = "widget") -> Sample:
     """A sample whose file holds ``content`` (by default something nobody else has)."""
-    _, defect, _ = key.split("/")
+    origin, defect, _ = key.split("/")
     digest = hashlib.sha256((content or f"{category}/{key}").encode()).hexdigest()
     mask = None if defect == "good" else Path("mask.png")
-    return Sample(category, key, Path(key), mask, defect, 8, 8, 1, 99, digest, "" if mask is None else digest)
+    mask_digest = "" if mask is None else digest
+    return Sample(category, key, Path(key), mask, defect, 8, 8, 1, 99, digest, mask_digest, origin)
 
 
 def samples(train: int = 10, good: int = 10, **defects: int) -> list[Sample]:

@@ -212,6 +212,6 @@ def test_a_linked_tree_has_the_same_files(target: Path, tmp_path: Path) -> None:
 
 def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path) -> None:
     staging.check_space(tmp_path / "not" / "yet", 1)
-    with pytest.raises(DatasetError, match="MB are needed and .* MB are free"):
+    with pytest.raises(DatasetError, match=r"MB are needed and .* MB are free"):
         staging.check_space(tmp_path / "not" / "yet", 10**18)
     assert not (tmp_path / "not").exists()

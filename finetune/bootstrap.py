@@ -1,0 +1,46 @@
+"""Uncertainty by resampling: images within their class, duplicates together, seeds as well; all seeded."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.95
+SEEDS_FOR_A_CLAIM = 3  # fewer training runs say nothing about the noise between runs
+
+
+def resample(
+    strata: Sequence[object], groups: Sequence[object], count: int, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """How often each of N images is drawn in each of ``count`` resamples; count x N.
+
+    Each stratum (an image's class) is drawn from with replacement, as many units as it has; a unit is a group of
+    images that belong together (byte-identical ones). B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993.
+    """
+    units: dict[object, dict[object, list[int]]] = {}
+    stratum_of = {group: stratum for stratum, group in zip(reversed(strata), reversed(groups), strict=True)}
+    for position, group in enumerate(groups):
+        units.setdefault(stratum_of[group], {}).setdefault(group, []).append(position)
+    weights = np.zeros((count, len(groups)))
+    for members in units.values():
+        size = len(members)
+        drawn = generator.multinomial(size, np.full(size, 1 / size), size=count)
+        for times, positions in zip(drawn.T, members.values(), strict=True):
+            weights[:, positions] = times[:, None]
+    return weights
+
+
+def over_seeds(values: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float64]:
+    """Mean over S seeds drawn with replacement, resample by resample; ``values`` S x B -> (B,)."""
+    seeds, count = values.shape
+    drawn = generator.integers(seeds, size=(seeds, count))
+    return np.take_along_axis(values, drawn, axis=0).mean(axis=0)
+
+
+def interval(values: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float] | None:
+    """The percentile interval of resampled values; None where a measure is undefined in most of them."""
+    known = values[~np.isnan(values)]
+    if len(known) < max(2, len(values) / 2):
+        return None
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

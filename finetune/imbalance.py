@@ -1,0 +1,111 @@
+"""Losses and samplers for the long tail: few images of a defect, and many good ones.
+
+A loss takes logits (N x C, float) and class indices (N, int64) and returns the mean over the images. A sampler
+takes the class indices of the training images (N) and returns the indices of the images of one epoch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+FOCUS = 2.0  # gamma that Lin et al. found best
+BETA = 0.999  # of Cui et al.'s 0.9, 0.99, 0.999 and 0.9999: meant for classes of tens to hundreds of images
+REWEIGHTED = ("class-weights", "class-balanced", "logit-adjust", "focal")
+RESAMPLED = ("oversample", "undersample")
+HEADS = ("smote", "borderline-smote", "decoupled")
+METHODS = ("none", *RESAMPLED, *REWEIGHTED, *HEADS, "thresholds")
+
+
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float = FOCUS) -> Tensor:
+    """Mean of -(1 - p)^gamma log p, where p is the probability of the true class.
+
+    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017 (equation 4); cross-entropy for gamma 0.
+    """
+    log_p = F.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0]
+    return -((1 - log_p.exp()) ** gamma * log_p).mean()
+
+
+def inverse_frequency(counts: Tensor) -> Tensor:
+    """Weights N / (C n_c): each class counts the same, and the mean over the images is 1 (scikit-learn's balanced)."""
+    return counts.sum() / (len(counts) * counts.clamp(min=1).float())
+
+
+def effective_number_weights(counts: Tensor, beta: float = BETA) -> Tensor:
+    """Weights (1 - beta) / (1 - beta^n), scaled so that they add up to the number of classes.
+
+    Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019 (section 4).
+    """
+    weights = (1 - beta) / (1 - beta ** counts.clamp(min=1).double())
+    return (weights * len(counts) / weights.sum()).float()
+
+
+def adjusted_logits(logits: Tensor, counts: Tensor, tau: float = 1.0) -> Tensor:
+    """Logits plus tau log prior, for the loss in training only; what is learned then suits equally frequent classes.
+
+    Menon et al., Long-tail Learning via Logit Adjustment, ICLR 2021 (equation 10).
+    """
+    counts = counts.clamp(min=1).float()
+    return logits + tau * (counts / counts.sum()).log().to(logits.device)
+
+
+def make_loss(method: str, counts: Tensor, smoothing: float = 0.0) -> Loss:
+    """The loss of an ``--imbalance`` method; ``counts`` (C) are the training images of each class.
+
+    ``smoothing`` in 0..1 smooths the labels of cross-entropy; the focal loss has none.
+    """
+    if method == "focal":
+        return focal_loss
+    if method == "logit-adjust":
+        return lambda logits, labels: F.cross_entropy(
+            adjusted_logits(logits, counts), labels, label_smoothing=smoothing
+        )
+    weights = {"class-weights": inverse_frequency, "class-balanced": effective_number_weights}
+    weight = weights[method](counts) if method in weights else None
+    return lambda logits, labels: F.cross_entropy(
+        logits, labels, None if weight is None else weight.to(logits.device), label_smoothing=smoothing
+    )
+
+
+def epoch_indices(method: str, labels: Tensor) -> Tensor:
+    """Which images an epoch shows, shuffled by torch's random generator.
+
+    ``oversample`` draws as many images as there are, every class equally often and images with replacement.
+    ``undersample`` keeps as many of each class as the rarest has, anew in every epoch. Else all, once.
+    """
+    counts = torch.bincount(labels)
+    if method == "oversample":
+        return torch.multinomial(1.0 / counts[labels].float(), len(labels), replacement=True)
+    order = torch.randperm(len(labels))
+    if method == "undersample":
+        least = int(counts[counts > 0].min())
+        kept = [order[labels[order] == index][:least] for index in range(len(counts))]
+        return torch.cat(kept)[torch.randperm(sum(map(len, kept)))]
+    return order
+
+
+def bootstrap(labels: Tensor, seed: int) -> Tensor:
+    """Indices of a bootstrap drawn within each class, so that no class is lost (bagging; Breiman 1996)."""
+    generator = torch.Generator().manual_seed(seed)
+    groups = [torch.nonzero(labels == index)[:, 0] for index in labels.unique()]
+    drawn = [group[torch.randint(len(group), (len(group),), generator=generator)] for group in groups]
+    return torch.cat(drawn).sort().values
+
+
+def balance_features(method: str, features: Any, labels: Any, seed: int) -> tuple[Any, Any]:
+    """Features (N x F, float32) and labels (N) with every class as large as the largest, for re-training a head.
+
+    ``decoupled`` repeats (cRT: Kang et al., Decoupling Representation and Classifier, ICLR 2020), ``smote`` and
+    ``borderline-smote`` interpolate between neighbours (Chawla et al. 2002; Han et al. 2005; imbalanced-learn).
+    """
+    import numpy as np
+    from imblearn.over_sampling import SMOTE, BorderlineSMOTE, RandomOverSampler
+
+    neighbours = min(5, int(np.bincount(labels)[np.unique(labels)].min()) - 1)
+    if method == "decoupled" or neighbours < 1:  # a class of one image has no neighbour to interpolate to
+        return RandomOverSampler(random_state=seed).fit_resample(features, labels)
+    sampler = {"smote": SMOTE, "borderline-smote": BorderlineSMOTE}[method]
+    return sampler(k_neighbors=neighbours, random_state=seed).fit_resample(features, labels)
