@@ -7,7 +7,7 @@ import click
 
 from converters.options import command, conversion_options
 
-COMMANDS = ("all", "to_yolo", "to_coco", "to_masks", "to_voc", "verify", "describe", "preview", "sample")
+COMMANDS = ("all", "to_yolo", "to_coco", "to_masks", "to_voc", "verify", "describe", "preview", "sample", "download")
 
 
 class Commands(click.Group):

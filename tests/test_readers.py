@@ -175,7 +175,7 @@ def problems(folder: Path) -> str:
 @pytest.mark.parametrize("layout", WRITERS)
 def test_every_layout_is_guessed_and_read(layout: str, tmp_path: Path) -> None:
     folder = WRITERS[layout](tmp_path)
-    assert [name for name in LAYOUTS if find_layout(folder, name)][0] == layout
+    assert next(name for name in LAYOUTS if find_layout(folder, name)) == layout
     category = read_category(folder)
     assert category.problems == [] and category.layout == layout
     assert counts(category) == EXPECTED[layout]
