@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import http.client
 import lzma
-import shutil
 import tarfile
 import time
 import urllib.error
@@ -41,7 +40,7 @@ UNPACKED_BYTES = 2  # of every byte of an archive: images don't compress, the of
 SLACK = 10_000_000  # bytes for headers
 
 
-class Interrupted(Exception):
+class TransferError(Exception):
     """A transfer that ended early; the next attempt goes on from there."""
 
 
@@ -77,13 +76,15 @@ def fetch(archive: Archive, url: str, target: Path) -> None:
         raise DatasetError(f"{url}: not a web address; for a file on this machine use --archive FILE")
     part = target.with_name(f"{target.name}.part")
     click.echo(f"downloading {url}", err=True)
+    reason = ""
     for attempt in range(ATTEMPTS):
         if attempt:
+            click.echo(f"{reason}: attempt {attempt + 1} of {ATTEMPTS}", err=True)
             time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
             _transfer(url, part, archive)
             break
-        except (Interrupted, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        except (TransferError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
     else:
         have = part.stat().st_size if part.exists() else 0
@@ -92,12 +93,14 @@ def fetch(archive: Archive, url: str, target: Path) -> None:
         check(part, archive)
     except DatasetError as error:
         part.unlink()
-        raise DatasetError(f"{url}: {error.message}; it has been removed: try again, or another --url") from None
+        raise DatasetError(
+            f"{url}: what it sent {error.message} and was removed: try again, or another --url"
+        ) from None
     part.rename(target)
 
 
 def _transfer(url: str, part: Path, archive: Archive) -> None:
-    """One connection; raises Interrupted or OSError if it ends early."""
+    """One connection; raises TransferError or OSError if it ends early."""
     have = part.stat().st_size if part.exists() else 0
     with _open(url, have) as response:
         if response is None:
@@ -127,18 +130,18 @@ def _open(url: str, have: int) -> Iterator[Any]:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             yield None
         elif error.code >= 500 or error.code == http.client.TOO_MANY_REQUESTS:
-            raise Interrupted(f"{error.code} {error.reason}") from None
+            raise TransferError(f"{error.code} {error.reason}") from None
         else:
             raise DatasetError(
                 f"{url}: {error.code} {error.reason}: the address may have moved. Look it up at {PAGE} and name it "
                 "with --url, or download the archive by hand and name it with --archive FILE"
             ) from None
     except urllib.error.URLError as error:
-        raise Interrupted(f"no connection ({error.reason})") from None
+        raise TransferError(f"no connection ({error.reason})") from None
 
 
 def _copy(response: Any, file: IO[bytes], start: int, total: int | None) -> None:
-    """Write what comes; raises Interrupted if it ends early or comes too slowly."""
+    """Write what comes; raises TransferError if it ends early or comes too slowly."""
     received, since, at = start, time.monotonic(), start
     with progress(None, total or 1, "downloading") as bar:
         bar.update(start)
@@ -148,21 +151,21 @@ def _copy(response: Any, file: IO[bytes], start: int, total: int | None) -> None
             bar.update(len(chunk))
             if time.monotonic() - since > PATIENCE:
                 if received - at < SLOWEST * PATIENCE:
-                    raise Interrupted(f"fewer than {SLOWEST} bytes per second")
+                    raise TransferError(f"fewer than {SLOWEST} bytes per second")
                 since, at = time.monotonic(), received
     if total and received < total:
-        raise Interrupted(f"the connection was cut, {(total - received) / 1e6:.1f} MB are missing")
+        raise TransferError(f"the connection was cut, {(total - received) / 1e6:.1f} MB are missing")
 
 
 def check(path: Path, archive: Archive) -> None:
     """Raise DatasetError unless a file is the archive, by its size (where known) and its SHA-256."""
     size = path.stat().st_size
     if archive.size and size != archive.size:
-        raise DatasetError(f"{path.name} has {size} bytes instead of {archive.size}")
+        raise DatasetError(f"has {size} bytes instead of {archive.size}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != archive.sha256:
-        raise DatasetError(f"{path.name} is not the official {archive.name}.tar.xz (SHA-256 {found[:12]}...)")
+        raise DatasetError(f"is not the official {archive.name}.tar.xz (SHA-256 {found[:12]}...)")
 
 
 class _Bounded:
@@ -190,9 +193,11 @@ def unpack(path: Path, archive: Archive, to: Path, overwrite: bool) -> None:
     with ExitStack() as stack:
         published = {name: stack.enter_context(staging.publish(to / name, overwrite)) for name in archive.categories}
         try:
-            with lzma.open(path) as stream, tarfile.open(fileobj=_Bounded(stream, limit), mode="r|") as tar:
-                for member in tar:
-                    _extract(tar, member, published)
+            with lzma.open(path) as stream:
+                bounded: Any = _Bounded(stream, limit)
+                with tarfile.open(fileobj=bounded, mode="r|") as tar:
+                    for member in tar:
+                        _extract(tar, member, published)
         except (lzma.LZMAError, tarfile.TarError, EOFError) as error:
             raise DatasetError(f"{path}: is damaged ({error}): download it again") from None
         except DatasetError as error:
@@ -208,17 +213,12 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, published: dict[str,
         raise DatasetError(f"its member {member.name!a} leads outside")
     if member.isdir():
         return
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
         raise DatasetError(f"its member {member.name!a} is a link, a device or another special file")
     folder = published.get(parts[0]) if len(parts) > 1 else None
     if folder is None:
         return
-    content = tar.extractfile(member)
-    assert content is not None
-    target = folder.joinpath(*parts[1:])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("xb") as file:
-        shutil.copyfileobj(content, file)
+    tar.extract(member.replace(name="/".join(parts[1:])), folder, filter="data")
 
 
 def _count(folder: Path, name: str) -> None:
@@ -279,7 +279,7 @@ def _ensure(path: Path, archive: Archive, url: str | None, given: bool) -> None:
         check(path, archive)
     except DatasetError as error:
         advice = "name another file" if given else "delete it to download it again"
-        raise DatasetError(f"{path}: {error.message}: {advice}") from None
+        raise DatasetError(f"{path} {error.message}: {advice}") from None
 
 
 if __name__ == "__main__":

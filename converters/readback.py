@@ -272,6 +272,8 @@ class VocReader(Reader):
         from defusedxml.ElementTree import parse
 
         root = parse(self.folder / "Annotations" / f"{image.stem}.xml").getroot()
+        if root.findtext("filename") != image.name:
+            raise ValueError(f"its XML names the image {root.findtext('filename')}")
         found = _from_maps(
             _pixels(self.folder / "SegmentationClass" / f"{image.stem}.png"),
             _pixels(self.folder / "SegmentationObject" / f"{image.stem}.png"),

@@ -1,0 +1,106 @@
+"""Made-up defects on good images: what a network can learn about defects before it sees the few real ones.
+
+From random weights, a few dozen images with a label and no mask do not tell a network to look at a spot of
+20 px. So it first learns to find and name defects that we paint into train's good images, cell by cell of its
+feature map, as in CutPaste (Li et al., CVPR 2021) and DRAEM (Zavrtanik et al., ICCV 2021). No label and no mask
+of the dataset is used, except that an image is good.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+KINDS = ("fill", "tint", "paste", "shift", "erase")
+SHAPES = ("blob", "line")
+CELLS = 1 + len(KINDS) * len(SHAPES)  # classes of a cell: untouched, then kind by shape
+MOST = 10  # made-up defects in an image
+VISIBLE = 10  # grey levels: a smaller change is no defect
+
+
+def paint_defects(image: Pixels, other: Pixels, generator: np.random.Generator) -> tuple[Pixels, Pixels]:
+    """Paint up to MOST defects into a good image.
+
+    ``image`` and ``other`` (another good image to take patches from) are S x S x 3, RGB. Returns the new image and
+    S x S of 0 (untouched) or the class of the defect there, 1..CELLS-1.
+    """
+    painted, classes = image.copy(), np.zeros(image.shape[:2], np.uint8)
+    for _ in range(generator.integers(0, MOST + 1)):
+        shape, kind = generator.integers(len(SHAPES)), generator.integers(len(KINDS))
+        mask = draw_line(generator) if shape else draw_blob(generator)
+        side = mask.shape[0]
+        if side >= min(image.shape[:2]):
+            continue
+        y, x = generator.integers(0, np.array(image.shape[:2]) - side + 1)
+        window = (slice(y, y + side), slice(x, x + side))
+        before = painted[window]
+        content = CONTENT[kind](painted, other, mask, (int(y), int(x)), generator)
+        soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), generator.uniform(0.4, 0.9))[..., None]
+        after = np.clip(before * (1 - soft) + content * soft, 0, 255).astype(np.uint8)
+        seen = (mask > 0) & (cv2.absdiff(after, before).max(2) >= VISIBLE)
+        classes[window][seen] = 1 + kind * len(SHAPES) + shape
+        painted[window] = after
+    return painted, classes
+
+
+def draw_blob(generator: np.random.Generator) -> Pixels:
+    """A filled or, at times, hollow polygon of 8 to 60 px; side x side of 0 and 1."""
+    radius = np.exp(generator.uniform(np.log(4), np.log(24)))
+    turns = np.sort(generator.uniform(0, 2 * np.pi, generator.integers(5, 12)))
+    spokes = radius * generator.uniform(0.5, 1.25, len(turns))
+    corners = spokes[:, None] * np.stack([np.cos(turns), generator.uniform(0.5, 1) * np.sin(turns)], 1)
+    side = int(2.6 * radius) + 4
+    mask = np.zeros((side, side), np.uint8)
+    points = [np.int32(np.round(corners + side / 2))]
+    if generator.random() < 0.2:
+        cv2.polylines(mask, points, True, 1, 2)
+    else:
+        cv2.fillPoly(mask, points, 1)
+    return mask
+
+
+def draw_line(generator: np.random.Generator) -> Pixels:
+    """A bent line of 1 to 3 px, 8 to 80 px long; side x side of 0 and 1."""
+    length, bend = generator.uniform(8, 80), generator.uniform(-1.5, 1.5)
+    angles = generator.uniform(0, 2 * np.pi) + np.linspace(0, bend, 9)
+    points = np.cumsum(length / 9 * np.stack([np.cos(angles), np.sin(angles)], 1), 0)
+    points -= points.min(0) - 3
+    side = int(np.ceil(points.max())) + 4
+    mask = np.zeros((side, side), np.uint8)
+    cv2.polylines(mask, [np.int32(np.round(points))], False, 1, int(generator.integers(1, 4)))
+    return mask
+
+
+def _cut(image: Pixels, y: int, x: int, side: int) -> Pixels:
+    y, x = (int(np.clip(v, 0, limit - side)) for v, limit in zip((y, x), image.shape, strict=False))
+    return image[y : y + side, x : x + side]
+
+
+def _fill(image: Pixels, other: Pixels, mask: Pixels, at: tuple[int, int], generator: np.random.Generator) -> Pixels:
+    colour = np.clip(generator.uniform(0, 255) + generator.normal(0, 20, 3), 0, 255)
+    strength = generator.uniform(0.5, 1)
+    return (_cut(image, *at, len(mask)) * (1 - strength) + strength * colour).astype(np.uint8)
+
+
+def _tint(image: Pixels, other: Pixels, mask: Pixels, at: tuple[int, int], generator: np.random.Generator) -> Pixels:
+    gain = np.exp(generator.normal(0, 0.3) + generator.normal(0, 0.12, 3))
+    return np.clip(_cut(image, *at, len(mask)) * gain, 0, 255).astype(np.uint8)
+
+
+def _paste(image: Pixels, other: Pixels, mask: Pixels, at: tuple[int, int], generator: np.random.Generator) -> Pixels:
+    source = image if generator.random() < 0.7 else other
+    y, x = generator.integers(0, np.array(image.shape[:2]) - len(mask) + 1)
+    return np.rot90(_cut(source, y, x, len(mask)), generator.integers(4))
+
+
+def _shift(image: Pixels, other: Pixels, mask: Pixels, at: tuple[int, int], generator: np.random.Generator) -> Pixels:
+    angle, distance = generator.uniform(0, 2 * np.pi), generator.uniform(3, 14)
+    y, x = at[0] + distance * np.sin(angle), at[1] + distance * np.cos(angle)
+    return _cut(image, round(y), round(x), len(mask))
+
+
+def _erase(image: Pixels, other: Pixels, mask: Pixels, at: tuple[int, int], generator: np.random.Generator) -> Pixels:
+    return cv2.inpaint(_cut(image, *at, len(mask)), mask, 3, cv2.INPAINT_TELEA)
+
+
+CONTENT = (_fill, _tint, _paste, _shift, _erase)  # as KINDS

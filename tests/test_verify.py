@@ -1,0 +1,167 @@
+"""`verify` must accept what the converters write, and notice whatever is done to it afterwards."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from conftest import converted, refusal, run_cli, tree
+from PIL import Image
+
+from converters import readback
+
+
+@pytest.fixture
+def dataset(make_category, tmp_path, monkeypatch) -> Path:
+    """All formats of one category, read back without ultralytics (slow to import; see the slow tests)."""
+    monkeypatch.setattr(readback, "find_spec", lambda name: None)
+    out = tmp_path / "out"
+    folder = make_category()
+    converted("to_yolo", folder, out, "--task", "obb")
+    return converted("all", folder, out)
+
+
+def verify(dataset: Path, *options: object) -> Result:
+    return run_cli("verify", dataset, *options)
+
+
+def test_every_format_agrees_and_the_dataset_stays_as_written(dataset):
+    before = tree(dataset)
+    result = verify(dataset)
+    assert result.exit_code == 0, result.output
+    assert "All formats agree" in result.stdout
+    assert [line.split()[0] for line in result.stdout.splitlines()[3:9]] == [
+        "yolo",
+        "yolo-seg",
+        "yolo-obb",
+        "coco",
+        "masks",
+        "voc",
+    ]
+    assert tree(dataset) == before
+
+
+def test_json_holds_the_table(dataset):
+    rows = json.loads(verify(dataset, "--json").stdout)[dataset.as_posix()]
+    coco = next(row for row in rows if row["format"] == "coco")
+    assert (coco["masks"], coco["exact"], coco["IoU min"]) == ("10", "10", "1.00000")
+    assert coco["boxes exact"] == "20 of 20"
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text("utf-8")
+    assert old in text
+    path.unlink()  # a hard link to elsewhere must not change with it
+    path.write_text(text.replace(old, new, 1), "utf-8")
+
+
+def first(folder: Path, pattern: str) -> Path:
+    return next(path for path in sorted(folder.rglob(pattern)) if path.stat().st_size)
+
+
+def one_pixel_less(path: Path) -> None:
+    pixels = np.asarray(Image.open(path)).copy()
+    y, x = np.argwhere(pixels)[0]
+    pixels[y, x] = 0
+    path.unlink()
+    Image.fromarray(pixels).save(path)
+
+
+def move_polygon(dataset: Path) -> None:
+    path = dataset / "coco" / "annotations" / "instances_test.json"
+    content = json.loads(path.read_text("utf-8"))
+    content["annotations"][0]["segmentation"][0][0] += 1
+    path.write_text(json.dumps(content), "utf-8")
+
+
+def shift_label(dataset: Path, format_: str) -> None:
+    path = first(dataset / format_ / "labels", "*crack*.txt")
+    row = path.read_text("utf-8").split()
+    row[1] = f"{float(row[1]) + 0.05:.8f}"
+    path.write_text(" ".join(row) + "\n", "utf-8")
+
+
+DAMAGES = {
+    "a mask loses a pixel": lambda d: one_pixel_less(first(d / "masks" / "instance", "*crack*.png")),
+    "a VOC mask loses a pixel": lambda d: one_pixel_less(first(d / "voc" / "SegmentationObject", "*crack*.png")),
+    "a VOC box moves": lambda d: replace(first(d / "voc" / "Annotations", "*crack*.xml"), "<xmin>", "<xmin>1"),
+    "a VOC class changes": lambda d: replace(first(d / "voc", "*crack*.xml"), "<name>crack", "<name>hole"),
+    "a VOC file names another image": lambda d: replace(first(d / "voc", "*crack*.xml"), "crack", "hole"),
+    "a COCO polygon moves": move_polygon,
+    "a YOLO box moves": lambda d: shift_label(d, "yolo"),
+    "a YOLO polygon moves": lambda d: shift_label(d, "yolo-seg"),
+    "a rotated box moves": lambda d: shift_label(d, "yolo-obb"),
+    "a YOLO row is missing": lambda d: first(d / "yolo" / "labels", "*crack*.txt").write_text("", "utf-8"),
+    "a YOLO label file is missing": lambda d: first(d / "yolo" / "labels", "*crack*.txt").unlink(),
+    "a good image gets a label": lambda d: (
+        first(d / "yolo", "*good*.png")
+        and next((d / "yolo" / "labels").rglob("*good*.txt")).write_text("0 0.5 0.5 0.1 0.1\n", "utf-8")
+    ),
+    "an image goes to another part": lambda d: shutil.move(
+        first(d / "masks" / "images" / "train", "*.png"), d / "masks" / "images" / "test"
+    ),
+    "a VOC list loses a line": lambda d: (d / "voc" / "ImageSets" / "Main" / "test.txt").write_text("", "utf-8"),
+    "a format of another split": lambda d: replace(d / "yolo" / "data.yaml", "split_sha256: ", "split_sha256: 0"),
+    "an annotation file is no JSON": lambda d: (d / "masks" / "classes.json").write_text("{", "utf-8"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damage_is_found(dataset, damage):
+    damage(dataset)
+    result = verify(dataset)
+    assert result.exit_code in (1, 2), result.output
+    assert "Traceback" not in result.output
+    assert "All formats agree" not in result.stdout
+
+
+def test_an_exchanged_image_is_found(dataset):
+    path = first(dataset / "coco" / "images", "*crack*.png")
+    path.unlink()
+    Image.new("L", (48, 40)).save(path)
+    result = verify(dataset)
+    assert result.exit_code == 1
+    assert f"coco: {path.name}: the image file is not the source's" in result.stdout
+
+
+def test_a_source_that_changed_is_refused(dataset, tmp_path):
+    one_pixel_less(first(tmp_path / "data" / "widget" / "ground_truth", "*.png"))
+    assert "its source has changed" in refusal(verify(dataset))
+
+
+def test_a_source_that_moved_is_named_with_root(dataset, tmp_path):
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    assert "name it with --root" in refusal(verify(dataset))
+    assert verify(dataset, "--root", tmp_path / "elsewhere").exit_code == 0
+
+
+def test_what_is_no_dataset_is_refused(tmp_path):
+    assert "no dataset has been published" in refusal(verify(tmp_path / "nothing"))
+
+
+def test_left_out_files_and_small_instances_are_no_differences(make_category, tmp_path, monkeypatch):
+    monkeypatch.setattr(readback, "find_spec", lambda name: None)
+    folder = make_category()
+    (folder / "ground_truth" / "crack" / "000_mask.png").unlink()
+    options = ("--root", folder, "--out", tmp_path / "out", "--on-error", "skip", "--min-area", 50)
+    assert run_cli("all", *options).exit_code == 1
+    result = verify(tmp_path / "out" / "widget")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.slow
+def test_real_defects_through_ultralytics_loader(screw, tmp_path):
+    pytest.importorskip("ultralytics")
+    dataset = converted("all", screw, tmp_path)
+    before = tree(dataset)
+    result = verify(dataset, "--json")
+    assert result.exit_code == 0, result.output
+    rows = {row["format"]: row for row in json.loads(result.stdout)[dataset.as_posix()]}
+    assert rows["yolo-seg"]["reader"] == rows["yolo"]["reader"] == "ultralytics"
+    for row in rows.values():
+        assert row["split"] == "ok"
+        assert row["boxes exact"] in ("-", "135 of 135")
+        assert row["exact"] in ("-", "119")
+    assert tree(dataset) == before
