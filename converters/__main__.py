@@ -7,7 +7,20 @@ import click
 
 from converters.options import command, conversion_options
 
-COMMANDS = ("all", "to_yolo", "to_coco", "to_masks", "to_voc", "verify", "describe", "preview", "sample", "download")
+COMMANDS = (
+    "all",
+    "to_yolo",
+    "to_coco",
+    "to_masks",
+    "to_voc",
+    "verify",
+    "describe",
+    "preview",
+    "sample",
+    "download",
+    "from_coco",
+    "from_yolo",
+)
 
 
 class Commands(click.Group):

@@ -93,9 +93,7 @@ def fetch(archive: Archive, url: str, target: Path) -> None:
         check(part, archive)
     except DatasetError as error:
         part.unlink()
-        raise DatasetError(
-            f"{url}: what it sent {error.message} and was removed: try again, or another --url"
-        ) from None
+        raise DatasetError(f"{url}: what came {error.message} and was removed: try again, or another --url") from None
     part.rename(target)
 
 

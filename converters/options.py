@@ -183,4 +183,27 @@ output_options = _bundle(
     click.option("--dry-run", is_flag=True, help="Print the table, write nothing."),
     json_option,
 )
+import_options = _bundle(
+    click.option("--to", type=FOLDER, required=True, help="Folder to write: images/, masks/ and classes.csv."),
+    click.option(
+        "--mixed",
+        type=CHOICE(["stop", "combined"]),
+        default="stop",
+        help="Images of several classes: an error, or the class `combined`.",
+    ),
+    click.option(
+        "--touching",
+        type=CHOICE(["stop", "merge"]),
+        default="stop",
+        help="Instances that touch or overlap: an error, or one instance.",
+    ),
+    click.option(
+        "--on-error",
+        type=CHOICE(["stop", "skip"]),
+        default="stop",
+        help="Stop at a bad image, or go on, list it, and exit with 1.",
+    ),
+    max_pixels_option,
+    overwrite_option,
+)
 conversion_options = _bundle(source_options, split_options, class_options, instance_options, output_options)

@@ -54,14 +54,14 @@ def auroc(levels: Levels) -> Floats:
     """Area under the ROC curve in 0..1, ties counted half; NaN where a side is empty; (B,)."""
     below = np.cumsum(levels.negative, axis=1) - levels.negative
     pairs = (levels.positive * (below + levels.negative / 2)).sum(axis=1)
-    return _ratio(pairs, levels.positive.sum(axis=1) * levels.negative.sum(axis=1))
+    return divided(pairs, levels.positive.sum(axis=1) * levels.negative.sum(axis=1))
 
 
 def average_precision(levels: Levels) -> Floats:
     """Average precision without interpolation, as in scikit-learn; NaN without positives; (B,)."""
     true, false = levels.at_least
     precision = np.divide(true, true + false, out=np.zeros_like(true), where=true > 0)
-    return _ratio((levels.positive * precision).sum(axis=1), levels.positive.sum(axis=1))
+    return divided((levels.positive * precision).sum(axis=1), levels.positive.sum(axis=1))
 
 
 def best_threshold(labels: NDArray[Any], scores: NDArray[Any]) -> float:
@@ -80,11 +80,11 @@ def best_threshold(labels: NDArray[Any], scores: NDArray[Any]) -> float:
 
 def decisions(true: Floats, false: Floats, missed: Floats, passed: Floats) -> dict[str, Floats]:
     """What counts of images amount to: (B,) each of defects found, false alarms, defects missed, good ones passed."""
-    recall, specificity = _ratio(true, true + missed), _ratio(passed, passed + false)
+    recall, specificity = divided(true, true + missed), divided(passed, passed + false)
     return {
-        "f1": _ratio(2 * true, 2 * true + false + missed),
+        "f1": divided(2 * true, 2 * true + false + missed),
         "balanced_accuracy": (recall + specificity) / 2,
-        "false_alarms": 100 * _ratio(false, false + passed),
+        "false_alarms": 100 * divided(false, false + passed),
         "recall": recall,
     }
 
@@ -97,7 +97,7 @@ def macro_f1(confusion: Floats) -> Floats:
     """
     true = np.diagonal(confusion, axis1=1, axis2=2)[:, 1:]
     present = confusion.sum(axis=2)[:, 1:]
-    f1 = _ratio(2 * true, present + confusion.sum(axis=1)[:, 1:])
+    f1 = divided(2 * true, present + confusion.sum(axis=1)[:, 1:])
     return _nanmean(np.where(present > 0, f1, np.nan))
 
 
@@ -347,10 +347,10 @@ def aupro_of_levels(share: Floats, negative: Floats, limit: float) -> Floats:
 
 def overlap_measures(true: Floats, false: Floats, missed: Floats) -> dict[str, Floats]:
     """IoU and Dice of pixels pooled over images; (B,) each. 0 / 0 is NaN."""
-    return {"iou": _ratio(true, true + false + missed), "dice": _ratio(2 * true, 2 * true + false + missed)}
+    return {"iou": divided(true, true + false + missed), "dice": divided(2 * true, 2 * true + false + missed)}
 
 
-def _ratio(part: Floats, whole: Floats) -> Floats:
+def divided(part: Floats, whole: Floats) -> Floats:
     """part / whole, NaN where the whole is 0."""
     part, whole = np.asarray(part, float), np.asarray(whole, float)
     return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
@@ -359,7 +359,7 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
 def _nanmean(values: Floats) -> Floats:
     """Mean over the last axis without NaN; NaN where all are."""
     known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1))
+    return divided(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1))
 
 
 def _mean(values: Sequence[float]) -> float:

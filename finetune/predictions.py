@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from converters.options import to_json
 from finetune.category import Dataset
 
 PACKAGES = ("torch", "torchvision", "ultralytics", "segment-anything", "numpy", "opencv-python", "pycocotools")
-
 
 @dataclass
 class Run:
@@ -145,3 +145,123 @@ def peak_memory_mb() -> int:
     """Largest resident size of this process so far (Linux counts in KiB, macOS in bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
+
+
+@dataclass(frozen=True)
+class PredictionSet:
+    """What a model said when asked in one way: a folder ``predictions/SET/``, or one COCO results file for test."""
+
+    source: Path
+
+    @property
+    def name(self) -> str:
+        return self.source.stem if self.source.is_file() else self.source.name
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """``set.json``; empty where there is none, as with someone else's predictions."""
+        path = self.source / "set.json"
+        return _read_json(path, dict) if path.is_file() else {}
+
+    def has(self, part: str) -> bool:
+        return any(path.exists() for path in (self._results(part), self._scores(part), self._heatmaps(part)))
+
+    def detections(self, dataset: Dataset, part: str) -> list[dict[str, Any]] | None:
+        """COCO results of a part; None where there is no file.
+
+        Raises DatasetError for an image of another part, an unknown class, or an entry that lacks something.
+        """
+        path = self._results(part)
+        if not path.is_file():
+            return None
+        ids = {dataset.image_ids[name] for name in dataset.images(part)}
+        found = _read_json(path, list)
+        for entry in found:
+            missing = sorted({"image_id", "category_id", "score"} - entry.keys())
+            if not missing and not entry.keys() & {"bbox", "segmentation"}:
+                missing = ["bbox"]
+            if missing:
+                raise DatasetError(f"{path}: an entry has no {missing[0]}: COCO's results format is needed")
+            if entry["image_id"] not in ids:
+                raise DatasetError(
+                    f"{path}: image_id {entry['image_id']} is not in {part} of {dataset.folder}: "
+                    "were these predictions made for another split?"
+                )
+            if not 1 <= entry["category_id"] <= len(dataset.classes):
+                raise DatasetError(
+                    f"{path}: category_id {entry['category_id']} is none of 1 to {len(dataset.classes)} "
+                    f"({', '.join(dataset.classes)})"
+                )
+        return found
+
+    def scores(self, dataset: Dataset, part: str) -> dict[str, list[float]] | None:
+        """Image name -> its defect score and one a class (NaN where the model tells no classes); None without file."""
+        path = self._scores(part)
+        if not path.is_file():
+            return None
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = {row["image"]: row for row in csv.DictReader(file) if row.get("image")}
+        absent = [name for name in dataset.images(part) if name not in rows]
+        if absent:
+            raise DatasetError(f"{path}: no row for {absent[0]} ({len(absent)} of {part}'s images are absent)")
+        columns = ("defect", *dataset.classes)
+        try:
+            return {
+                name: [float(rows[name].get(column) or "nan") for column in columns] for name in dataset.images(part)
+            }
+        except ValueError as error:
+            raise DatasetError(f"{path}: {error}: scores are numbers") from None
+
+    def heatmap(self, part: str, image: str) -> Any:
+        """An image's anomaly map, H x W uint16 on the set's one scale; None where the set has none for this part."""
+        import cv2
+
+        folder = self._heatmaps(part)
+        if not folder.is_dir():
+            return None
+        path = folder / f"{Path(image).stem}.png"
+        heat = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if heat is None or heat.ndim != 2 or heat.dtype.name != "uint16":
+            raise DatasetError(f"{path}: is no readable 16-bit grey PNG; each image of {part} needs one")
+        return heat
+
+    def _results(self, part: str) -> Path:
+        if self.source.is_file():
+            return self.source if part == "test" else self.source / part  # a lone file speaks for test
+        return self.source / f"{part}.json"
+
+    def _scores(self, part: str) -> Path:
+        return self.source / f"{part}_scores.csv"
+
+    def _heatmaps(self, part: str) -> Path:
+        return self.source / f"{part}_heatmaps"
+
+
+def find_runs(runs: Path, dataset: Dataset) -> list[Path]:
+    """Folders ``RUNS/DATASET/NAME/seed-S`` that hold a finished run; ``runs`` may also be one run's folder itself."""
+    if (runs / "run.json").is_file():
+        return [runs]
+    return sorted(path.parent for path in (runs / dataset.name).glob("*/seed-*/run.json"))
+
+
+def read_run(folder: Path, dataset: Dataset) -> dict[str, Any]:
+    """A run's record; raises DatasetError if it was trained on another split than the dataset's."""
+    record = _read_json(folder / "run.json", dict)
+    for key, ours in (("family", dataset.split["family"]), ("split_sha256", dataset.split["sha256"])):
+        if record.get(key) != ours:
+            what = "family of splits" if key == "family" else "split"
+            raise DatasetError(
+                f"{folder}: was trained on another {what} ({str(record.get(key))[:12]}) than {dataset.folder} "
+                f"({ours[:12]}): its test images are others; train it again, or name another dataset"
+            )
+    return record
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"{path}: is no JSON ({error})") from None
+    if not isinstance(value, kind):
+        raise DatasetError(f"{path}: a JSON {'list' if kind is list else 'object'} is needed")
+    return value

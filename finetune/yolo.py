@@ -53,6 +53,7 @@ class Recipe:
     optimizer: str = "AdamW"  # `auto` would ignore --lr
     freeze: int = 0  # 10 keeps the backbone of a pre-trained start, and halves the time
     patience: int = 50  # val holds few defects, so its mAP is noisy
+    background: float = 0.2  # share of good images in training: they prevent false alarms, but teach no defect
 
     def overrides(self) -> dict[str, Any]:
         """The same in ultralytics' words, with what products under a camera allow as augmentation."""
@@ -71,6 +72,7 @@ class Recipe:
             "hsv_h": 0.0,  # colour is what some defects are
             "hsv_s": 0.2,
             "hsv_v": 0.3,
+            "cache": "ram",  # small sets fit, and decoding large PNGs costs more than training on them
             "nbs": self.batch,  # no accumulation over batches: steps are scarce
         }
 
@@ -109,8 +111,11 @@ def load_model(arch: str, weights: Path | None, task: str) -> Any:
     return model
 
 
-def view_of(dataset: Dataset, task: str, folder: Path) -> Path:
-    """A folder of links to the dataset's files, since ultralytics writes caches beside labels; its data.yaml."""
+def view_of(dataset: Dataset, task: str, background: float, folder: Path) -> Path:
+    """A folder of links to the dataset's files, since ultralytics writes caches beside labels; its data.yaml.
+
+    Good images of the train part beyond the share ``background`` are left out of it.
+    """
     import yaml
 
     source = dataset.format(FORMATS[task])
@@ -118,7 +123,19 @@ def view_of(dataset: Dataset, task: str, folder: Path) -> Path:
     if data["split_sha256"] != dataset.split["sha256"]:
         raise DatasetError(f"{source}: made from another split than {dataset.folder / 'split.json'}: convert it again")
     shutil.copytree(source.absolute(), folder, copy_function=os.symlink)
+    labels = {name: folder / "labels" / "train" / f"{Path(name).stem}.txt" for name in dataset.images("train")}
+    good = [name for name, label in labels.items() if not label.stat().st_size]
+    keep = round(background / (1 - background) * (len(labels) - len(good)))
+    for name in evenly_left_out(good, keep):
+        (folder / "images" / "train" / name).unlink()
     return folder / "data.yaml"
+
+
+def evenly_left_out(names: list[str], keep: int) -> list[str]:
+    """The names that go when ``keep`` of them stay, taken from the whole list evenly."""
+    keep = min(keep, len(names))
+    stay = {names[index * len(names) // keep] for index in range(keep)}
+    return [name for name in names if name not in stay]
 
 
 def train(model: Any, data: Path, recipe: Recipe, run: Run, device: str, seed: int) -> Path:
@@ -223,6 +240,9 @@ def metric_rows(metrics: dict[str, Any]) -> Iterable[tuple[str, ...]]:
 @click.option("--optimizer", type=click.Choice(["AdamW", "SGD", "MuSGD"]), default=Recipe.optimizer)
 @click.option("--freeze", type=click.IntRange(0), default=Recipe.freeze, help="First layers that stay as they are.")
 @click.option("--patience", type=click.IntRange(1), default=Recipe.patience, help="Epochs without gain before a stop.")
+@click.option(
+    "--background", type=click.FloatRange(0, 1, max_open=True), default=Recipe.background, help="Share of good images."
+)
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, 0, or 0,1 for two GPUs.")
 @seed_option
 @overwrite_option
@@ -256,7 +276,7 @@ def main(
     settings = {"task": task, "arch": arch, "weights": weights, "device": device, "seed": seed, **asdict(recipe)}
     run = start_run(folder, dataset, settings, overwrite)
     model = load_model(arch, checkpoint, task)
-    best = train(model, view_of(dataset, task, folder / "data"), recipe, run, device, seed)
+    best = train(model, view_of(dataset, task, recipe.background, folder / "data"), recipe, run, device, seed)
     seconds = run.seconds
     model = load_model(arch, best, task)
     measured = evaluate(model, run, task, recipe.imgsz, device)

@@ -42,10 +42,10 @@ class Conversions:
         assert self.old != self.new
 
     def restore(self) -> None:
-        assert run_cli(*self.put_back).exit_code == 0
+        assert run_cli(*self.put_back, "--workers", 1).exit_code == 0
 
     def next_run_succeeds(self) -> None:
-        result = run_cli(*self.replace)
+        result = run_cli(*self.replace, "--workers", 1)
         assert result.exit_code == 0, result.output
         assert published(self.out) == {self.name: self.new}
         assert debris(self.out) == []
