@@ -44,7 +44,7 @@ def main() -> None:
 @conversion_options
 def convert_all(**options: Any) -> None:
     """Write yolo, yolo-seg, coco, masks and voc, reading each mask once."""
-    from converters.pipeline import run
+    from converters.run import run
     from converters.to_coco import CocoWriter
     from converters.to_masks import MasksWriter
     from converters.to_voc import VocWriter

@@ -30,6 +30,18 @@ class Summary:
     below_min_area: int = 0
     soft_masks: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    resumed: bool = False  # an earlier run wrote it
+
+    @classmethod
+    def from_card(cls, card: dict[str, Any]) -> "Summary":
+        """What an earlier run said about its dataset."""
+        summary = cls(card["dataset"], tuple(card["classes"]), unused=Counter(card["unused"]), resumed=True)
+        for row in card["counts"]:
+            summary.images[row["part"], row["class"]] = row["images"]
+            summary.instances[row["part"], row["class"]] = row["instances"]
+        summary.left_out = [Problem(**problem) for problem in card["left_out"]]
+        summary.below_min_area, summary.soft_masks = card["below_min_area"], card["soft_masks"]
+        return summary
 
     def add(self, outcome: Outcome) -> None:
         if outcome.problem:

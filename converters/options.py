@@ -1,6 +1,7 @@
 """The command line's common ground: shared options, one error style, tables and progress bars."""
 
 import json
+import multiprocessing
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -43,8 +44,8 @@ def command(**settings: Any) -> Any:
 
 
 def progress(items: Iterable[Any] | None, length: int, label: str, **settings: Any) -> Any:
-    """click's progress bar on stderr, with an estimate; prints nothing where stderr is no terminal."""
-    hidden = not sys.stderr.isatty()
+    """click's progress bar on stderr, with an estimate; nothing where stderr is no terminal, or in a worker."""
+    hidden = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
     return click.progressbar(items, length=length, label=label, file=sys.stderr, hidden=hidden, **settings)
 
 
@@ -180,6 +181,8 @@ output_options = _bundle(
         help="Stop at a bad file, or go on, list it, and exit with 1.",
     ),
     overwrite_option,
+    click.option("--resume", is_flag=True, help="Keep datasets that are written already, if nothing has changed."),
+    click.option("--log-json", type=FOLDER, help="Append a line of JSON per dataset to this file."),
     click.option("--dry-run", is_flag=True, help="Print the table, write nothing."),
     json_option,
 )

@@ -1,31 +1,24 @@
 """The one loop: every mask is read once, and its instances go to every format that was asked for."""
 
 import dataclasses
-import multiprocessing
 import os
-import signal
-import threading
-import time
-from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import cv2
 
 from converters import splits, staging
-from converters.card import HEADER, Summary, card_as_markdown, make_card, read_card
+from converters.card import Summary, card_as_markdown, make_card, read_card
 from converters.errors import DatasetError
 from converters.instances import Instance, InstanceRule, find_instances, mask_of
-from converters.options import progress, table, to_json
-from converters.readers import find_categories, find_root, read_category
+from converters.options import progress, to_json
 from converters.samples import GOOD, Category, Problem, Sample
 from converters.splits import Split, SplitRule
+from converters.workers import in_processes
 from converters.writer import DatasetInfo, LabelledImage, Outcome, Planned, Writer
 
 MOST_CLASSES = 254  # 0 is background and 255 VOC's void
@@ -49,6 +42,7 @@ class Conversion:
     on_error: str = "stop"
     max_pixels: int = 256_000_000
     overwrite: bool = False
+    resume: bool = False
     dry_run: bool = False
 
     @classmethod
@@ -108,50 +102,13 @@ class Job:
         staging.place_image(image.sample.image, targets, self.images)
 
 
-def run(writers: Sequence[type[Writer]], as_json: bool = False, **options: Any) -> None:
-    """What every conversion command does: convert, print a table per dataset, exit with 1 if anything was skipped."""
-    conversion = Conversion.from_options(**options)
-    summaries = []
-    for summary in convert(conversion, writers):
-        summaries.append(summary)
-        if not as_json:
-            click.echo(_report(summary, conversion, writers))
-    if as_json:
-        shown = [{"dataset": s.dataset, **s.card(), "seconds": round(s.seconds, 2)} for s in summaries]
-        click.echo(to_json(shown if len(shown) > 1 else shown[0]), nl=False)
-    if any(summary.left_out for summary in summaries):
-        raise SystemExit(1)
-
-
-def _report(summary: Summary, conversion: Conversion, writers: Sequence[type[Writer]]) -> str:
-    lines = [table(summary.rows, HEADER), *summary.notes()]
-    where = conversion.out / summary.dataset
-    formats = ", ".join(writer.folder for writer in writers)
-    done = "would write" if conversion.dry_run else "wrote"
-    return "\n".join([*lines, f"{done} {formats} to {where} in {summary.seconds:.1f} s"])
-
-
-def convert(conversion: Conversion, writers: Sequence[type[Writer]]) -> Iterator[Summary]:
-    """Convert each dataset that the conversion names, one after the other.
+def convert_dataset(
+    name: str, categories: list[Category], conversion: Conversion, writer_types: Sequence[type[Writer]]
+) -> Summary:
+    """Convert one dataset.
 
     Raises DatasetError at the first bad file, unless ``on_error`` is ``skip``. Nothing is published then.
     """
-    folders = find_categories(find_root(conversion.root), conversion.category, conversion.layout)
-    if conversion.classes == "category-defect" and len(folders) > 1:
-        groups = [("all", folders)]
-    else:
-        groups = [(folder.name, [folder]) for folder in folders]
-    for name, members in groups:
-        started = time.perf_counter()
-        categories = [read_category(folder, conversion.max_pixels, conversion.layout) for folder in members]
-        summary = _convert_dataset(name + conversion.split.suffix, categories, conversion, writers)
-        summary.seconds = time.perf_counter() - started
-        yield summary
-
-
-def _convert_dataset(
-    name: str, categories: list[Category], conversion: Conversion, writer_types: Sequence[type[Writer]]
-) -> Summary:
     problems = [problem for category in categories for problem in category.problems]
     if problems and conversion.on_error == "stop":
         folder = next(category.folder for category in categories if category.problems)
@@ -164,6 +121,8 @@ def _convert_dataset(
     if len(classes) > MOST_CLASSES:
         raise DatasetError(f"{name}: {len(classes)} classes, and masks hold {MOST_CLASSES}: try --classes single")
     info = DatasetInfo(name, classes, split.sha256, any(category.synthetic for category in categories))
+    if conversion.resume and _is_finished(conversion.out / name, split, categories, conversion, writer_types):
+        return Summary.from_card(read_card(conversion.out / name))
     plans = plan_images(samples, split.parts, classes, conversion.classes)
     summary = Summary(name, classes, left_out=problems, unused=Counter(split.unused.values()))
     if conversion.dry_run:
@@ -252,63 +211,12 @@ def _outcomes(job: Job, plans: list[Planned], conversion: Conversion) -> Generat
     masks = sum(plan.sample.mask is not None for plan in plans)
     cores = os.cpu_count() or 1
     workers = conversion.workers or min(cores, 1 + masks // MASKS_PER_WORKER)
-    results = (job(plan) for plan in plans) if workers == 1 else _in_processes(job, plans, workers)
+    results = (job(plan) for plan in plans) if workers == 1 else in_processes(job, plans, workers)
     with closing(results), progress(results, len(plans), f"converting {job.info.name}") as bar:
         for outcome in bar:
             if outcome.problem and conversion.on_error == "stop":
                 raise DatasetError(outcome.problem.reason)
             yield outcome
-
-
-def _in_processes(job: Job, plans: list[Planned], workers: int) -> Generator[Outcome, None, None]:
-    """Results in order, with a bounded number under way, so that memory does not grow with the dataset."""
-    spawn = multiprocessing.get_context("spawn")  # OpenCV's threads do not survive a fork
-    with ProcessPoolExecutor(workers, spawn, initializer=_start_worker, initargs=(job,)) as pool:
-        pending: deque[Any] = deque()
-        try:
-            for plan in plans:
-                with _interrupts_held_back():  # this may start a worker
-                    pending.append(pool.submit(_work, plan))
-                if len(pending) > 16 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        except BrokenProcessPool:
-            raise DatasetError("a worker process died (out of memory?): try --workers 1") from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Processes that start meanwhile never see a Ctrl-C; this one sees it at the end."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_job: Job
-
-
-def _start_worker(job: Job) -> None:
-    """Take the job; end with the main process even if that is killed."""
-    global _job
-    _job = job
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
-
-
-def _work(plan: Planned) -> Outcome:
-    return _job(plan)
 
 
 def _settings(conversion: Conversion, categories: list[Category], target: Path) -> dict[str, Any]:
@@ -319,6 +227,16 @@ def _settings(conversion: Conversion, categories: list[Category], target: Path) 
         "layout": categories[0].layout,
         "source": {c.name: Path(os.path.relpath(c.folder, target)).as_posix() for c in categories},
     }
+
+
+def _is_finished(
+    target: Path, split: Split, categories: list[Category], conversion: Conversion, writers: Sequence[type[Writer]]
+) -> bool:
+    """Has an earlier run published these formats with the same split, sources and settings?"""
+    if not all((target / writer.folder).is_dir() for writer in writers):
+        return False
+    same_settings = read_card(target).get("settings") == _settings(conversion, categories, target)
+    return same_settings and splits.read_split(target)["sha256"] == split.sha256
 
 
 def _formats_to_keep(

@@ -141,7 +141,7 @@ def main(segmentation: str, **options: Any) -> None:
     pycocotools decodes both kinds of segmentation to exactly the mask. A hole lies in the polygon of its
     instance, over a bridge of no width: programs that show polygons may show that line.
     """
-    from converters.pipeline import run
+    from converters.run import run
 
     run([WRITERS[segmentation]], **options)
 

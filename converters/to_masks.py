@@ -43,7 +43,7 @@ class MasksWriter(Writer):
 @conversion_options
 def main(**options: Any) -> None:
     """Write PNG masks: DATASET/masks, semantic (palette, class index + 1) and instance (16 bit)."""
-    from converters.pipeline import run
+    from converters.run import run
 
     run([MasksWriter], **options)
 

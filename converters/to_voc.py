@@ -101,7 +101,7 @@ class VocWriter(Writer):
 @conversion_options
 def main(**options: Any) -> None:
     """Write a PASCAL VOC dataset: DATASET/voc."""
-    from converters.pipeline import run
+    from converters.run import run
 
     run([VocWriter], **options)
 

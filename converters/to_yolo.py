@@ -109,7 +109,7 @@ def main(task: str, **options: Any) -> None:
     that way they give back each mask with its holes. Loaders that round instead see outlines up to half a
     pixel off.
     """
-    from converters.pipeline import run
+    from converters.run import run
 
     run([WRITERS[task]], **options)
 

@@ -44,3 +44,14 @@ def interval(values: NDArray[np.float64], level: float = LEVEL) -> tuple[float, 
         return None
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def share_interval(share: float, size: int, level: float = LEVEL) -> tuple[float, float]:
+    """Exact interval of ``share`` of ``size`` images (C. Clopper, E. Pearson, Biometrika 1934).
+
+    For shares of 0 and 1, where resampling finds no spread: 0 of 12 false alarms may still be one in four.
+    """
+    from scipy.stats import binomtest
+
+    found = binomtest(round(share * size), size).proportion_ci(level)
+    return float(found.low), float(found.high)

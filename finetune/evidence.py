@@ -367,17 +367,22 @@ def _coarse(positive: NDArray[Any], negative: NDArray[Any], shares: NDArray[Any]
 
 
 def measure(evidence: Sequence[Evidence], weights: Sequence[NDArray[Any]], exact: bool = False) -> dict[str, Floats]:
-    """Every measure of one run in B resamples; (B,) each.
+    """Every measure of one run in B resamples; (B,) each. ``CLASS/ap50`` and ``CLASS/found`` are those of one class.
 
     ``evidence`` and ``weights`` (B x N) hold one entry a test part: several for the folds of one split. Ranking
     measures are averaged over them, since each fold has a model of its own; counts at val's thresholds are pooled.
     ``exact`` uses all levels of pixel scores, for weights of one.
     """
     folds = [_ranking(item, weight, exact) for item, weight in zip(evidence, weights, strict=True)]
-    found = {name: np.mean([fold[name] for fold in folds], axis=0) for name in folds[0]}
+    found = {name: metrics.mean_known(np.stack([fold[name] for fold in folds], axis=-1)) for name in folds[0]}
     if all(item.threshold is not None for item in evidence):
         found |= metrics.decisions(*_added(_outcomes, evidence, weights))
-    if all(item.tells_classes for item in evidence):
+        caught, shown = _added(_caught, evidence, weights)
+        found |= {
+            f"{name}/found": metrics.divided(caught[index], shown[index])
+            for index, name in enumerate(evidence[0].truth.dataset.classes)
+        }
+    if all(item.tells_classes and item.threshold is not None for item in evidence):
         found["macro_f1"] = metrics.macro_f1(_added(_confusion, evidence, weights))
     if all(item.pixels and item.pixels.level is not None for item in evidence):
         found |= _of_counts(evidence, weights)
@@ -397,7 +402,7 @@ def _ranking(item: Evidence, weights: NDArray[Any], exact: bool) -> dict[str, Fl
             "map": np.nanmean(precision, axis=(1, 2)),
             "map50": np.nanmean(precision[:, :, 0], axis=1),
             "ar": np.nanmean(recall, axis=(1, 2)),
-        }
+        } | {f"{name}/ap50": precision[:, index, 0] for index, name in enumerate(item.truth.dataset.classes)}
     if item.any_class is not None:
         precision, _ = metrics.box_precision(item.any_class, weights)
         found["ap50_any"] = precision[:, 0, 0]
@@ -424,6 +429,13 @@ def _outcomes(item: Evidence, weights: NDArray[Any]) -> Floats:
     defect, called = item.truth.labels > 0, item.answer.scores[:, 0] >= item.threshold
     kinds = [defect & called, ~defect & called, defect & ~called, ~defect & ~called]
     return np.stack([weights @ kind for kind in kinds])
+
+
+def _caught(item: Evidence, weights: NDArray[Any]) -> Floats:
+    """Images of each class that were called defective, and all of them; 2 x C x B."""
+    shown = [item.truth.labels == index + 1 for index in range(len(item.truth.dataset.classes))]
+    called = item.answer.scores[:, 0] >= item.threshold
+    return np.array([[weights @ (of_class & side) for of_class in shown] for side in (called, called | True)])
 
 
 def _confusion(item: Evidence, weights: NDArray[Any]) -> Floats:

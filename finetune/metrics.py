@@ -98,7 +98,7 @@ def macro_f1(confusion: Floats) -> Floats:
     true = np.diagonal(confusion, axis1=1, axis2=2)[:, 1:]
     present = confusion.sum(axis=2)[:, 1:]
     f1 = divided(2 * true, present + confusion.sum(axis=1)[:, 1:])
-    return _nanmean(np.where(present > 0, f1, np.nan))
+    return mean_known(np.where(present > 0, f1, np.nan))
 
 
 # --------------------------------------------------------------------------------------------------------- boxes
@@ -356,11 +356,11 @@ def divided(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
 
 
-def _nanmean(values: Floats) -> Floats:
+def mean_known(values: Floats) -> Floats:
     """Mean over the last axis without NaN; NaN where all are."""
     known = ~np.isnan(values)
     return divided(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1))
 
 
 def _mean(values: Sequence[float]) -> float:
-    return float(_nanmean(np.array(values, float)))
+    return float(mean_known(np.array(values, float)))

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def train(model: Any, data: Path, recipe: Recipe, run: Run, device: str, seed: i
     bar: Any = progress(None, recipe.epochs, "training", item_show_func=lambda item: item)
     model.add_callback("on_train_start", lambda trainer: torch.set_num_threads(cores))  # it trains on cores - 1
     model.add_callback("on_fit_epoch_end", lambda trainer: bar.update(1, f"val mAP50 {_map50(trainer):.3f}"))
-    with bar:
+    with (run.folder / "train.log").open("w", encoding="utf-8") as log, bar, redirect_stdout(log), redirect_stderr(log):
         model.train(
             data=str(data),
             project=str(run.folder.absolute()),

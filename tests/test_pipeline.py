@@ -1,6 +1,9 @@
 """Whole runs: what lies in the dataset, what is printed, and what is left alone."""
 
+import functools
+import io
 import json
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -8,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import yaml
@@ -259,6 +263,24 @@ def test_stop_ends_with_one_line_and_nothing_published(
     line = refusal(done)
     assert "hole/002_mask.png: the mask is empty" in line and done.stdout == ""
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".widget.lock"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_workers_have_ended_before_their_folder_is_removed(
+    make_category: MakeCategory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they would write into a folder that is being deleted, and deleting it could fail."""
+    folder = make_category()
+    save_mask(folder / "ground_truth" / "crack" / "000_mask.png", np.zeros((40, 48)))
+    show = functools.partial(click.progressbar, file=Terminal())  # without a terminal click passes a close on
+    monkeypatch.setattr("converters.pipeline.progress", lambda items, n, label: show(items, n, label))
+    result = run_cli("to_masks", "--root", folder, "--out", tmp_path / "out", "--workers", 2)
+    assert "mask is empty" in refusal(result)
+    assert multiprocessing.active_children() == [] and result.exc_info  # its traceback keeps the generators alive
 
 
 def test_the_first_of_several_bad_files_is_named_with_the_number_of_the_others(

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from converters import sample
-from converters.sample import CATEGORIES, DEFECTS, image_rng, render_defect, render_good
+from converters.sample import CATEGORIES, DEFECTS
+from converters.scenes import image_rng, render_defect, render_files, render_good
 
 EACH = [(category, defect) for category in CATEGORIES for defect in DEFECTS]
 
@@ -93,12 +94,12 @@ def test_same_seed_same_bytes(small: Path, tmp_path: Path) -> None:
 
 
 def test_images_do_not_depend_on_their_order(small: Path) -> None:
-    files = sample.render_files(0, "weave", "hole", 5)
+    files = render_files(0, "weave", "hole", 5)
     assert files["test/hole/005.png"] == (small / "weave" / "test" / "hole" / "005.png").read_bytes()
 
 
 def test_other_seed_other_images() -> None:
-    assert sample.render_files(0, "washer", "stain", 0) != sample.render_files(1, "washer", "stain", 0)
+    assert render_files(0, "washer", "stain", 0) != render_files(1, "washer", "stain", 0)
 
 
 def test_no_two_images_are_equal(small: Path) -> None:

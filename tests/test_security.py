@@ -30,11 +30,11 @@ def imported(module: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def calls(module: ast.Module) -> Iterator[tuple[str, set[str], str]]:
-    """(function as written, names of its keyword arguments, the whole call)."""
+def calls(module: ast.Module) -> Iterator[tuple[str, str]]:
+    """(function as written, the whole call)."""
     for node in ast.walk(module):
         if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), {str(word.arg) for word in node.keywords}, ast.unparse(node)
+            yield ast.unparse(node.func), ast.unparse(node)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -43,7 +43,7 @@ def test_no_source_file_loads_what_could_run_code(path: Path) -> None:
     names = list(imported(module))
     assert not [name for name in names if name.split(".")[0] in RUNS_CODE]
     assert not [n for n in names if n.startswith("xml.etree") and n.rsplit(".", 1)[1] in PARSES_XML]
-    for name, words, call in calls(module):
+    for name, call in calls(module):
         assert name not in ("eval", "exec", "os.system", "yaml.load", "yaml.unsafe_load", "yaml.full_load"), call
         assert "allow_pickle=True" not in call and "shell=True" not in call
         if name == "torch.load":
@@ -56,7 +56,7 @@ def png(width: int, height: int, *, mode: str = "1") -> bytes:
     """A whole PNG of zeros in a few hundred kilobytes, however large the image."""
     bits, colour = {"1": (1, 0), "L": (8, 0), "RGB": (8, 2), "P": (8, 3)}[mode]
     row = 1 + (width * bits * (3 if mode == "RGB" else 1) + 7) // 8
-    packer = zlib.compressobj(9)
+    packer = zlib.compressobj(1)
     data = b"".join(packer.compress(bytes(row * 64)) for _ in range(height // 64)) + packer.flush()
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))]
     chunks += [(b"PLTE", bytes(768))] if mode == "P" else []
@@ -66,11 +66,11 @@ def png(width: int, height: int, *, mode: str = "1") -> bytes:
 
 
 def peak_memory(*arguments: object) -> tuple[int, str]:
-    """Bytes that a run took at most, and what it printed."""
+    """Bytes that a run took at most, and what it printed (getrusage would count what this process took)."""
     code = (
-        "import resource, sys; from converters.__main__ import main\n"
+        "import sys; from converters.__main__ import main\n"
         "try: main(sys.argv[1:])\n"
-        "finally: print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "finally: print('PEAK', open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=REPOSITORY
@@ -85,7 +85,7 @@ def test_a_mask_that_unpacks_to_gigabytes_is_refused_before(
 ) -> None:
     """--max-pixels bounds masks too: they must be as large as their image, which is known before they are decoded."""
     folder = make_category()
-    bomb = png(65536, 65536 if mode == "1" else 32768, mode=mode)
+    bomb = png(65536, 32768 if mode == "1" else 8192, mode=mode)
     assert len(bomb) < 8_000_000
     (folder / "ground_truth" / "crack" / "000_mask.png").write_bytes(bomb)
     peak, said = peak_memory("all", "--root", folder, "--out", tmp_path / "out", "--workers", 1)
@@ -97,7 +97,7 @@ def test_an_image_that_unpacks_to_gigabytes_is_refused_before(
     make_category: Callable[..., Path], tmp_path: Path, mode: str
 ) -> None:
     folder = make_category()
-    (folder / "test" / "crack" / "000.png").write_bytes(png(32768, 32768, mode=mode))
+    (folder / "test" / "crack" / "000.png").write_bytes(png(32768, 16384 if mode == "L" else 8192, mode=mode))
     peak, said = peak_memory("to_coco", "--root", folder, "--out", tmp_path / "out", "--workers", 1)
     assert "more than --max-pixels 256000000" in said and peak < MOST_MEMORY
 
@@ -109,9 +109,9 @@ def test_masks_of_several_files_are_bounded_each(tmp_path: Path) -> None:
     save_noise(folder / "test" / "logical_anomalies" / "000.png")
     masks = folder / "ground_truth" / "logical_anomalies" / "000"
     masks.mkdir(parents=True)
-    (masks / "000.png").write_bytes(png(65536, 65536))
+    (masks / "000.png").write_bytes(png(65536, 32768))
     (problem,) = read_category(folder).problems
-    assert "is 65536 x 65536 px, its image 48 x 40" in str(problem)
+    assert "is 65536 x 32768 px, its image 48 x 40" in str(problem)
 
 
 @pytest.mark.parametrize("kind", ["EPS", "GIF", "WEBP", "PPM", "PDF", "ICO"])

@@ -48,7 +48,10 @@ EVERYTHING = {
     "hole": [np.eye(40, 48, i, dtype=np.uint8) for i in range(5)],
     "stain": [
         np.ones((40, 48), np.uint8),
-        *(np.pad(np.ones((1, 1), np.uint8), ((i, 39 - i), (0, 47))) for i in range(4)),
+        np.pad(np.ones((1, 1), np.uint8), ((7, 32), (0, 47))),  # on one edge each
+        np.pad(np.ones((1, 1), np.uint8), ((0, 39), (7, 40))),
+        np.pad(np.ones((2, 3), np.uint8), ((7, 31), (45, 0))),
+        np.pad(np.ones((2, 3), np.uint8), ((38, 0), (7, 38))),
     ],
 }
 

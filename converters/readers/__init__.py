@@ -81,7 +81,9 @@ def find_layout(folder: Path, layout: str = "auto") -> str:
     return next((name for name in names if READERS[name].is_category(folder)), "")
 
 
-def read_category(folder: Path, max_pixels: int = 256_000_000, layout: str = "auto") -> Category:
+def read_category(
+    folder: Path, max_pixels: int = 256_000_000, layout: str = "auto", threads: int | None = None
+) -> Category:
     """Read one category folder; images are identified, hashed and checked for truncation, not decoded.
 
     Raises DatasetError if the folder is no category. What is wrong with single files is in ``problems``.
@@ -98,7 +100,7 @@ def read_category(folder: Path, max_pixels: int = 256_000_000, layout: str = "au
     )
     if not listed:
         raise DatasetError(f"{folder}: no images in {READERS[name].TREE}")
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(threads) as pool:
         results = pool.map(lambda entry: read_sample(folder, entry, max_pixels), listed)
         with progress(results, len(listed), f"reading {folder.name}") as bar:
             outcomes = list(bar)
