@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from converters.options import command, conversion_options
+from converters.errors import DatasetError
+from converters.options import OneLineErrors, command, conversion_options
 
 COMMANDS = (
     "all",
@@ -23,15 +24,15 @@ COMMANDS = (
 )
 
 
-class Commands(click.Group):
+class Commands(OneLineErrors, click.Group):
     """Imports a command's module when it is called, so that ``--help`` comes at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
         if name not in COMMANDS:
-            return None
+            raise DatasetError(f"no such command {name!r}; there are {', '.join(COMMANDS)}")
         return convert_all if name == "all" else import_module(f"converters.{name}").main
 
 

@@ -56,7 +56,7 @@ def find_images(base: Path, entry: str) -> list[tuple[str, Path]]:
         found = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
         return [(path.relative_to(place).as_posix(), path) for path in found]
     if place.is_file() and place.suffix == ".txt":
-        lines = [line.strip() for line in place.read_text("utf-8").split("\n") if line.strip()]
+        lines = [line.strip() for line in place.read_text("utf-8", "replace").split("\n") if line.strip()]
         if not all(map(fits_text_files, lines)):
             raise DatasetError(f"{place}: holds names with control characters: rename those images")
         return [(Path(line).name, place.parent / line if line.startswith("./") else base / line) for line in lines]
@@ -93,7 +93,7 @@ def decode_row(row: str, width: int, height: int) -> tuple[int, "Mask"]:
 
 
 def _decode_all(labels: Path, names: dict[int, str], width: int, height: int) -> Iterator[tuple[str, "Mask"]]:
-    text = labels.read_text("utf-8") if labels.is_file() else ""
+    text = labels.read_text("utf-8", "replace") if labels.is_file() else ""
     for number, row in enumerate(text.splitlines(), start=1):
         if not row.strip():
             continue

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from converters.errors import DatasetError
 
@@ -17,7 +18,21 @@ LAYOUTS = ("loco", "mvtec_ad_2", "btad", "kolektor", "mvtec", "visa", "magnetic_
 MISSING_LIBRARY = "{error}: OpenCV needs it; on Debian or Ubuntu run `apt-get install libgl1 libglib2.0-0`"
 
 
-class Command(click.Command):
+class OneLineErrors(click.Command):
+    """Usage errors in one line, as all others, instead of click's three."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            command_path = error.ctx.command_path if error.ctx else info_name
+            message = " ".join(error.format_message().split())
+            raise DatasetError(f"{message.rstrip('.')}. See `{command_path} --help`.") from None
+
+
+class Command(OneLineErrors):
     """A click command that turns what users can cause into one line and a documented exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -25,7 +40,7 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("Interrupted: nothing was published.", err=True)
+            click.echo("Interrupted: nothing unfinished was published.", err=True)
             ctx.exit(130)
         except BrokenPipeError:
             ctx.exit(0)  # the reader of our output (head, less) has gone

@@ -1,4 +1,4 @@
-"""The page of a comparison: one HTML file with its style, script, charts and images inside, so that it works offline."""
+"""The page of a comparison: one HTML file with its style, script, charts and images inside; it works offline."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from finetune.tables import HEADLINES, MEASURES, cell
 TEMPLATES = Path(__file__).with_name("templates")
 GRID = np.linspace(0, 1, 101)
 COLOURS = 8
-WIDTH, HEIGHT, LEFT, BOTTOM = 300, 220, 34, 30  # of a chart, in SVG units
+WIDTH, HEIGHT, LEFT, BOTTOM = 300, 220, 44, 30  # of a chart, in SVG units
 FOREST = ("auroc", "map50", "dice")  # differences that are drawn
 
 

@@ -69,9 +69,14 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    def handle_error(self, *arguments: object) -> None:
+        """Clients that hang up are what these tests are about."""
+
+
 @pytest.fixture
 def server() -> Iterator[tuple[str, Behaviour]]:
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd = Server(("127.0.0.1", 0), Handler)
     httpd.behaviour = Behaviour()
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -195,7 +195,7 @@ def test_interrupted_at_random_moments_the_earlier_dataset_stays(real: Conversio
             continue
         interrupted += 1
         assert process.returncode == 130, errors
-        assert errors == "Interrupted: nothing was published.\n", moment
+        assert errors == "Interrupted: nothing unfinished was published.\n", moment
         assert found == {real.name: real.old}
         assert debris(real.out) == []
     assert interrupted >= 5

@@ -59,7 +59,8 @@ def write_yolo(root: Path, rows: list[str], **changes: Any) -> Path:
     for part in ("train", "val"):
         save_noise(root / part / "images" / "0.jpg", SIZE, "RGB")
         (root / part / "labels").mkdir(exist_ok=True)
-    (root / "train" / "labels" / "0.txt").write_text("".join(f"{row}\n" for row in rows))
+    text = "".join(f"{row}\n" for row in rows)
+    (root / "train" / "labels" / "0.txt").write_text(text, "utf-8", "surrogateescape")
     data = {"train": "train/images", "val": "val/images", "names": ["dent", "scratch"]} | changes
     (root / "data.yaml").write_text(yaml.safe_dump(data))
     return root / "data.yaml"
@@ -288,6 +289,7 @@ def test_yolo_rows_are_painted_as_ultralytics_paints_them() -> None:
         ("0 0.1 0.1 -0.2 0.2 0.3 0.1", "outside 0 to 1"),
         ("7 0.1 0.1 0.2 0.1 0.2 0.3", "class 7"),
         ("dent 0.1 0.1 0.2 0.1 0.2 0.3", "no row of numbers"),
+        ("\udcff", "no row of numbers"),
     ],
 )
 def test_bad_yolo_rows_are_refused_with_file_and_line(row: str, expected: str, tmp_path: Path) -> None:

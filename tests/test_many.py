@@ -137,7 +137,7 @@ def test_an_interrupted_run_over_all_is_resumed(several: Path, tmp_path: Path, n
         process.send_signal(number)
         error = process.communicate(timeout=60)[1]
         if number == signal.SIGINT and process.returncode:
-            assert process.returncode == 130 and error == "Interrupted: nothing was published.\n", error
+            assert process.returncode == 130 and error == "Interrupted: nothing unfinished was published.\n", error
         wait_for_group(process.pid)
         if number == signal.SIGINT and out.exists():
             assert not list(out.glob(".*partial*"))
