@@ -12,7 +12,7 @@ demo: install
 	$(BIN)/python -m converters.preview --root data/sample $(DEMO) --overwrite
 	$(BIN)/python -m converters all --root data/sample $(DEMO) --overwrite
 	$(BIN)/python -m converters.verify datasets_out/washer
-	$(BIN)/python finetune/yolo.py $(DEMO) --weights none --epochs 30 --imgsz 192 --overwrite
+	$(BIN)/python finetune/yolo.py $(DEMO) --weights none --epochs 40 --imgsz 192 --lr 0.002 --overwrite
 	@echo
 	@echo "datasets_out/washer        the dataset in five formats; card.md says what is in it"
 	@echo "previews/washer            contact sheets: image, mask, boxes, polygons"
@@ -38,7 +38,7 @@ test-slow: install
 	$(BIN)/python -m pytest -m slow
 
 benchmark: install
-	$(BIN)/python benchmarks/convert.py
+	$(BIN)/python benchmarks/convert.py data/sample/washer
 
 clean:
 	rm -rf .venv data/sample datasets_out/washer previews runs

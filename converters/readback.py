@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -37,7 +38,7 @@ class Found:
     mask: "NDArray[np.uint8] | None"
 
 
-class Reader:
+class Reader(ABC):
     """One format of a dataset, read by somebody else's code."""
 
     name: str
@@ -49,9 +50,9 @@ class Reader:
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, list(classes)
 
+    @abstractmethod
     def split_hash(self) -> str:
         """The hash of the split that the format says it was made from."""
-        raise NotImplementedError
 
     def image_path(self, image: LabelledImage) -> Path:
         return self.folder / "images" / image.part / image.name
@@ -60,9 +61,9 @@ class Reader:
         """File names of the images that the format counts to a part."""
         return {path.name for path in (self.folder / "images" / part).iterdir()}
 
+    @abstractmethod
     def load(self, image: LabelledImage) -> list[Found]:
         """The instances of one image, in the order in which they were written."""
-        raise NotImplementedError
 
 
 class CocoReader(Reader):

@@ -179,10 +179,11 @@ def _hash_mask(mask: Path, width: int, height: int) -> str:
 
 
 def _is_empty(mask: Path) -> bool:
-    """Does a mask that is whole hold nothing but zeros?"""
+    """Does a mask that is whole hold nothing but zeros (whatever its opacity)?"""
     for file in mask_files(mask):
         with _opened(file.read_bytes()) as image:
-            if image.getbbox(alpha_only=False) is not None:
+            colours = image.convert("RGB") if "A" in image.getbands() else image
+            if colours.getbbox() is not None:
                 return False
     return True
 

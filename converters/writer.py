@@ -7,6 +7,7 @@ depend neither on the number of workers nor on which of them was faster.
 This module and the formats import NumPy and OpenCV only where they work, so that ``--help`` comes at once.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,7 +81,7 @@ class LabelledImage:
         return index_png(rows, self.top, self.sample.height, len(self.classes) + 1)
 
 
-class Writer:
+class Writer(ABC):
     """One format. Subclasses say where images lie, and turn labelled images into files."""
 
     folder: ClassVar[str]
@@ -93,9 +94,9 @@ class Writer:
         """Where the image lies, relative to the format's folder."""
         return f"images/{image.part}/{image.name}"
 
+    @abstractmethod
     def render(self, image: LabelledImage) -> tuple[dict[str, bytes], Any]:
         """Files of this image (relative path -> content) and what ``add`` needs to know. Pure."""
-        raise NotImplementedError
 
     def start(self, folder: Path) -> None:
         """Make the format's folders."""

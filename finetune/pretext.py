@@ -6,15 +6,28 @@ feature map, as in CutPaste (Li et al., CVPR 2021) and DRAEM (Zavrtanik et al., 
 of the dataset is used, except that an image is good.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from converters.errors import DatasetError
+from converters.options import progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels = NDArray[np.uint8]
 KINDS = ("fill", "tint", "paste", "shift", "erase")
 SHAPES = ("blob", "line")
 CELLS = 1 + len(KINDS) * len(SHAPES)  # classes of a cell: untouched, then kind by shape
 MOST = 10  # made-up defects in an image
+PER_STEP = 8  # images; their cells are the examples, a thousand in each image
+RATE = 3e-3
+DEFECT_WEIGHT = 3.0  # of a made-up defect's cell against an untouched one, of which there are far more
 VISIBLE = 10  # grey levels: a smaller change is no defect
 
 
@@ -104,3 +117,54 @@ def _erase(image: Pixels, other: Pixels, mask: Pixels, at: tuple[int, int], gene
 
 
 CONTENT = (_fill, _tint, _paste, _shift, _erase)  # as KINDS
+
+
+def learn_pretext(network: Any, good: Tensor, steps: int, cast: Any, seed: int) -> None:
+    """Teach a FineNet's ``features`` and ``cells`` to name made-up defects.
+
+    ``good`` are N x 3 x S x S, uint8, train's good images; ``cast`` is an autocast context. Each step shows PER_STEP
+    of them, flipped and turned; a cell's class is the largest class among its pixels.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    from finetune.loading import normalise
+
+    if len(good) < 2:
+        raise DatasetError("the pretext task paints defects into good images, and train has fewer than two")
+    torch.manual_seed(seed)
+    generator = np.random.default_rng(seed)
+    device = next(network.parameters()).device
+    weights = torch.tensor([1.0] + [DEFECT_WEIGHT] * (CELLS - 1), device=device)
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=0.15)
+    network.train()
+    with progress(None, steps, "made-up defects", item_show_func=lambda item: item) as bar:
+        for _ in range(steps):
+            images, classes = paint_batch(good, generator)
+            pixels = normalise(images.to(device)).to(memory_format=torch.channels_last)
+            with cast:
+                named = network.cells(network.features(pixels))
+            cell = images.shape[-1] // named.shape[-1]
+            target = F.max_pool2d(classes[:, None].float(), cell)[:, 0].long().to(device)
+            loss = F.cross_entropy(named.float(), target, weights)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
+            optimizer.step()
+            schedule.step()
+            bar.update(1, f"loss {loss.item():.3f}")
+
+
+def paint_batch(good: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """PER_STEP good images with made-up defects, B x 3 x S x S uint8, and their classes, B x S x S uint8."""
+    import torch
+
+    images, classes = [], []
+    for _ in range(PER_STEP):
+        first, second = (np.moveaxis(good[i].numpy(), 0, 2) for i in generator.integers(len(good), size=2))
+        turned = np.rot90(first, generator.integers(4))[:: generator.choice([-1, 1])]
+        image, of_pixels = paint_defects(np.ascontiguousarray(turned), second, generator)
+        images.append(torch.from_numpy(image))
+        classes.append(torch.from_numpy(of_pixels))
+    return torch.stack(images).permute(0, 3, 1, 2), torch.stack(classes)

@@ -16,7 +16,9 @@ from finetune.predictions import Run, image_scores, run_folder
 Detections = list[dict[str, Any]]
 
 
-def _draws(truth: Truth, skill: float, random: np.random.Generator) -> list[tuple[int, dict[str, Any] | None, int, float]]:
+def _draws(
+    truth: Truth, skill: float, random: np.random.Generator
+) -> list[tuple[int, dict[str, Any] | None, int, float]]:
     """(image index, its annotation or None for a false alarm, class, score): what a detector of some skill sees."""
     classes = len(truth.dataset.classes)
     seen: list[tuple[int, dict[str, Any] | None, int, float]] = []
@@ -53,7 +55,9 @@ def masks(truth: Truth, skill: float, random: np.random.Generator) -> Detections
         height, width = truth.sizes[truth.ids.index(entry["image_id"])]
         canvas = np.zeros((height, width), np.uint8)
         x, y, w, h = entry["bbox"]
-        cv2.ellipse(canvas, (int(x + w / 2), int(y + h / 2)), (max(1, int(w / 2)), max(1, int(h / 2))), 0, 0, 360, 1, -1)
+        cv2.ellipse(
+            canvas, (int(x + w / 2), int(y + h / 2)), (max(1, int(w / 2)), max(1, int(h / 2))), 0, 0, 360, 1, -1
+        )
         encoded = coco_mask.encode(np.asfortranarray(canvas))
         found.append(entry | {"segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}})
     return found

@@ -251,6 +251,15 @@ def test_a_plain_folder_without_a_table_has_one_class(tmp_path: Path) -> None:
     assert counts(read_category(write_folder(tmp_path, classes=False))) == (0, 3, {"defect": 6})
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "I;16"])
+def test_an_empty_mask_of_any_kind_means_good(mode: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, classes=False)
+    grey = Image.new("L", SIZE)
+    wide = Image.fromarray(np.zeros(SIZE[::-1], np.uint16))
+    (wide if mode == "I;16" else grey.convert(mode)).save(folder / "masks" / "a 5.png")
+    assert counts(read_category(folder)) == (0, 4, {"defect": 5})
+
+
 @pytest.mark.parametrize(
     ("layout", "lost", "expected"),
     [

@@ -63,8 +63,7 @@ def main(mvtec: str) -> None:
     sys.path.insert(0, mvtec)
     values = {
         name: {
-            str(limit): {"anomalib": by_anomalib(*arrays, limit), "mvtec": by_mvtec(*arrays, limit)}
-            for limit in LIMITS
+            str(limit): {"anomalib": by_anomalib(*arrays, limit), "mvtec": by_mvtec(*arrays, limit)} for limit in LIMITS
         }
         for name, arrays in cases().items()
     }

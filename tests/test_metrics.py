@@ -1,0 +1,255 @@
+"""Measures against other people's: scikit-learn, pycocotools, and recorded values of anomalib and MVTec's own code."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from aupro.record import LIMITS, RECORDED, cases
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from scipy.ndimage import distance_transform_cdt
+from sklearn import metrics as sk
+
+from finetune import metrics
+from finetune.bootstrap import interval, over_seeds, resample, share_interval
+
+RANDOM = np.random.default_rng(3)
+ONES = np.ones((1, 200))
+LABELS = (RANDOM.random(200) < 0.4).astype(int)
+SCORES = np.round(RANDOM.normal(LABELS, 1.0), 1)  # many ties
+WEIGHTS = RANDOM.integers(0, 4, (5, 200)).astype(float)
+
+
+# --------------------------------------------------------------------------------------------- scores of images
+
+
+@pytest.mark.parametrize("weights", [ONES, WEIGHTS], ids=["plain", "resampled"])
+def test_auroc_and_ap_equal_scikit_learn(weights: np.ndarray) -> None:
+    levels = metrics.score_levels(LABELS, SCORES, weights)
+    for row, area, precision in zip(weights, metrics.auroc(levels), metrics.average_precision(levels), strict=True):
+        assert area == pytest.approx(sk.roc_auc_score(LABELS, SCORES, sample_weight=row), abs=1e-9)
+        assert precision == pytest.approx(sk.average_precision_score(LABELS, SCORES, sample_weight=row), abs=1e-9)
+
+
+def test_areas_are_nan_where_a_side_is_empty() -> None:
+    levels = metrics.score_levels(np.zeros(3), np.arange(3), np.ones((1, 3)))
+    assert np.isnan(metrics.auroc(levels)).all() and np.isnan(metrics.average_precision(levels)).all()
+
+
+def test_decisions_equal_scikit_learn() -> None:
+    called = SCORES >= 0.6
+    kinds = [(LABELS == 1) & called, (LABELS == 0) & called, (LABELS == 1) & ~called, (LABELS == 0) & ~called]
+    found = metrics.decisions(*(np.array([kind.sum()], float) for kind in kinds))
+    assert found["f1"][0] == pytest.approx(sk.f1_score(LABELS, called), abs=1e-9)
+    assert found["balanced_accuracy"][0] == pytest.approx(sk.balanced_accuracy_score(LABELS, called), abs=1e-9)
+    assert found["false_alarms"][0] == pytest.approx(100 * called[LABELS == 0].mean(), abs=1e-9)
+
+
+def test_threshold_has_the_best_f1_of_all() -> None:
+    best = max(sk.f1_score(LABELS, SCORES >= cut) for cut in np.unique(SCORES))
+    assert sk.f1_score(LABELS, metrics.best_threshold(LABELS, SCORES) <= SCORES) == pytest.approx(best, abs=1e-12)
+
+
+def test_threshold_lies_halfway_between_separated_sides() -> None:
+    assert metrics.best_threshold(np.array([0, 0, 1]), np.array([0.1, 0.2, 0.8])) == pytest.approx(0.5)
+
+
+def test_threshold_without_defects_is_a_quantile_of_good_images() -> None:
+    assert metrics.best_threshold(np.zeros(101), np.arange(101)) == pytest.approx(95)
+
+
+def test_macro_f1_equals_scikit_learn_over_the_types_that_occur() -> None:
+    truth, predicted = RANDOM.integers(0, 4, 90), RANDOM.integers(0, 5, 90)  # class 4 is predicted but never shown
+    matrix = sk.confusion_matrix(truth, predicted, labels=range(5)).astype(float)
+    expected = sk.f1_score(truth, predicted, labels=[1, 2, 3], average="macro")
+    assert metrics.macro_f1(matrix[None])[0] == pytest.approx(expected, abs=1e-9)
+
+
+# -------------------------------------------------------------------------------------------------------- boxes
+
+
+def made_up_boxes(images: int = 12, seed: int = 0) -> tuple[dict, list[dict]]:
+    """A COCO ground truth of three classes and detections of it: jittered, doubled, missing, false, tied scores."""
+    random = np.random.default_rng(seed)
+    annotations, detections = [], []
+    for image in range(1, images + 1):
+        for _ in range(random.integers(0, 4)):
+            x, y, w, h = (float(v) for v in (*random.integers(0, 60, 2), *random.integers(8, 40, 2)))
+            entry = {"image_id": image, "category_id": int(random.integers(1, 4)), "bbox": [x, y, w, h]}
+            annotations.append(entry | {"id": len(annotations) + 1, "area": w * h, "iscrowd": 0})
+            for _ in range(random.integers(0, 3)):
+                box = [float(v) for v in np.array([x, y, w, h]) + random.normal(0, 3, 4)]
+                detections.append(entry | {"bbox": box, "score": round(float(random.random()), 1)})
+        box = [float(v) for v in random.integers(5, 50, 4)]
+        detections.append({"image_id": image, "category_id": 1, "bbox": box, "score": round(float(random.random()), 1)})
+    truth = {
+        "info": {},
+        "images": [{"id": i, "width": 100, "height": 100, "file_name": f"{i}.png"} for i in range(1, images + 1)],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": f"type{i}"} for i in range(1, 5)],  # the fourth has no instances
+    }
+    return truth, detections
+
+
+def by_pycocotools(truth: dict, detections: list[dict], use_classes: bool = True) -> np.ndarray:
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(detections), "bbox")
+        evaluation.params.useCats = int(use_classes)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_box_metrics_equal_pycocotools(seed: int) -> None:
+    truth, detections = made_up_boxes(seed=seed)
+    stats = by_pycocotools(truth, detections)
+    found = metrics.box_metrics(truth, detections)
+    assert (found.map, found.map50) == pytest.approx((stats[0], stats[1]), abs=1e-9)
+    precision, recall = metrics.box_precision(metrics.match_boxes(truth, detections), np.ones((1, 12)))
+    assert np.nanmean(precision) == pytest.approx(stats[0], abs=1e-9)
+    assert np.nanmean(precision[..., 0]) == pytest.approx(stats[1], abs=1e-9)
+    assert np.nanmean(recall) == pytest.approx(stats[8], abs=1e-9)
+    any_class, _ = metrics.box_precision(metrics.match_boxes(truth, detections, use_classes=False), np.ones((1, 12)))
+    assert any_class.mean() == pytest.approx(by_pycocotools(truth, detections, use_classes=False)[0], abs=1e-9)
+
+
+def test_box_precision_of_a_resample_is_that_of_the_images_repeated() -> None:
+    truth, detections = made_up_boxes()
+    weights = np.random.default_rng(1).integers(0, 3, (1, 12)).astype(float)
+    copies = [(image, copy) for image in range(1, 13) for copy in range(int(weights[0, image - 1]))]
+    ids = {pair: number for number, pair in enumerate(copies, start=1)}
+
+    def repeated(entries: list[dict], key: str) -> list[dict]:
+        return [e | {key: ids[image, copy]} for image, copy in copies for e in entries if e[key] == image]
+
+    annotations = [e | {"id": i} for i, e in enumerate(repeated(truth["annotations"], "image_id"), start=1)]
+    bigger = truth | {"images": repeated(truth["images"], "id"), "annotations": annotations}
+    expected = by_pycocotools(bigger, repeated(detections, "image_id"))
+    precision, recall = metrics.box_precision(metrics.match_boxes(truth, detections), weights)
+    assert np.nanmean(precision) == pytest.approx(expected[0], abs=1e-9)
+    assert np.nanmean(recall) == pytest.approx(expected[8], abs=1e-9)
+
+
+def test_no_detections_are_zero_precision() -> None:
+    truth, _ = made_up_boxes()
+    precision, recall = metrics.box_precision(metrics.match_boxes(truth, []), np.ones((1, 12)))
+    assert np.nanmax(precision) == np.nanmax(recall) == 0
+    assert metrics.best_box_threshold(metrics.match_boxes(truth, [])) == float("inf")
+
+
+def test_box_threshold_has_the_best_f1() -> None:
+    truth, detections = made_up_boxes()
+    matches = metrics.match_boxes(truth, detections)
+    scores, hit = (
+        np.concatenate([getattr(m, name) if name == "scores" else m.hit[0] for m in matches])
+        for name in ("scores", "hit")
+    )
+    total = len(truth["annotations"])
+    f1 = {cut: 2 * hit[scores >= cut].sum() / ((scores >= cut).sum() + total) for cut in np.unique(scores)}
+    assert f1[metrics.best_box_threshold(matches)] >= max(f1.values()) - 0.03  # ties in scores are cut as a whole
+
+
+# ------------------------------------------------------------------------------------------------------- pixels
+
+
+@pytest.mark.parametrize("name", cases())
+def test_aupro_equals_anomalib_and_mvtec(name: str) -> None:
+    recorded = json.loads(RECORDED.read_text())["aupro"][name]
+    for limit, value in zip(LIMITS, metrics.aupro(*cases()[name], LIMITS), strict=True):
+        assert value == pytest.approx(recorded[str(limit)]["mvtec"], abs=1e-6)
+        assert value == pytest.approx(recorded[str(limit)]["anomalib"], abs=1e-6)
+
+
+def test_pro_curve_equals_its_definition_at_every_threshold() -> None:
+    maps, masks = cases()["many ties"]
+    rate, overlap = metrics.pro_curve(maps, masks)
+    shares = [metrics.regions(mask) for mask in masks]
+    count = sum(share.sum() for _, _, share in shares)
+    for cut in np.unique(maps):
+        hit = maps >= cut
+        false = hit[masks == 0].mean()
+        mean = sum(share[h[rows, columns]].sum() for h, (rows, columns, share) in zip(hit, shares, strict=True)) / count
+        assert np.interp(false, rate, overlap) == pytest.approx(mean, abs=1e-9)
+
+
+def test_regions_connect_at_corners_and_weigh_the_same() -> None:
+    mask = np.zeros((9, 9), np.uint8)
+    mask[0:2, 0:2] = mask[2:4, 2:4] = 1  # one region of 8 pixels
+    mask[8, 8] = 1
+    _, _, share = metrics.regions(mask)
+    assert sorted(set(share)) == [1 / 8, 1] and share.sum() == pytest.approx(2)
+
+
+def test_aupro_without_any_defect_is_refused() -> None:
+    with pytest.raises(ValueError, match="no defect region"):
+        metrics.aupro(np.zeros((1, 4, 4)), np.zeros((1, 4, 4), np.uint8))
+
+
+def test_aupro_of_levels_equals_aupro() -> None:
+    maps, masks = cases()["many ties"]
+    distinct, index = np.unique(maps, return_inverse=True)
+    index = index.reshape(maps.shape)
+    shares, negative = np.zeros((1, len(distinct))), np.zeros((1, len(distinct)))
+    for levels, mask in zip(index, masks, strict=True):
+        rows, columns, share = metrics.regions(mask)
+        np.add.at(shares[0], levels[rows, columns], share)
+        np.add.at(negative[0], levels[mask == 0], 1)
+    for limit, value in zip(LIMITS, metrics.aupro(maps, masks, LIMITS), strict=True):
+        assert metrics.aupro_of_levels(shares, negative, limit)[0] == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize("ratio", metrics.BOUNDARY_RATIOS)
+def test_boundary_is_what_lies_within_the_distance_of_the_contour(ratio: float) -> None:
+    mask = np.zeros((300, 400), np.uint8)
+    mask[0:120, 50:200] = 1  # touches the edge, which counts as contour
+    mask[40:60, 90:130] = 0
+    mask[200:203, 300:390] = 1
+    distance = distance_transform_cdt(np.pad(mask, 1), metric="chessboard")[1:-1, 1:-1]
+    expected = (mask > 0) & (distance <= round(ratio * 500))
+    assert (metrics.boundary(mask, ratio) == expected).all()
+
+
+def test_iou_and_dice_of_known_counts() -> None:
+    found = metrics.overlap_measures(np.array([6.0]), np.array([2.0]), np.array([4.0]))
+    assert found["iou"][0] == pytest.approx(6 / 12) and found["dice"][0] == pytest.approx(12 / 18)
+
+
+# ---------------------------------------------------------------------------------------------------- bootstrap
+
+
+def test_resamples_keep_classes_and_duplicates_together() -> None:
+    strata = ["good"] * 6 + ["crack"] * 5
+    groups = ["a", "a", *"bcde", *"fghij"]
+    weights = resample(strata, groups, 200, np.random.default_rng(0))
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 1:6].sum(axis=1) == 5).all() and (weights[:, 6:].sum(axis=1) == 5).all()
+    assert weights.std(axis=0).min() > 0
+    assert (weights == resample(strata, groups, 200, np.random.default_rng(0))).all()
+
+
+def test_interval_of_a_mean_is_as_wide_as_theory_says() -> None:
+    values = np.random.default_rng(0).normal(0, 1, 100)
+    weights = resample(["all"] * 100, list(range(100)), 2000, np.random.default_rng(1))
+    low, high = interval(weights @ values / 100)
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 10, rel=0.1)
+
+
+def test_interval_of_what_is_mostly_undefined_is_none() -> None:
+    assert interval(np.array([0.5, np.nan, np.nan])) is None
+
+
+def test_seeds_add_their_own_spread() -> None:
+    values = np.repeat([[0.1], [0.5], [0.9]], 4000, axis=1)
+    drawn = over_seeds(values, np.random.default_rng(0))
+    assert drawn.mean() == pytest.approx(0.5, abs=0.02) and drawn.std() == pytest.approx(0.327 / 3**0.5, abs=0.02)
+
+
+def test_no_false_alarm_among_twelve_is_no_proof_of_none() -> None:
+    assert share_interval(0, 12) == pytest.approx((0, 1 - 0.025 ** (1 / 12)))
