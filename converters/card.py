@@ -12,7 +12,7 @@ from converters.options import table
 from converters.readers.mvtec import missing_images
 from converters.samples import GOOD, Category, Problem
 from converters.splits import COMBINED, PARTS, duplicates
-from converters.writer import DatasetInfo, Outcome
+from converters.writer import TOO_SMALL, DatasetInfo, Outcome
 
 HEADER = ("split", "class", "images", "instances")
 
@@ -27,6 +27,7 @@ class Summary:
     instances: Counter[tuple[str, str]] = field(default_factory=Counter)
     left_out: list[Problem] = field(default_factory=list)
     unused: Counter[str] = field(default_factory=Counter)
+    too_small: list[Problem] = field(default_factory=list)  # images that lost all instances to --min-area
     below_min_area: int = 0
     soft_masks: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -39,17 +40,19 @@ class Summary:
         for row in card["counts"]:
             summary.images[row["part"], row["class"]] = row["images"]
             summary.instances[row["part"], row["class"]] = row["instances"]
-        summary.left_out = [Problem(**problem) for problem in card["left_out"]]
+        problems = [Problem(**problem) for problem in card["left_out"]]
+        summary.left_out = [problem for problem in problems if problem.reason != TOO_SMALL]
+        summary.too_small = [problem for problem in problems if problem.reason == TOO_SMALL]
         summary.below_min_area, summary.soft_masks = card["below_min_area"], card["soft_masks"]
         return summary
 
     def add(self, outcome: Outcome) -> None:
+        self.below_min_area += outcome.below_min_area
         if outcome.problem:
-            self.left_out.append(outcome.problem)
+            (self.too_small if outcome.too_small else self.left_out).append(outcome.problem)
             return
         self.images[outcome.part, outcome.class_name] += 1
         self.instances[outcome.part, outcome.class_name] += outcome.instances
-        self.below_min_area += outcome.below_min_area
         if outcome.in_between:
             self.soft_masks[outcome.sample.key] = outcome.in_between
 
@@ -65,7 +68,7 @@ class Summary:
     def card(self) -> dict[str, Any]:
         return {
             "counts": [dict(zip(("part", "class", "images", "instances"), row, strict=True)) for row in self.rows],
-            "left_out": [dataclasses.asdict(problem) for problem in self.left_out],
+            "left_out": [dataclasses.asdict(problem) for problem in (*self.left_out, *self.too_small)],
             "unused": dict(sorted(self.unused.items())),
             "below_min_area": self.below_min_area,
             "soft_masks": dict(sorted(self.soft_masks.items())),
@@ -73,7 +76,7 @@ class Summary:
 
     def notes(self) -> list[str]:
         """One line each for what is not in the dataset or not as usual."""
-        lines = [f"left out: {problem}" for problem in self.left_out]
+        lines = [f"left out: {problem}" for problem in (*self.left_out, *self.too_small)]
         lines += [f"not used: {count} images, {reason}" for reason, count in sorted(self.unused.items())]
         if self.below_min_area:
             lines.append(f"left out: {self.below_min_area} instances below --min-area")
@@ -87,8 +90,13 @@ class Summary:
 
 
 def make_card(
-    info: DatasetInfo, settings: dict[str, Any], summary: Summary, categories: list[Category]
+    info: DatasetInfo,
+    settings: dict[str, Any],
+    formats: dict[str, str],
+    summary: Summary,
+    categories: list[Category],
 ) -> dict[str, Any]:
+    """The content of card.json; ``formats`` says which writer made each format folder."""
     incomplete = [line for category in categories for line in missing_images(category)]
     repeated = [group for category in categories for group in duplicates(category.samples)]
     return {
@@ -98,6 +106,7 @@ def make_card(
         "classes": list(info.classes),
         "split_sha256": info.split_sha256,
         "settings": settings,
+        "formats": formats,
         **summary.card(),
         "incomplete": incomplete,
         "duplicates": repeated,
@@ -121,10 +130,10 @@ def read_card(dataset: Path) -> dict[str, Any]:
     path = dataset / "card.json"
     try:
         card = json.loads(path.read_text("utf-8"))
-        if not isinstance(card, dict):
-            raise ValueError("not an object")
+        if card["schema"] != 1 or not {"classes", "settings", "left_out", "formats"} <= card.keys():
+            raise ValueError("not of schema 1")
         return card
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}: is {dataset} a dataset that the converters wrote?") from None
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DatasetError(f"{path}: is no card ({error}): convert again with --overwrite") from None

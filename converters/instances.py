@@ -144,8 +144,10 @@ def read_mask(path: Path, size: tuple[int, int] | None = None, any_value: bool =
 
 
 def _is_grey_png(data: bytes) -> bool:
-    """A PNG of bit depth 8 and colour type 0 without EXIF: what cv2 decodes without interpreting it."""
-    return data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] == b"\x08\x00" and b"eXIf" not in data
+    """A PNG of bit depth 8 and colour type 0 without EXIF or transparency: what cv2 decodes without interpreting it."""
+    return (
+        data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] == b"\x08\x00" and b"eXIf" not in data and b"tRNS" not in data
+    )
 
 
 def _check_size(found: tuple[int, int], wanted: tuple[int, int] | None) -> None:

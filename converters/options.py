@@ -43,7 +43,7 @@ class Command(OneLineErrors):
             click.echo("Interrupted: nothing unfinished was published.", err=True)
             ctx.exit(130)
         except BrokenPipeError:
-            ctx.exit(0)  # the reader of our output (head, less) has gone
+            ctx.exit(141)  # the reader of our output (head, less) has gone; as a shell reports it
         except ImportError as error:
             if ".so" not in str(error):
                 raise

@@ -19,7 +19,7 @@ from converters.options import progress, to_json
 from converters.samples import GOOD, Category, Problem, Sample
 from converters.splits import Split, SplitRule
 from converters.workers import in_processes
-from converters.writer import DatasetInfo, LabelledImage, Outcome, Planned, Writer
+from converters.writer import TOO_SMALL, DatasetInfo, LabelledImage, Outcome, Planned, Writer
 
 MOST_CLASSES = 254  # 0 is background and 255 VOC's void
 LONGEST_NAME = 255  # bytes, what common file systems take
@@ -69,9 +69,12 @@ class Job:
 
     def __call__(self, plan: Planned) -> Outcome:
         sample, name, part, class_index = plan.sample, plan.name, plan.part, plan.class_index
-        outcome = Outcome(sample, name, part, GOOD if class_index is None else self.info.classes[class_index])
+        class_name = GOOD if class_index is None else self.info.classes[class_index]
+        outcome = Outcome(plan.number, sample, name, part, class_name)
         try:
             instances, dropped, in_between = self._instances(sample)
+            if dropped and not instances:
+                return dataclasses.replace(outcome, problem=Problem(sample.key, TOO_SMALL), below_min_area=dropped)
             image = LabelledImage(sample, name, part, class_index, self.info.classes, instances)
             rendered = [writer.render(image) for writer in self.writers]
         except DatasetError as error:
@@ -109,15 +112,16 @@ def convert_dataset(
 
     Raises DatasetError at the first bad file, unless ``on_error`` is ``skip``. Nothing is published then.
     """
-    problems = [problem for category in categories for problem in category.problems]
+    samples, problems = all_samples(categories)
     if problems and conversion.on_error == "stop":
-        folder = next(category.folder for category in categories if category.problems)
+        root = categories[0].folder if len(categories) == 1 else categories[0].folder.parent
         more = f" (and {len(problems) - 1} more; --on-error skip goes on without them)" if problems[1:] else ""
-        raise DatasetError(f"{folder}/{problems[0]}{more}")
-    samples = all_samples(categories)
+        raise DatasetError(f"{root}/{problems[0]}{more}")
     split = splits.make_split(samples, conversion.split)
     class_names = [_class_name(sample, conversion.classes) for sample in samples if sample.key in split.parts]
     classes = tuple(sorted(set(class_names) - {GOOD}))
+    if conversion.classes == "category-defect":
+        _check_class_names(samples)
     if len(classes) > MOST_CLASSES:
         raise DatasetError(f"{name}: {len(classes)} classes, and masks hold {MOST_CLASSES}: try --classes single")
     info = DatasetInfo(name, classes, split.sha256, any(category.synthetic for category in categories))
@@ -126,6 +130,8 @@ def convert_dataset(
     plans = plan_images(samples, split.parts, classes, conversion.classes)
     summary = Summary(name, classes, left_out=problems, unused=Counter(split.unused.values()))
     if conversion.dry_run:
+        target = conversion.out / name
+        _formats_to_keep(target, split, _settings(conversion, categories, target), conversion, writer_types)
         writers = tuple(writer_type(info) for writer_type in writer_types)
         for outcome in _outcomes(Job(info, conversion.instances, writers, None, conversion.images), plans, conversion):
             summary.add(outcome)
@@ -162,24 +168,40 @@ def _publish(
                     writer.add(outcome, record)
         for writer in running:
             writer.finish()
-        card = make_card(info, settings, summary, categories)
-        if kept and read_card(target).get("left_out") != card["left_out"]:
+        earlier_formats = read_card(target)["formats"] if kept else {}
+        formats = {path.name: earlier_formats[path.name] for path in kept if path.name in earlier_formats}
+        formats |= {writer.folder: writer.__name__ for writer in writer_types}
+        card = make_card(info, settings, dict(sorted(formats.items())), summary, categories)
+        if kept and read_card(target)["left_out"] != card["left_out"]:
             raise DatasetError(f"{target}: {kept[0].name} leaves out other images; write the formats in one run")
         (folder / "card.json").write_text(to_json(card), "utf-8")
         (folder / "card.md").write_text(card_as_markdown(info, summary, card), "utf-8")
         (folder / "split.json").write_text(split.to_json(), "utf-8")
 
 
-def all_samples(categories: list[Category]) -> list[Sample]:
-    """All samples, sorted by key; with several categories the category's name goes in front of the key."""
-    if len(categories) == 1:
-        return categories[0].samples
-    samples = [
-        dataclasses.replace(sample, key=f"{category.name}/{sample.key}")
-        for category in categories
-        for sample in category.samples
-    ]
-    return sorted(samples, key=lambda sample: sample.key)
+def all_samples(categories: list[Category]) -> tuple[list[Sample], list[Problem]]:
+    """All samples, sorted by key, and all problems, images that contradict each other among them.
+
+    With several categories the category's name goes in front of keys and files.
+    """
+    samples, problems = list(categories[0].samples), list(categories[0].problems)
+    if len(categories) > 1:
+        samples = [dataclasses.replace(s, key=f"{c.name}/{s.key}") for c in categories for s in c.samples]
+        problems = [Problem(f"{c.name}/{problem.file}", problem.reason) for c in categories for problem in c.problems]
+    found = splits.contradictions(samples)
+    refused = {problem.file for problem in found}
+    kept = [sample for sample in samples if sample.key not in refused]
+    return sorted(kept, key=lambda sample: sample.key), problems + found
+
+
+def _check_class_names(samples: list[Sample]) -> None:
+    """Raise DatasetError if two categories and types make one name: ``a-b`` + ``c`` and ``a`` + ``b-c``."""
+    meant: dict[str, tuple[str, str]] = {}
+    for sample in samples:
+        pair = sample.category, sample.defect
+        name = _class_name(sample, "category-defect")
+        if name != GOOD and meant.setdefault(name, pair) != pair:
+            raise DatasetError(f"{sample.category}: the class {name} would stand for two defect types: rename a folder")
 
 
 def _class_name(sample: Sample, mode: str) -> str:
@@ -202,7 +224,7 @@ def plan_images(samples: list[Sample], parts: dict[str, str], classes: tuple[str
             raise DatasetError(f"{sample.image} and {plans[stem].sample.image} would both be {stem}: rename one")
         class_name = _class_name(sample, mode)
         index = None if class_name == GOOD else classes.index(class_name)
-        plans[stem] = Planned(sample, name, parts[sample.key], index)
+        plans[stem] = Planned(len(plans) + 1, sample, name, parts[sample.key], index)
     return list(plans.values())
 
 
@@ -214,7 +236,7 @@ def _outcomes(job: Job, plans: list[Planned], conversion: Conversion) -> Generat
     results = (job(plan) for plan in plans) if workers == 1 else in_processes(job, plans, workers)
     with closing(results), progress(results, len(plans), f"converting {job.info.name}") as bar:
         for outcome in bar:
-            if outcome.problem and conversion.on_error == "stop":
+            if outcome.problem and not outcome.too_small and conversion.on_error == "stop":
                 raise DatasetError(outcome.problem.reason)
             yield outcome
 
@@ -225,7 +247,7 @@ def _settings(conversion: Conversion, categories: list[Category], target: Path) 
         "classes": conversion.classes,
         **dataclasses.asdict(conversion.instances),
         "layout": categories[0].layout,
-        "source": {c.name: Path(os.path.relpath(c.folder, target)).as_posix() for c in categories},
+        "source": {c.name: Path(os.path.relpath(c.folder.resolve(), target.resolve())).as_posix() for c in categories},
     }
 
 
@@ -235,8 +257,10 @@ def _is_finished(
     """Has an earlier run published these formats with the same split, sources and settings?"""
     if not all((target / writer.folder).is_dir() for writer in writers):
         return False
-    same_settings = read_card(target).get("settings") == _settings(conversion, categories, target)
-    return same_settings and splits.read_split(target)["sha256"] == split.sha256
+    card = read_card(target)
+    made = all(card["formats"].get(writer.folder) == writer.__name__ for writer in writers)
+    same_settings = card["settings"] == _settings(conversion, categories, target)
+    return made and same_settings and splits.read_split(target)["sha256"] == split.sha256
 
 
 def _formats_to_keep(
@@ -249,7 +273,7 @@ def _formats_to_keep(
     if not target.exists():
         return []
     earlier = read_card(target)
-    same = splits.read_split(target)["sha256"] == split.sha256 and earlier.get("settings") == settings
+    same = splits.read_split(target)["sha256"] == split.sha256 and earlier["settings"] == settings
     written = {writer.folder for writer in writers}
     present = sorted(path for path in target.iterdir() if path.is_dir())
     if not conversion.overwrite:

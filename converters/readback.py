@@ -13,6 +13,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,7 +159,9 @@ class YoloObbReader(YoloReader):
         size = np.array((image.sample.width, image.sample.height), np.float32)
         rows = _rows(self.folder / "labels" / image.part / f"{image.stem}.txt")
         found = []
-        for row, instance in zip(rows, image.instances, strict=False):
+        if len(rows) != len(image.instances):
+            raise ValueError(f"{len(rows)} rows for {len(image.instances)} instances")
+        for row, instance in zip(rows, image.instances, strict=True):
             corners = np.array(row[1:], np.float32).reshape(4, 2) * size
             x0, y0, x1, y1 = instance.xyxy
             ys, xs = np.nonzero(instance.mask)
@@ -167,7 +170,10 @@ class YoloObbReader(YoloReader):
                 -cv2.pointPolygonTest(corners, (float(x + x0), float(y + y0)), True)
                 for x, y in cv2.convexHull(pixels.astype(np.int32)).reshape(-1, 2)
             )
-            tight = cv2.contourArea(corners) <= (x1 - x0) * (y1 - y0) + 1
+            smallest = cv2.minAreaRect((pixels + np.array([x0, y0])).astype(np.float32))
+            inside = bool((cv2.boxPoints(smallest) >= 0).all() and (cv2.boxPoints(smallest) <= size).all())
+            area = smallest[1][0] * smallest[1][1] if inside else (x1 - x0) * (y1 - y0)  # else: the bounding box
+            tight = cv2.contourArea(corners) <= area * 1.001 + 0.1
             fits = outside <= self.tolerance and tight
             found.append(Found(int(row[0]), np.array(instance.xyxy, float) if fits else np.zeros(4), None))
         return found
@@ -268,6 +274,12 @@ class VocReader(Reader):
         by_stem = {path.stem: path.name for path in (self.folder / "JPEGImages").iterdir()}
         return {by_stem.get(stem, stem) for stem in sets[0].splitlines()} if sets[0] == sets[1] else set()
 
+    @cache  # noqa: B019 - a reader lives as long as its dataset is verified
+    def _shows(self, class_name: str, part: str) -> set[str]:
+        """Stems of the images that ``ImageSets/Main/CLASS_PART.txt`` says show the class."""
+        text = (self.folder / "ImageSets" / "Main" / f"{class_name}_{part}.txt").read_text("utf-8")
+        return {line.rpartition(" ")[0].rstrip() for line in text.splitlines() if line.endswith(" 1")}
+
     def load(self, image: LabelledImage) -> list[Found]:
         import numpy as np
         from defusedxml.ElementTree import parse
@@ -279,8 +291,14 @@ class VocReader(Reader):
             _pixels(self.folder / "SegmentationClass" / f"{image.stem}.png"),
             _pixels(self.folder / "SegmentationObject" / f"{image.stem}.png"),
         )
+        entries = list(root.iter("object"))
+        if len(entries) != len(found):
+            raise ValueError(f"{len(entries)} objects, but {len(found)} in the mask")
+        listed = [name for name in self.classes if image.stem in self._shows(name, image.part)]
+        if listed != [self.classes[i] for i in ([] if image.class_index is None else [image.class_index])]:
+            raise ValueError(f"ImageSets/Main lists it under {', '.join(listed) or 'no class'}")
         objects = []
-        for entry, seen in zip(root.iter("object"), found, strict=False):
+        for entry, seen in zip(entries, found, strict=True):
             x0, y0, x1, y1 = (int(entry.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax"))
             index = self.classes.index(entry.findtext("name"))
             mask = seen.mask if seen.class_index == index else None

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from converters.errors import DatasetError
 from converters.options import to_json
-from converters.samples import GOOD, Sample
+from converters.samples import GOOD, Problem, Sample
 
 PARTS = ("train", "val", "test")
+SCHEMA = 1
 COMBINED = "combined"  # MVTec's type for images that show several defects
 Unit = tuple[Sample, ...]  # byte-identical images; usually one
 
@@ -76,7 +77,7 @@ class Split:
     def to_json(self) -> str:
         return to_json(
             {
-                "schema": 1,
+                "schema": SCHEMA,
                 **self.rule.settings,
                 **self.rule.member,
                 "family": self.family,
@@ -92,10 +93,13 @@ def read_split(dataset: Path) -> dict[str, object]:
     path = dataset / "split.json"
     try:
         text = path.read_text("utf-8")
-        return json.loads(text) | {"sha256": _sha256(text)}
+        record = json.loads(text) | {"sha256": _sha256(text)}
+        if record["schema"] != SCHEMA or not isinstance(record["parts"], dict):
+            raise ValueError(f"not of schema {SCHEMA}")
+        return record
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}: no dataset has been published there") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise DatasetError(f"{path}: is no split record ({error}): convert again with --overwrite") from None
 
 
@@ -160,22 +164,21 @@ def _few_shot(units: Iterable[Unit], rule: SplitRule) -> dict[Unit, str]:
     So the test part is the same for every number of shots, 5 shots are among the 10, and val holds good
     images only: enough to set a threshold at a quantile of their scores.
     """
-    pools: dict[str, list[Unit]] = {}
+    pools: dict[str, list[Unit]] = defaultdict(list)
     assigned: dict[Unit, str] = {}
-    for defect, stratum in _strata(units).items():
+    for (category, defect), stratum in _strata(units).items():
         train, val, test = _cut(stratum, rule.ratios)
         assigned.update(dict.fromkeys(test, "test"))
         if defect == GOOD:
             assigned.update(dict.fromkeys(train, "train") | dict.fromkeys(val, "val"))
         else:
             assigned.update(dict.fromkeys(val, "test"))
-            pools[defect] = train
-    if rule.per == "category":
-        pools = {"all types": sorted((u for pool in pools.values() for u in pool), key=lambda u: _rank(u, rule.seed))}
-    for defect, pool in pools.items():
+            pools[category if rule.per == "category" else f"{category}/{defect}"] += train
+    for name, pool in pools.items():
         if rule.shots > len(pool):
-            raise DatasetError(f"--shots {rule.shots}: {defect} has {len(pool)} images to train on; ask for fewer")
-        assigned.update(dict.fromkeys(pool[: rule.shots], "train"))
+            raise DatasetError(f"--shots {rule.shots}: {name} has {len(pool)} images to train on; ask for fewer")
+        ranked = sorted(pool, key=lambda unit: _rank(unit, rule.seed))
+        assigned.update(dict.fromkeys(ranked[: rule.shots], "train"))
     return assigned
 
 
@@ -205,23 +208,36 @@ def duplicates(samples: Iterable[Sample]) -> list[list[str]]:
     return sorted([sample.key for sample in unit] for unit in _units(samples) if len(unit) > 1)
 
 
-def _strata(ranked: Iterable[Unit]) -> dict[str, list[Unit]]:
-    """Ranked units by category and defect type; a unit that shows a defect anywhere counts as that defect."""
-    strata: dict[str, list[Unit]] = defaultdict(list)
+def _strata(ranked: Iterable[Unit]) -> dict[tuple[str, str], list[Unit]]:
+    """Ranked units by category and defect type (of a unit's first image), good ones in front."""
+    strata: dict[tuple[str, str], list[Unit]] = defaultdict(list)
     for unit in ranked:
-        shown = min(unit, key=lambda sample: (sample.defect == GOOD, sample.category, sample.defect))
-        strata[shown.defect if shown.defect == GOOD else f"{shown.category}/{shown.defect}"].append(unit)
-    return dict(sorted(strata.items()))
+        strata[unit[0].category, unit[0].defect].append(unit)
+    return dict(sorted(strata.items(), key=lambda item: (item[0][1] != GOOD, item[0])))
 
 
 def _rank(unit: Unit, seed: int) -> str:
-    return _sha256(f"{seed}/{unit[0].key}")
+    """By the key inside the category: an image has the same rank alone and among other categories."""
+    first = unit[0]
+    return _sha256(f"{seed}/{first.key.removeprefix(first.category + '/')}")
 
 
 def hash_sources(samples: Iterable[Sample]) -> str:
-    """SHA-256 over the keys and contents of all images and masks."""
-    lines = sorted(f"{sample.key}\t{sample.image_digest}\t{sample.mask_digest}" for sample in samples)
+    """SHA-256 over the keys, the meaning and the contents of all images and masks."""
+    lines = sorted(
+        "\t".join((s.key, s.defect, s.origin, str(s.any_value), s.image_digest, s.mask_digest)) for s in samples
+    )
     return _sha256("\n".join(lines))
+
+
+def contradictions(samples: Iterable[Sample]) -> list[Problem]:
+    """Byte-identical images of which one counts as good, or as another defect, than the other."""
+    return [
+        Problem(sample.key, f"is byte-identical to {unit[0].key}, which counts as {unit[0].defect}: remove one of them")
+        for unit in _units(samples)
+        for sample in unit[1:]
+        if (sample.category, sample.defect) != (unit[0].category, unit[0].defect)
+    ]
 
 
 def _sha256(text: str) -> str:

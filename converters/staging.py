@@ -15,22 +15,25 @@ from filelock import FileLock, Timeout
 
 from converters.errors import DatasetError
 
+MARKER = ".published"  # only folders that hold it are ever replaced
+
 
 @contextmanager
 def publish(target: Path, overwrite: bool) -> Iterator[Path]:
     """Yield an empty folder that becomes ``target`` if the block ends without an exception.
 
-    Raises DatasetError if the target exists and ``overwrite`` is false, or if another run is writing it.
+    Raises DatasetError if the target exists and ``overwrite`` is false, if it holds anything that was not
+    published from here (whatever ``overwrite`` says), or if another run is writing it.
     """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(_beside(target, "lock"), timeout=0):
             repair(target)
-            if target.exists() and not overwrite:
-                raise DatasetError(f"{target} exists: add --overwrite to replace it, or write elsewhere")
+            _check_target(target, overwrite)
             partial = _beside(target, f"partial-{os.getpid()}")
             partial.mkdir()
+            (partial / MARKER).write_text("Published by mvtec-finetune; --overwrite replaces this folder.\n", "utf-8")
             try:
                 yield partial
                 _swap(partial, target)
@@ -38,6 +41,25 @@ def publish(target: Path, overwrite: bool) -> Iterator[Path]:
                 repair(target)
     except Timeout:
         raise DatasetError(f"{target} is being written by another run: wait for it, or write elsewhere") from None
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not (target / MARKER).is_file():
+        raise DatasetError(
+            f"{target} holds what was not written by this program, which leaves it alone: write elsewhere"
+        )
+    if not overwrite:
+        raise DatasetError(f"{target} exists: add --overwrite to replace it, or write elsewhere")
+
+
+def recover(target: Path) -> None:
+    """For readers: bring ``target`` back if a run was killed just between moving it aside and replacing it."""
+    target = target.absolute()
+    if not target.exists() and _beside(target, "earlier").exists():
+        with FileLock(_beside(target, "lock")):
+            repair(target)
 
 
 def repair(target: Path) -> None:

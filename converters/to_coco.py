@@ -54,7 +54,7 @@ class CocoWriter(Writer):
 
     def __init__(self, info: DatasetInfo) -> None:
         super().__init__(info)
-        self.images = self.annotations = 0
+        self.annotations = 0
 
     def render(self, image: LabelledImage) -> tuple[dict[str, bytes], Any]:
         """No files: the record is the image's entry and its annotations' entries, as JSON without their ids."""
@@ -75,11 +75,10 @@ class CocoWriter(Writer):
 
     def add(self, outcome: Outcome, record: Any) -> None:
         entry, annotations = record
-        self.images += 1
-        self.streams["images", outcome.part].write(f',\n{{"id": {self.images}, {entry[1:]}')
+        self.streams["images", outcome.part].write(f',\n{{"id": {outcome.number}, {entry[1:]}')
         for text in annotations:
             self.annotations += 1
-            ids = f'"id": {self.annotations}, "image_id": {self.images}'
+            ids = f'"id": {self.annotations}, "image_id": {outcome.number}'
             self.streams["annotations", outcome.part].write(f",\n{{{ids}, {text[1:]}")
 
     def finish(self) -> None:

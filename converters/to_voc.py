@@ -87,6 +87,12 @@ class VocWriter(Writer):
             for name in self.info.classes:
                 shows = "".join(f"{stem} {1 if shown == name else -1:2d}\n" for stem, shown in members)
                 (sets / "Main" / f"{name}_{part}.txt").write_text(shows, "utf-8")
+        from converters.png import voc_palette
+
+        colours = voc_palette(len(self.info.classes) + 1).tolist()
+        labels = zip(("background", *self.info.classes), colours, strict=True)
+        lines = "".join(f"{name}:{red},{green},{blue}::\n" for name, (red, green, blue) in labels)
+        (self.root / "labelmap.txt").write_text(lines, "utf-8")  # the class list that CVAT and datumaro ask for
         about = {
             "schema": 1,
             "dataset": self.info.name,

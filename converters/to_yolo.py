@@ -106,8 +106,8 @@ def main(task: str, **options: Any) -> None:
     """Write a YOLO dataset: DATASET/yolo, DATASET/yolo-seg or DATASET/yolo-obb.
 
     Polygon rows are made for ultralytics, which truncates vertices to whole pixels and paints the line: read
-    that way they give back each mask with its holes. Loaders that round instead see outlines up to half a
-    pixel off.
+    that way they give back each mask with its holes. Loaders that round instead paint outlines up to a pixel
+    off, which matters for thin defects: give those COCO or PNG masks.
     """
     from converters.run import run
 

@@ -16,6 +16,7 @@ from converters.options import FOLDER, command, json_option, max_pixels_option, 
 from converters.readback import Found, Reader, readers
 from converters.readers import find_categories, read_category
 from converters.splits import PARTS
+from converters.staging import recover
 from converters.writer import LabelledImage
 
 if TYPE_CHECKING:
@@ -68,11 +69,11 @@ def source_images(
     layout = card["settings"].get("layout", "auto")
     categories = []
     for name, relative in card["settings"]["source"].items():
-        folder = (dataset / relative).resolve() if root is None else find_categories(root, name, layout)[0]
+        folder = (dataset.resolve() / relative).resolve() if root is None else find_categories(root, name, layout)[0]
         if not folder.is_dir():
             raise DatasetError(f"{folder}: the source of {dataset} is gone: name it with --root")
         categories.append(read_category(folder, max_pixels, layout))
-    samples = all_samples(categories)
+    samples, _ = all_samples(categories)
     if splits.hash_sources(samples) != split["sources"]:
         raise DatasetError(f"{dataset}: its source has changed since the conversion: convert again with --overwrite")
     left_out = {problem["file"] for problem in card["left_out"]}
@@ -156,6 +157,7 @@ def _iou(found: list["NDArray[np.uint8]"], truths: list["NDArray[np.uint8]"]) ->
 
 def verify(dataset: Path, root: Path | None = None, max_pixels: int = 256_000_000) -> list[Result]:
     """Hold every format of a dataset against the source masks."""
+    recover(dataset)
     split = splits.read_split(dataset)
     settings = read_card(dataset)["settings"]
     images = source_images(dataset, root, split, max_pixels)

@@ -64,11 +64,10 @@ _job: Callable[[Any], Any]
 
 
 def _start_worker(job: Callable[[Any], Any]) -> None:
-    """Take the job; end in an orderly way when told to, and at once if the main process is gone."""
+    """Take the job; end at once if the main process is gone."""
     global _job
     _job = job
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGTERM, _end)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -86,7 +85,11 @@ def _end_with(parent: Any) -> None:
 
 
 def _work(item: Any) -> Any:
+    """Do the job; told to end meanwhile, end in an orderly way. Between jobs there is nothing to put in order."""
     try:
+        signal.signal(signal.SIGTERM, _end)
         return _job(item)
     except SystemExit:
         os._exit(1)  # else the pool would hand over the next item
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from converters.instances import Instance
 
 
+TOO_SMALL = "all of its instances are below --min-area"
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """What every format of a dataset tells its readers."""
@@ -113,8 +116,9 @@ class Writer(ABC):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image."""
+    """What became of one image. ``number`` is its COCO id; left-out images leave a gap."""
 
+    number: int
     sample: Sample
     name: str
     part: str
@@ -125,11 +129,17 @@ class Outcome:
     records: tuple[Any, ...] = ()
     problem: Problem | None = None
 
+    @property
+    def too_small(self) -> bool:
+        """Left out because the user asked for it with ``--min-area``, which is no error."""
+        return self.problem is not None and self.problem.reason == TOO_SMALL
+
 
 @dataclass(frozen=True)
 class Planned:
-    """A sample with its name in the outputs, its part and its class."""
+    """A sample with its number and name in the outputs, its part and its class."""
 
+    number: int
     sample: Sample
     name: str
     part: str

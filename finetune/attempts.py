@@ -23,6 +23,8 @@ class Attempt:
     patience: int = 0  # epochs without gain on val before a stop; 0 never stops early
     freeze: int = 0  # first epochs, in which only the head learns
     ema: float = 0.0  # decay of the averaged weights that are evaluated and saved; 0 is off
+    slow: float = 1.0  # learning rate of all but the head, as a share of lr
+    rehearse: float = 0.0  # weight of the pretext's loss beside that of the labels
     pretext: int = 0  # steps on made-up defects before the labels: see finetune.pretext
 
 
@@ -30,9 +32,7 @@ PLAIN = Attempt()
 AUGMENT = replace(PLAIN, augment="strong", mixup=0.2)
 DEEP = replace(AUGMENT, arch="deep", head="mlp", dropout=0.3)
 MODIFIED = replace(AUGMENT, head="mlp", dropout=0.3, freeze=5)
-FOCAL = replace(
-    MODIFIED, mixup=0.0, loss="focal", optimizer="AdamW", weight_decay=0.05, schedule="cosine", patience=15
-)
+FOCAL = replace(MODIFIED, mixup=0.0, loss="focal", optimizer="AdamW", weight_decay=0.05, schedule="cosine", patience=15)
 LONG = replace(FOCAL, epochs=100, patience=30)
 PRETEXT = replace(
     LONG,
@@ -43,8 +43,11 @@ PRETEXT = replace(
     smoothing=0.1,
     freeze=0,
     ema=0.99,
+    lr=2e-3,
+    slow=0.3,
     epochs=40,
     patience=0,
+    rehearse=0.5,
     pretext=1000,
 )
 ATTEMPTS = {
@@ -57,3 +60,16 @@ ATTEMPTS = {
     "pretext": PRETEXT,  # our own high-resolution CNN, which first learns from made-up defects
 }
 BEST = "pretext"
+IMBALANCE = (
+    "none",
+    "oversample",
+    "undersample",
+    "class-weights",
+    "focal",
+    "class-balanced",
+    "logit-adjust",
+    "smote",
+    "borderline-smote",
+    "decoupled",
+    "thresholds",
+)  # see finetune.imbalance; thresholds: finetune.decisions

@@ -60,10 +60,13 @@ class Dataset:
 
     @cached_property
     def image_ids(self) -> dict[str, int]:
-        """Image name -> its COCO id: 1, 2, ... over all parts, in the order of the source paths."""
+        """Image name -> its COCO id: 1, 2, ... over the whole split in the order of the source paths.
+
+        Left-out images are not in it, but leave a gap: the ids of the others do not depend on them.
+        """
         left_out = {problem["file"] for problem in self.card["left_out"]}
-        keys = [key for key in sorted(self.split["parts"]) if key not in left_out]
-        return {key.replace("/", "__"): number for number, key in enumerate(keys, start=1)}
+        numbered = enumerate(sorted(self.split["parts"]), start=1)
+        return {key.replace("/", "__"): number for number, key in numbered if key not in left_out}
 
     def images(self, part: str) -> list[str]:
         """Names of the images in a part, in the order of their ids."""

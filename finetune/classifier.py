@@ -1,22 +1,19 @@
 """Train a CNN classifier (good, and the classes of a dataset), measure it, and show where it looked.
 
-    python finetune/classifier.py --category screw --attempt focal --weights DEFAULT      # ImageNet start
-    python finetune/classifier.py --category washer --weights none                        # random start
+    python finetune/classifier.py --category washer --weights none                            # random start
+    python finetune/classifier.py --category screw --attempt focal --weights DEFAULT          # ImageNet start
     python finetune/classifier.py --category washer --weights none --attempt all --repeat 3   # ablation table
-    torchrun --nproc_per_node 2 finetune/classifier.py --category screw --imgsz 512       # two GPUs
+    torchrun --nproc_per_node 2 finetune/classifier.py --category screw --imgsz 512           # two GPUs
 
-Val chooses the epoch, the temperature and all thresholds; test is looked at once. It learns from the class of an
-image alone, never from a mask. MixUp: H. Zhang et al., ICLR 2018; 1cycle: L. Smith, 2018.
+It learns from the class of an image alone, never from a mask. Val chooses the epoch, the temperature and all
+thresholds; test is looked at once. Good counts as a class in accuracy, balanced accuracy and macro-F1.
 """
 
-import math
-import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,82 +21,72 @@ if not __package__:  # run as a file: import from the repository, not from this 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from converters.errors import DatasetError
-from converters.mvtec import GOOD
 from converters.options import (
     FOLDER,
     command,
     json_option,
     out_option,
     overwrite_option,
-    progress,
     seed_option,
     table,
     to_json,
 )
-from finetune.attempts import ATTEMPTS, BEST, Attempt
+from finetune.attempts import ATTEMPTS, BEST, IMBALANCE, Attempt
 from finetune.category import Dataset, open_dataset
 from finetune.predictions import Run, run_folder, start_run
 from finetune.weights import RANDOM, find_weights, sha256
 
-METHODS = (
-    "none",
-    "oversample",
-    "undersample",
-    "class-weights",
-    "focal",
-    "class-balanced",
-    "logit-adjust",
-    "smote",
-    "borderline-smote",
-    "decoupled",
-    "thresholds",
-)
+if TYPE_CHECKING:
+    from finetune.fitting import Job
+    from finetune.loading import Images
+
 SET = "tuned"
-COLUMNS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced",
-    "macro_f1": "macro-F1",
-    "interval": "95 % interval",
-    "auroc": "AUROC",
-}
+OVERRIDES = ("arch", "optimizer", "lr", "epochs", "batch", "pretext")  # what the command line may change of an attempt
 
 
 @dataclass(frozen=True)
-class Job:
-    """One training but for its data."""
+class Wish:
+    """What the command line asks for, for all trainings of one call."""
 
-    attempt: Attempt
-    imbalance: str
-    classes: int  # good among them
+    name: str  # of the run, without what tells trainings of one call apart
+    runs: Path
+    weights: str
     imgsz: int
     stride: int | None
-    weights: Path | None
     device: str
     precision: str
-    seed: int
+    ensemble: int
+    cost: Path | None
+    heatmaps: bool
+    resume: bool
+    overwrite: bool
+    overrides: dict[str, Any]
 
 
 @dataclass
-class Progress:
-    """Where a training stands; with the states of network and optimizer it is what --resume needs."""
+class Result:
+    """One training, measured on test."""
 
-    epoch: int = 0
-    best: list[float] = field(default_factory=lambda: [-math.inf])
-    best_epoch: int = 0
-    cpu_seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
+    attempt: Attempt
+    labels: Any  # N class indices
+    decisions: Any  # N class indices
+    measures: dict[str, Any]
+    epochs: int
+    cpu_seconds: float
+    seconds: float
+    folder: Path
 
 
-def published(arch: str) -> Any:
-    """torchvision's weights of an architecture: {name: weights}, DEFAULT among them; none for our own networks."""
+def published(arch: str) -> dict[str, Any]:
+    """torchvision's weights of an architecture by name, DEFAULT among them; none for our own networks."""
+    from torchvision import models
+
     from finetune.networks import OWN
 
     if arch in OWN:
         return {}
-    from torchvision import models
-
     found = models.get_model_weights(arch)
-    return dict(found.__members__) | {"DEFAULT": found.DEFAULT}
+    return dict(found.__members__) | ({"DEFAULT": found.DEFAULT} if len(found) else {})
 
 
 def fetch_weights(weights: Any) -> Path:
@@ -110,139 +97,410 @@ def fetch_weights(weights: Any) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
 
 
-def autocast(device: str, precision: str) -> Any:
-    """torch.autocast in 16 bits where the device is faster for it, and as it is elsewhere."""
-    import torch
+def make_job(wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, seed: int) -> "Job":
+    """A training with its weights at hand; raises DatasetError if they, or the architecture, are not to be had."""
+    from finetune.fitting import Job
+    from finetune.networks import build_network, known_networks, start_from
 
-    kind = device.split(":")[0]
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.cpu._is_amx_tile_supported()
-        precision = "bfloat16" if fast else "float16" if kind == "cuda" else "float32"
-    return torch.autocast(kind, getattr(torch, precision), enabled=precision != "float32")
+    if attempt.arch not in known_networks():
+        raise DatasetError(f"--arch {attempt.arch}: known are {', '.join(known_networks())}")
+    if attempt.pretext and attempt.arch != "fine":
+        attempt = replace(attempt, pretext=0)
+    known = published(attempt.arch)
+    if wish.weights != RANDOM and not known and not Path(wish.weights).exists():
+        raise DatasetError(f"--weights {wish.weights}: --arch {attempt.arch} is our own: name a file, or none")
+    checkpoint = find_weights(wish.weights, list(known), lambda name: fetch_weights(known[name]))
+    network = build_network(
+        attempt.arch, 1 + len(dataset.classes), wish.imgsz, attempt.head, attempt.dropout, wish.stride
+    )
+    if checkpoint:
+        start_from(network, checkpoint, attempt.arch)  # what does not fit is refused before a run is begun
+    return Job(
+        attempt=attempt,
+        imbalance=imbalance,
+        classes=1 + len(dataset.classes),
+        imgsz=wish.imgsz,
+        stride=wish.stride,
+        weights=checkpoint,
+        device=wish.device,
+        precision=wish.precision,
+        seed=seed,
+    )
 
 
-def fit(job: Job, train: Any, val: Any, folder: Path, resume: bool) -> tuple[Any, Progress]:
-    """Train a network on the images ``train``; val chooses the epoch, or the last one where val has no defect.
+def train_members(job: "Job", train: "Images", val: "Images", folder: Path, wish: Wish) -> list[tuple[Any, Any]]:
+    """(network, standing) of each member: one trained on all images or, for an ensemble, K on bootstraps of them."""
+    from finetune.fitting import fit, retrain_head
+    from finetune.imbalance import HEADS, bootstrap
 
-    Leaves model.pt (the chosen weights) and last.pt (for --resume) in the folder, and returns the chosen network.
+    members = []
+    for number in range(wish.ensemble):
+        place, images, own = folder, train, job
+        if wish.ensemble > 1:
+            place = folder / f"member-{number}"
+            place.mkdir(parents=True, exist_ok=True)
+            images = train.subset(bootstrap(train.labels, job.seed * wish.ensemble + number))
+            own = replace(job, seed=job.seed * wish.ensemble + number)
+        network, standing = fit(own, images, val, place, wish.resume)
+        if job.imbalance in HEADS:
+            import torch
+
+            retrain_head(network, images, job.imbalance, own)
+            torch.save(network.state_dict(), place / "model.pt")
+        members.append((network, standing))
+    return members
+
+
+def load_members(job: "Job", folder: Path, ensemble: int) -> list[Any]:
+    """The networks that a finished run has left."""
+    from finetune.fitting import load_network
+
+    places = [folder] if ensemble == 1 else [folder / f"member-{number}" for number in range(ensemble)]
+    return [load_network(job, place / "model.pt") for place in places]
+
+
+def evaluate(
+    run: Run, job: "Job", networks: Sequence[Any], parts: dict[str, "Images"], wish: Wish
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Predict val and test, save both, and measure them; returns measures, probabilities and decisions by part."""
+    from finetune.decisions import fit_temperature, softmax
+    from finetune.fitting import logits_of, mean_logits
+
+    logits = {name: mean_logits([logits_of(net, images, job) for net in networks]) for name, images in parts.items()}
+    labels = {name: images.labels.numpy() for name, images in parts.items()}
+    has_defects = bool((labels["val"] > 0).any())
+    temperature = fit_temperature(logits["val"], labels["val"]) if has_defects else 1.0
+    probabilities = {name: softmax(values, temperature) for name, values in logits.items()}
+    decide, rule = decision_rule(job, wish, run.dataset, probabilities["val"], labels["val"])
+    maps = heat_maps(run, job, networks, parts, probabilities) if wish.heatmaps else None
+    measured: dict[str, Any] = {"temperature": temperature, **rule}
+    decisions = {name: decide(values) for name, values in probabilities.items()}
+    for name, images in parts.items():
+        measured[name] = measure_part(labels[name], probabilities[name], logits[name], decisions[name])
+        scores = {image: [1 - row[0], *row[1:]] for image, row in zip(images.names, probabilities[name], strict=True)}
+        boxes = maps["boxes"][name] if maps else []
+        run.write_predictions(SET, name, boxes, scores)
+        measured[name] |= maps["measures"][name] if maps else {}
+    run.describe_set(
+        SET, model="CNN classifier", prompt=None, oracle=False, label="class", **(maps["about"] if maps else {})
+    )
+    return measured, probabilities, decisions
+
+
+def decision_rule(
+    job: "Job", wish: Wish, dataset: Dataset, probabilities: Any, labels: Any
+) -> tuple[Callable[[Any], Any], dict[str, Any]]:
+    """How probabilities (N x C) become classes: the likeliest, by thresholds from val, or the cheapest by --cost."""
+    from finetune.decisions import cheapest, decide, fit_thresholds, read_costs
+
+    if wish.cost:
+        costs = read_costs(wish.cost, ["good", *dataset.classes])
+        return lambda values: cheapest(values, costs), {"costs": costs.tolist()}
+    if job.imbalance == "thresholds":
+        thresholds = fit_thresholds(probabilities, labels)
+        return lambda values: decide(values, thresholds), {"thresholds": thresholds}
+    return lambda values: values.argmax(1), {}
+
+
+def measure_part(labels: Any, probabilities: Any, logits: Any, decisions: Any) -> dict[str, Any]:
+    from finetune.decisions import calibration_error, defect_auroc, f1_interval, measure, softmax
+
+    return {
+        **measure(labels, decisions),
+        "macro_f1_interval": f1_interval(labels, [decisions]),
+        "auroc": defect_auroc(labels, probabilities),
+        "calibration_error": calibration_error(probabilities, labels),
+        "calibration_error_uncalibrated": calibration_error(softmax(logits), labels),
+    }
+
+
+def heat_maps(
+    run: Run, job: "Job", networks: Sequence[Any], parts: dict[str, "Images"], probabilities: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the heat maps of both parts; return boxes from them, what they measure, and what set.json says of them."""
+    from finetune.heatmaps import detections, fit_box_threshold, grad_cam, pointing_game, to_full_size
+    from finetune.metrics import box_metrics
+
+    maps = {}
+    for name, images in parts.items():
+        by_member = [grad_cam(network, images, job.attempt.batch, job.device) for network in networks]
+        maps[name] = [sum(same) / len(same) for same in zip(*by_member, strict=True)]
+    scale = max(1e-6, max(float(heat.max()) for heat in maps["val"]))
+    classes = {name: values[:, 1:].argmax(1) + 1 for name, values in probabilities.items()}
+    threshold = fit_box_threshold(run.dataset, "val", parts["val"], maps["val"], classes["val"], scale)
+    boxes, measures = {}, {}
+    for name, images in parts.items():
+        run.write_heatmaps(SET, name, to_full_size(images, maps[name]), scale)
+        boxes[name] = detections(run.dataset, images, maps[name], classes[name], threshold, scale)
+        measures[name] = pointing_game(run.dataset, name, images, maps[name])
+        measures[name]["mAP50"] = box_metrics(run.dataset.ground_truth(name), boxes[name]).map50
+    about = {"heatmap": "P(defect) x Grad-CAM++", "heatmap_scale": scale, "box_threshold": threshold}
+    return {"boxes": boxes, "measures": measures, "about": about}
+
+
+def train_and_evaluate(
+    wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, seed: int, name: str
+) -> Result | None:
+    """One training from its data to its run folder; None in all processes of torchrun but the first."""
+    from finetune.figures import plot
+    from finetune.fitting import place, wait_for_all
+    from finetune.loading import load_images
+
+    job = make_job(wish, dataset, attempt, imbalance, seed)
+    folder = run_folder(wish.runs, dataset, name, seed)
+    if job.weights and folder.resolve() in job.weights.resolve().parents:
+        raise DatasetError(f"--weights {job.weights}: lies in the run that would be replaced; name another with --run")
+    settings = {"imbalance": imbalance, "seed": seed, **asdict(job.attempt)}
+    settings |= {key: getattr(wish, key) for key in ("weights", "imgsz", "stride", "precision", "ensemble")}
+    settings["cost"] = str(wish.cost) if wish.cost else None
+    leads = place()[0] == 0
+    again = wish.resume and folder.is_dir()
+    run = (
+        start_run(folder, dataset, settings, wish.overwrite) if leads and not again else Run(folder, dataset, settings)
+    )
+    wait_for_all()
+    train, val = (load_images(dataset, part, job.imgsz) for part in ("train", "val"))
+    members = train_members(job, train, val, folder, wish)
+    if not leads:
+        return None
+    seconds = run.seconds
+    parts = {"val": val, "test": load_images(dataset, "test", job.imgsz)}
+    measured, probabilities, decisions = evaluate(run, job, [network for network, _ in members], parts, wish)
+    labels, found = parts["test"].labels.numpy(), decisions["test"]
+    title = f"{dataset.name}, {name}, seed {seed}, test"
+    plot(folder, members[0][1].history, labels, probabilities["test"], found, ["good", *dataset.classes], title)
+    cpu = sum(standing.cpu_seconds for _, standing in members)
+    run.finish(
+        model="CNN classifier",
+        parameters=sum(parameter.numel() for network, _ in members for parameter in network.parameters()),
+        random_weights=job.weights is None,
+        weights_sha256=None if job.weights is None else sha256(job.weights),
+        train_seconds=round(seconds, 1),
+        train_cpu_seconds=round(cpu, 1),
+        seconds_per_image=seconds_per_image([network for network, _ in members], parts["test"], job),
+        weights_bytes=sum(path.stat().st_size for path in folder.rglob("model.pt")),
+        device=job.device,
+        chosen_epochs=[standing.best_epoch for _, standing in members],
+        history=[standing.history for _, standing in members],
+        metrics=measured,
+    )
+    epochs = max(standing.epoch for _, standing in members)
+    return Result(job.attempt, labels, found, measured["test"], epochs, cpu, seconds, folder)
+
+
+def seconds_per_image(networks: Sequence[Any], images: "Images", job: "Job") -> float:
+    """Wall time of the networks' answer to an image in memory, in batches, without heat maps."""
+    import time
+
+    from finetune.fitting import logits_of
+
+    began = time.perf_counter()
+    for network in networks:
+        logits_of(network, images, job)
+    return round((time.perf_counter() - began) / len(images), 5)
+
+
+def evaluate_only(wish: Wish, dataset: Dataset, folder: Path) -> dict[str, Any]:
+    """Write the predictions of a finished run anew from its saved weights, and measure them."""
+    import json
+
+    from finetune.loading import load_images
+
+    try:
+        record = json.loads((folder / "run.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"--eval-only {folder}: no finished run ({error})") from None
+    if record.get("model") != "CNN classifier" or record["split_sha256"] != dataset.split["sha256"]:
+        raise DatasetError(f"--eval-only {folder}: is no classifier trained on the split of {dataset.folder}")
+    settings = record["settings"]
+    attempt = Attempt(**{item.name: settings[item.name] for item in fields(Attempt)})
+    wish = replace(
+        wish, weights=RANDOM, imgsz=settings["imgsz"], stride=settings["stride"], ensemble=settings["ensemble"]
+    )
+    job = make_job(wish, dataset, attempt, settings["imbalance"], settings["seed"])
+    run = Run(folder, dataset, settings)
+    networks = load_members(job, folder, wish.ensemble)
+    parts = {part: load_images(dataset, part, job.imgsz) for part in ("val", "test")}
+    return evaluate(run, job, networks, parts, wish)[0]["test"]
+
+
+def summarise(label: str, results: Sequence[Result]) -> dict[str, Any]:
+    """One row of a table: the mean over the trainings that differ in the seed alone, and macro-F1's interval."""
+    import numpy as np
+
+    from finetune.decisions import f1_interval
+
+    keys = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "pointing", "pointing_chance", "mAP50")
+    means = {
+        key: float(np.mean([result.measures[key] for result in results])) for key in keys if key in results[0].measures
+    }
+    attempt = results[0].attempt
+    return {
+        "what": label,
+        "seeds": len(results),
+        **means,
+        "macro_f1_interval": f1_interval(results[0].labels, [result.decisions for result in results]),
+        "macro_f1_by_seed": [result.measures["macro_f1"] for result in results],
+        "epochs": [result.epochs for result in results],
+        "lr": attempt.lr,
+        "optimizer": attempt.optimizer,
+        "cpu_seconds": float(np.mean([result.cpu_seconds for result in results])),
+        "seconds": float(np.mean([result.seconds for result in results])),
+    }
+
+
+HEADER = (
+    "", "macro-F1", "95 % interval", "accuracy", "balanced", "AUROC", "pointing (chance)", "mAP50", "epochs", "lr",
+    "optimizer", "CPU s", "s",
+)  # fmt: skip
+
+
+def cells(row: dict[str, Any]) -> tuple[Any, ...]:
+    low, high = row["macro_f1_interval"]
+    looked = f"{row['pointing']:.2f} ({row['pointing_chance']:.2f})" if "pointing" in row else "-"
+    return (
+        row["what"],
+        f"{row['macro_f1']:.3f}",
+        f"{low:.2f} to {high:.2f}",
+        *(f"{row[key]:.3f}" for key in ("accuracy", "balanced_accuracy", "auroc")),
+        looked,
+        f"{row['mAP50']:.3f}" if "mAP50" in row else "-",
+        "/".join(map(str, row["epochs"])),
+        f"{row['lr']:g}",
+        row["optimizer"],
+        f"{row['cpu_seconds']:.0f}",
+        f"{row['seconds']:.0f}",
+    )
+
+
+def plan(attempt: str, imbalance: str) -> list[tuple[str, str, str]]:
+    """(attempt, imbalance method, label) of each row of the table that is asked for."""
+    if attempt == "all" and imbalance == "all":
+        raise DatasetError("--attempt all --imbalance all: choose one ladder at a time")
+    if attempt == "all":
+        return [(name, imbalance, name) for name in ATTEMPTS]
+    if imbalance == "all":
+        return [(attempt, method, method) for method in IMBALANCE]
+    return [(attempt, imbalance, attempt if imbalance == "none" else f"{attempt}, {imbalance}")]
+
+
+def run_name(base: str, attempt: str, imbalance: str, several: bool) -> str:
+    """The run's own name, and what tells it apart from the others of a ladder."""
+    return "-".join([base, attempt, *([imbalance] if imbalance != "none" else [])]) if several else base
+
+
+@command()
+@click.option("--category", "--dataset", "dataset_name", required=True, metavar="NAME", help="Dataset in --out.")
+@out_option
+@click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
+@click.option("--run", "name", default="classifier", help="Name of the run; ladders add the attempt's.")
+@click.option("--attempt", type=click.Choice([*ATTEMPTS, "all"]), default=BEST, help="Preset; all: the ladder.")
+@click.option("--imbalance", type=click.Choice([*IMBALANCE, "all"]), default="none", help="Against the long tail.")
+@click.option("--arch", default=None, show_default="the attempt's", help="Any torchvision classifier; fine, deep.")
+@click.option("--weights", default="DEFAULT", help="torchvision's name, state_dict FILE, or none (random).")
+@click.option("--epochs", type=click.IntRange(1), default=None, show_default="the attempt's")
+@click.option("--imgsz", type=click.IntRange(32), default=256, help="Side of the square network input, px.")
+@click.option("--stride", type=click.Choice(["4", "8", "16"]), default=None, help="Largest px per feature cell.")
+@click.option("--batch", type=click.IntRange(1), default=None, show_default="the attempt's", help="Per process.")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), default=None, show_default="the attempt's")
+@click.option("--optimizer", type=click.Choice(["Adam", "AdamW", "SGD"]), default=None, show_default="the attempt's")
+@click.option("--pretext", type=click.IntRange(0), default=None, help="Steps on made-up defects before the labels.")
+@click.option("--ensemble", type=click.IntRange(1), default=1, help="Networks trained on bootstraps, averaged.")
+@click.option("--cost", type=FOLDER, default=None, help="CSV of what each decision costs for each truth.")
+@click.option("--repeat", type=click.IntRange(1), default=1, help="Trainings with seeds SEED, SEED+1, ...")
+@click.option("--heatmaps/--no-heatmaps", default=True, help="Write Grad-CAM++ maps and boxes from them.")
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
+@click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@click.option(
+    "--eval-only", type=FOLDER, default=None, metavar="RUN", help="Predict anew with a finished run's weights."
+)
+@seed_option
+@overwrite_option
+@json_option
+def main(
+    dataset_name: str,
+    out: Path,
+    attempt: str,
+    imbalance: str,
+    repeat: int,
+    eval_only: Path | None,
+    seed: int,
+    as_json: bool,
+    stride: str | None,
+    **options: Any,
+) -> None:
+    """Train a CNN classifier on a converted dataset; print its measures on test; leave a run folder.
+
+    RUNS/DATASET/RUN/seed-SEED holds run.json, predictions/tuned/ (scores, heat maps and boxes from them for val
+    and test), model.pt, and the learning curve, confusion matrix and reliability as PNG. `--attempt all`,
+    `--imbalance all` and `--repeat` write a table to RUNS/DATASET/RUN-table.md and .json.
     """
-    import torch
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+    dataset = open_dataset(out, dataset_name)
+    from finetune.decisions import read_costs
 
-    from finetune.imbalance import make_loss
-
-    attempt = job.attempt
-    network = start_network(job, train, folder, resume)
-    method = job.imbalance if job.imbalance != "none" else attempt.loss
-    loss = make_loss(method, torch.bincount(train.labels, minlength=job.classes), attempt.smoothing)
-    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(attempt.ema), use_buffers=True)
-    optimizer = make_optimizer(network, attempt)
-    steps = -(-len(train) // attempt.batch)
-    scheduler = make_schedule(optimizer, attempt, steps)
-    at, states = Progress(), {"network": network, "averaged": averaged, "optimizer": optimizer, "scheduler": scheduler}
-    if resume and (folder / "last.pt").is_file():
-        at = load_progress(folder / "last.pt", states)
-    parallel = distribute(network, attempt)
-    with progress(None, attempt.epochs, "training", item_show_func=lambda item: item) as bar:
-        bar.update(at.epoch)
-        while at.epoch < attempt.epochs and not has_stalled(at, attempt):
-            began = time.process_time()
-            torch.manual_seed(job.seed * 100_003 + at.epoch)  # so that a resumed run goes the same way
-            freeze(network, at.epoch < attempt.freeze)
-            mean_loss = one_epoch(job, parallel, train, loss, optimizer, scheduler, averaged)
-            at.epoch += 1
-            chosen = averaged.module if attempt.ema else network
-            scores = judge(chosen, val, job)
-            at.history.append({"epoch": at.epoch, "loss": mean_loss, "lr": scheduler.get_last_lr()[0], **scores})
-            at.cpu_seconds += time.process_time() - began
-            keep(at, chosen, states, folder, bool((val.labels > 0).any()))
-            bar.update(1, f"val macro-F1 {scores['macro_f1']:.3f}")
-    return load_network(job, folder / "model.pt"), at
+    overrides = {key: options.pop(key) for key in OVERRIDES}
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    wish = Wish(stride=int(stride) if stride else None, overrides=overrides, **options)
+    steps = plan(attempt, imbalance)
+    if options["cost"]:
+        read_costs(options["cost"], ["good", *dataset.classes])  # refused before the training, not after it
+    wish = replace(wish, device=prepare_device(wish.device))
+    if eval_only:
+        click.echo(to_json(evaluate_only(wish, dataset, eval_only)), nl=False)
+        return
+    rows = []
+    for step, method, label in steps:
+        chosen = replace(ATTEMPTS[step], **overrides)
+        own = run_name(wish.name, step, method, len(steps) > 1)
+        found = [train_and_evaluate(wish, dataset, chosen, method, seed + i, own) for i in range(repeat)]
+        if None not in found:
+            rows.append(summarise(label, found))
+    if rows:
+        report(wish, dataset, rows, seed, as_json)
 
 
-def start_network(job: Job, train: Any, folder: Path, resume: bool) -> Any:
-    """A network from the weights asked for, on its device, after the pretext task if the attempt has one."""
-    import torch
-
-    from finetune.networks import build_network, load_state, start_from
-
-    attempt = job.attempt
-    torch.manual_seed(job.seed)
-    network = build_network(attempt.arch, job.classes, job.imgsz, attempt.head, attempt.dropout, job.stride)
-    if job.weights:
-        start_from(network, job.weights, attempt.arch)
-    network = network.to(job.device, memory_format=torch.channels_last)
-    saved = folder / "pretext.pt"
-    if resume and saved.is_file():
-        network.load_state_dict(load_state(saved, "--resume"))
-    elif attempt.pretext:
-        from finetune.pretext import learn_pretext
-
-        good = train.pixels[train.labels == 0]
-        learn_pretext(network, good, attempt.pretext, autocast(job.device, job.precision), job.device, job.seed)
-        torch.save(network.state_dict(), saved)
-    return network
+def report(wish: Wish, dataset: Dataset, rows: list[dict[str, Any]], seed: int, as_json: bool) -> None:
+    """Print the table; where it has several trainings in it, leave it beside the runs as well."""
+    if len(rows) > 1 or rows[0]["seeds"] > 1:
+        base = wish.runs / dataset.name / f"{wish.name}-table"
+        base.with_suffix(".json").write_text(to_json({"schema": 1, "rows": rows}), "utf-8")
+        base.with_suffix(".md").write_text(table([cells(row) for row in rows], HEADER, "github") + "\n", "utf-8")
+    if as_json:
+        click.echo(to_json(rows), nl=False)
+        return
+    start = "random weights" if wish.weights == RANDOM else wish.weights
+    synthetic = ", SYNTHETIC images" if dataset.synthetic else ""
+    seeds = f"seed {seed}" if rows[0]["seeds"] == 1 else f"mean of {rows[0]['seeds']} seeds from {seed}"
+    click.echo(f"{dataset.name}: CNN classifier from {start}, {seeds}, {wish.imgsz} px{synthetic}; on test:")
+    click.echo(table([cells(row) for row in rows], HEADER))
+    click.echo(f"runs: {wish.runs / dataset.name}")
 
 
-def make_optimizer(network: Any, attempt: Attempt) -> Any:
+def prepare_device(wanted: str) -> str:
+    """The device by name, a GPU where there is one; joins torchrun's other processes."""
+    import os
+
     import torch
 
-    settings = {"momentum": 0.9} if attempt.optimizer == "SGD" else {}
-    kind = getattr(torch.optim, attempt.optimizer)
-    return kind(network.parameters(), lr=attempt.lr, weight_decay=attempt.weight_decay, **settings)
+    from finetune.fitting import place
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    has_gpu = torch.cuda.is_available()
+    if wanted.startswith("cuda") and not has_gpu:
+        raise DatasetError(f"--device {wanted}: torch finds no GPU here: use --device cpu")
+    device = wanted or ("cuda" if has_gpu else "cpu")
+    if place()[1] > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        if device == "cuda":
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DatasetError(f"--device {wanted}: {str(error).splitlines()[0]}") from None
+    return device
 
 
-def make_schedule(optimizer: Any, attempt: Attempt, steps: int) -> Any:
-    """The learning rate step by step: constant, or 1cycle (a rise over 20 % of the steps, then a half cosine)."""
-    from torch.optim import lr_scheduler
-
-    if attempt.schedule == "constant":
-        return lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    total = attempt.epochs * steps
-    return lr_scheduler.OneCycleLR(optimizer, attempt.lr, total, pct_start=0.2, cycle_momentum=False)
-
-
-def freeze(network: Any, frozen: bool) -> None:
-    """Let all parts learn, or only the head: the rest then also keeps its BatchNorm statistics."""
-    from finetune.networks import head_of
-
-    network.train(not frozen)
-    network.requires_grad_(not frozen)
-    _, head = head_of(network)
-    head.train()
-    head.requires_grad_(True)
-
-
-def one_epoch(
-    job: Job, network: Any, train: Any, loss: Any, optimizer: Any, scheduler: Any, averaged: Any
-) -> float:
-    """Go once through the images (as the imbalance method samples them); return the mean loss."""
-    import torch
-
-    from finetune.imbalance import epoch_indices
-    from finetune.loading import augmentation, normalise
-
-    attempt, rank, world = job.attempt, *place()
-    augment = augmentation(attempt.augment, job.imgsz)
-    scaler = torch.amp.GradScaler(job.device.split(":")[0], enabled=autocast(job.device, job.precision).fast_dtype == torch.float16)
-    order = epoch_indices(job.imbalance, train.labels)
-    order = order[: len(order) // world * world][rank::world]
-    torch.manual_seed(torch.initial_seed() + rank)
-    losses = []
-    for indices in order.split(attempt.batch):
-        pixels = normalise(torch.stack([augment(train.pixels[i]) for i in indices]).to(job.device))
-        pixels, labels = pixels.to(memory_format=torch.channels_last), train.labels[indices].to(job.device)
-        pixels, partner, share = mix(pixels, attempt.mixup)
-        with autocast(job.device, job.precision):
-            logits = network(pixels)
-        value = share * loss(logits.float(), labels) + (1 - share) * loss(logits.float(), labels[partner])
-        optimizer.zero_grad()
-        scaler.scale(value).backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
-        scaler.step(optimizer)
-        scaler.update()
-        scheduler.step()
-        averaged.update_parameters(getattr(network, "module", network))
-        losses.append(float(value))
-    return sum(losses) / len(losses)
+if __name__ == "__main__":
+    main(prog_name="python finetune/classifier.py")

@@ -9,8 +9,15 @@ import numpy as np
 from finetune.decisions import Array, reliability
 
 
-def plot(folder: Path, history: Sequence[dict[str, float]], labels: Array, probabilities: Array, names: list[str],
-         decisions: Array, title: str) -> None:
+def plot(
+    folder: Path,
+    history: Sequence[dict[str, float]],
+    labels: Array,
+    probabilities: Array,
+    decisions: Array,
+    names: list[str],
+    title: str,
+) -> None:
     """Write learning.png, confusion.png and reliability.png into a folder.
 
     ``labels`` and ``decisions`` are N class indices of test, ``probabilities`` N x C; ``title`` says what it was.
@@ -51,7 +58,13 @@ def draw_confusion(path: Path, labels: Array, decisions: Array, names: list[str]
 
     figure, axes = _axes(title, 6.0)
     ConfusionMatrixDisplay.from_predictions(
-        labels, decisions, labels=range(len(names)), display_labels=names, ax=axes, colorbar=False, cmap="Blues",
+        labels,
+        decisions,
+        labels=range(len(names)),
+        display_labels=names,
+        ax=axes,
+        colorbar=False,
+        cmap="Blues",
         xticks_rotation=45,
     )
     figure.savefig(path, dpi=110)
@@ -61,7 +74,9 @@ def draw_reliability(path: Path, probabilities: Array, labels: Array, title: str
     """Accuracy by confidence; the diagonal is perfect calibration, the numbers are images."""
     figure, axes = _axes(title)
     axes.plot([0, 1], [0, 1], color="0.7")
-    counts, confidence, accuracy = (np.array(column) for column in zip(*reliability(probabilities, labels), strict=True))
+    counts, confidence, accuracy = (
+        np.array(column) for column in zip(*reliability(probabilities, labels), strict=True)
+    )
     axes.plot(confidence, accuracy, "o-")
     for count, x, y in zip(counts, confidence, accuracy, strict=True):
         axes.annotate(str(count), (x, y), textcoords="offset points", xytext=(5, -9), fontsize=8)

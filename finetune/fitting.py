@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from converters.errors import DatasetError
 from converters.options import progress
 from finetune.attempts import Attempt
 from finetune.decisions import measure, softmax
 from finetune.imbalance import balance_features, epoch_indices, make_loss
 from finetune.loading import Images, augmentation, normalise
 from finetune.networks import build_network, head_of, load_state, start_from
-from finetune.pretext import learn_pretext
+from finetune.pretext import learn_pretext, pretext_loss
 
 EPOCH_SEEDS = 100_003  # seeds of the epochs of one run; the next seed's begin after them
 HEAD_STEPS = 500
@@ -65,7 +66,7 @@ def fit(job: Job, train: Images, val: Images, folder: Path, resume: bool) -> tup
     schedule = make_schedule(optimizer, attempt, steps_of(job, train))
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(attempt.ema), use_buffers=True)
     states = {"network": network, "averaged": averaged, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
-    at = load_standing(folder, states) if resume else Standing()
+    at = load_standing(job, folder, states) if resume else Standing()
     parallel = distribute(network, attempt)
     with progress(None, attempt.epochs, "training", item_show_func=lambda item: item) as bar:
         bar.update(at.epoch)
@@ -78,8 +79,9 @@ def fit(job: Job, train: Images, val: Images, folder: Path, resume: bool) -> tup
             scores = judge(chosen, val, job)
             at.history.append({"epoch": at.epoch, "loss": mean, "lr": schedule.get_last_lr()[0], **scores})
             began, at.cpu_seconds = time.process_time(), at.cpu_seconds + time.process_time() - began
-            keep(at, chosen, states, folder, chooses=bool((val.labels > 0).any()))
+            keep(job, at, chosen, states, folder, chooses=bool((val.labels > 0).any()))
             bar.update(1, f"val macro-F1 {scores['macro_f1']:.3f}")
+    wait_for_all()
     return load_network(job, folder / "model.pt"), at
 
 
@@ -99,6 +101,8 @@ def one_epoch(
     order = epoch_indices(job.imbalance, train.labels)
     order = order[: len(order) // world * world][rank::world]
     torch.manual_seed(torch.initial_seed() + rank)
+    whole, painter = getattr(network, "module", network), np.random.default_rng(torch.initial_seed())
+    good = train.pixels[train.labels == 0]
     losses = []
     for indices in order.split(attempt.batch):
         pixels = normalise(torch.stack([augment(train.pixels[i]) for i in indices]).to(job.device))
@@ -107,6 +111,8 @@ def one_epoch(
         with autocast(job.device, job.precision):
             logits = network(pixels.to(memory_format=torch.channels_last))
         value = share * loss(logits.float(), labels) + (1 - share) * loss(logits.float(), labels[partner])
+        if attempt.rehearse:
+            value = value + attempt.rehearse * pretext_loss(whole, good, autocast(job.device, job.precision), painter)
         optimizer.zero_grad()
         scaler.scale(value).backward()
         scaler.unscale_(optimizer)
@@ -114,7 +120,7 @@ def one_epoch(
         scaler.step(optimizer)
         scaler.update()
         schedule.step()
-        averaged.update_parameters(getattr(network, "module", network))
+        averaged.update_parameters(whole)
         losses.append(value.item())
     return sum(losses) / len(losses)
 
@@ -178,15 +184,20 @@ def make_scaler(job: Job) -> torch.amp.GradScaler:
 def make_optimizer(network: nn.Module, attempt: Attempt) -> torch.optim.Optimizer:
     settings = {"momentum": 0.9} if attempt.optimizer == "SGD" else {}
     kind = getattr(torch.optim, attempt.optimizer)
-    return kind(network.parameters(), lr=attempt.lr, weight_decay=attempt.weight_decay, **settings)
+    head = list(head_of(network)[1].parameters())
+    rest = [parameter for parameter in network.parameters() if all(parameter is not own for own in head)]
+    groups = [{"params": head, "lr": attempt.lr}, {"params": rest, "lr": attempt.lr * attempt.slow}]
+    return kind(groups, lr=attempt.lr, weight_decay=attempt.weight_decay, **settings)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, attempt: Attempt, steps: int) -> Any:
-    """The rate step by step: constant, or a warm-up over 20 % of the steps and a half cosine down (1cycle, L. Smith)."""
+    """The rate step by step: constant, or a warm-up over 20 % of the steps, then a half cosine."""
     if attempt.schedule == "constant":
         return lr_scheduler.ConstantLR(optimizer, factor=1.0)
     total = attempt.epochs * steps
-    return lr_scheduler.OneCycleLR(optimizer, attempt.lr, total, pct_start=0.2, cycle_momentum=False)
+    return lr_scheduler.OneCycleLR(
+        optimizer, [attempt.lr, attempt.lr * attempt.slow], total, pct_start=0.2, cycle_momentum=False
+    )
 
 
 def steps_of(job: Job, train: Images) -> int:
@@ -219,7 +230,7 @@ def logits_of(network: nn.Module, images: Images, job: Job) -> np.ndarray:
     return torch.cat([network(normalise(pixels.to(job.device))).float().cpu() for pixels in batches]).numpy()
 
 
-def keep(at: Standing, chosen: nn.Module, states: Mapping[str, Any], folder: Path, chooses: bool) -> None:
+def keep(job: Job, at: Standing, chosen: nn.Module, states: Mapping[str, Any], folder: Path, chooses: bool) -> None:
     """Save the weights if they are the best so far, then all that a resumed run needs. Only the first process does."""
     scores = [at.history[-1]["macro_f1"], -at.history[-1]["val_loss"]]
     better = scores > at.best or not chooses
@@ -230,19 +241,26 @@ def keep(at: Standing, chosen: nn.Module, states: Mapping[str, Any], folder: Pat
             torch.save(chosen.state_dict(), folder / "model.pt")
         saved = {name: state.state_dict() for name, state in states.items()}
         partial = folder / "last.pt.partial"
-        torch.save({**saved, "standing": asdict(at)}, partial)
+        torch.save({**saved, "standing": asdict(at), "job": settings_of(job)}, partial)
         partial.replace(folder / "last.pt")
 
 
-def load_standing(folder: Path, states: Mapping[str, Any]) -> Standing:
+def load_standing(job: Job, folder: Path, states: Mapping[str, Any]) -> Standing:
     """Set the states to those of last.pt; a run that was stopped before its first epoch's end begins anew."""
     path = folder / "last.pt"
     if not path.is_file():
         return Standing()
     saved = torch.load(path, map_location="cpu", weights_only=True)
+    if saved["job"] != settings_of(job):
+        raise DatasetError(f"--resume: {folder} was begun with other settings; give the same, or add --overwrite")
     for name, state in states.items():
         state.load_state_dict(saved[name])
     return Standing(**saved["standing"])
+
+
+def settings_of(job: Job) -> str:
+    """All that a resumed training must have in common with the one before; it may go on on another device."""
+    return repr(replace(job, device=""))
 
 
 def stalled(at: Standing, attempt: Attempt) -> bool:
@@ -258,6 +276,12 @@ def stalled(at: Standing, attempt: Attempt) -> bool:
 def place() -> tuple[int, int]:
     """Rank of this process and number of processes, as torchrun says; (0, 1) without it."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def wait_for_all() -> None:
+    """Let torchrun's processes go on together: what the first one writes is then there for the others."""
+    if place()[1] > 1:
+        torch.distributed.barrier()
 
 
 def distribute(network: nn.Module, attempt: Attempt) -> nn.Module:

@@ -112,8 +112,8 @@ def judge(model: str, item: Evidence, index: int) -> Verdict:
             boxes, judged = [_box(item, entry, "unjudged") for entry in kept], False
         else:
             boxes, errors = match(item, item.truth.annotations[index], kept)
-    elif judged:
-        errors = _image_errors(item, index, label)
+    if judged:
+        errors += [kind for kind in _image_errors(item, index, label) if kind not in errors]
     level = None if item.pixels is None else item.pixels.level
     pixels = None if level is None and item.answer.kind != "heat maps" else item.answer.pixel_scores(index)
     margin = 0.0 if item.threshold is None else (item.threshold - score if label else score - item.threshold)
@@ -139,7 +139,7 @@ def _called(item: Evidence, index: int) -> str:
 
 
 def _image_errors(item: Evidence, index: int, label: int) -> list[str]:
-    """Errors of a model that judges images as a whole."""
+    """What is wrong about the verdict on the image as a whole."""
     called = item.answer.scores[index, 0] >= item.threshold
     if bool(called) != (label > 0):
         return ["missed" if label else "false alarm"]

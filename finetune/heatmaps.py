@@ -18,6 +18,7 @@ from converters.errors import DatasetError
 from converters.options import progress
 from finetune.category import Dataset
 from finetune.loading import Images, normalise
+from finetune.networks import cam_layer
 
 Map = NDArray[np.float32]
 QUANTILES = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)  # of val's map values: candidates for the box threshold
@@ -29,7 +30,6 @@ def grad_cam(model: Any, images: Images, batch: int, device: str) -> list[Map]:
 
     Raises DatasetError for an architecture without a spatial feature map (transformers on patches).
     """
-    import torch
     from torch.nn import functional as F
     from torchcam.methods import GradCAMpp
 
@@ -38,7 +38,7 @@ def grad_cam(model: Any, images: Images, batch: int, device: str) -> list[Map]:
     size = images.pixels.shape[-1]
     maps: list[Map] = []
     try:
-        extractor = GradCAMpp(model, getattr(model, "features_of_cam", None), input_shape=(3, size, size))
+        extractor = GradCAMpp(model, cam_layer(model), input_shape=(3, size, size))
     except (ValueError, TypeError):
         raise DatasetError("this --arch has no spatial feature map for Grad-CAM++: add --no-heatmaps") from None
     with extractor, progress(None, len(images), "heat maps") as bar:
@@ -62,7 +62,7 @@ def boxes_of(heat: Map, threshold: float) -> list[tuple[list[float], float]]:
 def detections(
     dataset: Dataset, images: Images, maps: Sequence[Map], classes: Sequence[int], threshold: float, scale: float
 ) -> list[dict[str, Any]]:
-    """COCO results from maps: at full image size; ``classes`` are the N dataset classes from 1, the score is peak/scale."""
+    """COCO results from maps, at full image size, scored by peak / scale; ``classes`` are N, from 1."""
     found = []
     for name, (width, height), heat, category in zip(images.names, images.sizes, maps, classes, strict=True):
         fx, fy = width / heat.shape[1], height / heat.shape[0]
@@ -79,18 +79,30 @@ def detections(
 
 
 def fit_box_threshold(
-    dataset: Dataset, part: str, images: Images, maps: Sequence[Map], classes: Sequence[int], scale: float
+    dataset: Dataset,
+    part: str,
+    images: Images,
+    maps: Sequence[Map],
+    classes: Sequence[int],
+    scale: float,
+    use_classes: bool = True,
 ) -> float:
     """The map value whose regions have the best AP50 on a part. For val, never for test."""
-    from finetune.metrics import box_metrics
-
     truth = dataset.ground_truth(part)
     candidates = np.quantile(np.stack(maps), QUANTILES)
-    scores = [
-        box_metrics(truth, detections(dataset, images, maps, classes, float(value), scale)).map50
-        for value in candidates
-    ]
-    return float(candidates[int(np.nanargmax(scores))]) if not np.isnan(scores).all() else float(candidates[-1])
+    found = [detections(dataset, images, maps, classes, float(value), scale) for value in candidates]
+    scores = [average_precision(truth, boxes, use_classes) for boxes in found]
+    return float(candidates[-1] if np.isnan(scores).all() else candidates[int(np.nanargmax(scores))])
+
+
+def average_precision(truth: dict[str, Any], boxes: list[dict[str, Any]], use_classes: bool) -> float:
+    """AP50 as the mean over classes, or with all classes as one; NaN where the part shows no defect."""
+    from finetune.metrics import box_metrics
+
+    if not use_classes:
+        defects = [{**entry, "category_id": 1} for entry in truth["annotations"]]
+        truth = {**truth, "annotations": defects, "categories": [{"id": 1, "name": "defect"}]}
+    return box_metrics(truth, boxes).map50 if truth["annotations"] else float("nan")
 
 
 def to_full_size(images: Images, maps: Sequence[Map]) -> Mapping[str, Map]:

@@ -14,10 +14,7 @@ from torch.nn import functional as F
 Loss = Callable[[Tensor, Tensor], Tensor]
 FOCUS = 2.0  # gamma that Lin et al. found best
 BETA = 0.999  # of Cui et al.'s 0.9, 0.99, 0.999 and 0.9999: meant for classes of tens to hundreds of images
-REWEIGHTED = ("class-weights", "class-balanced", "logit-adjust", "focal")
-RESAMPLED = ("oversample", "undersample")
-HEADS = ("smote", "borderline-smote", "decoupled")
-METHODS = ("none", *RESAMPLED, *REWEIGHTED, *HEADS, "thresholds")
+HEADS = ("smote", "borderline-smote", "decoupled")  # methods that re-train the head on features
 
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float = FOCUS) -> Tensor:

@@ -51,7 +51,9 @@ def load_images(dataset: Dataset, part: str, imgsz: int) -> Images:
                 raise DatasetError(f"{path}: is no image that OpenCV reads: convert again with --overwrite")
             sizes.append((image.shape[1], image.shape[0]))
             shrinks = min(image.shape[:2]) > imgsz
-            pixels[index] = cv2.resize(image, (imgsz, imgsz), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            pixels[index] = cv2.resize(
+                image, (imgsz, imgsz), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            )
     classes = [0 if label is None else label + 1 for label in labels.values()]
     return Images(list(labels), torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(classes), sizes)
 

@@ -63,6 +63,7 @@ class FineNet(nn.Module):
     def __init__(self, classes: int, head: str, dropout: float) -> None:
         super().__init__()
         self.features = nn.Sequential(
+            nn.InstanceNorm2d(3),  # light and colour of an image as a whole are no defect
             *_convolution(3, 16, 5, stride=2),
             *_convolution(16, 32, 3),
             nn.MaxPool2d(2),
@@ -149,9 +150,7 @@ def _replace_head(network: nn.Module, classes: int, kind: str, dropout: float) -
     """Put a Head in place of the last Linear layer; SqueezeNet ends in a convolution over 512 channels instead."""
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
-        network.classifier = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), Head(512, classes, kind, dropout)
-        )
+        network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Head(512, classes, kind, dropout))
         return
     parent, _, child = linear[-1].rpartition(".")
     old = network.get_submodule(linear[-1])
@@ -161,7 +160,8 @@ def _replace_head(network: nn.Module, classes: int, kind: str, dropout: float) -
 def _limit_stride(network: nn.Module, imgsz: int, stride: int) -> None:
     """Set the stride of every layer to 1 that would halve a map with imgsz / stride cells a side or fewer."""
     sides: dict[nn.Module, int] = {}
-    strided = [module for module in network.modules() if getattr(module, "stride", 1) in (2, (2, 2))]
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)]
+    strided = [layer for layer in layers if layer.stride in (2, (2, 2))]
     hooks = [
         module.register_forward_pre_hook(lambda module, inputs: sides.update({module: inputs[0].shape[-1]}))
         for module in strided
@@ -178,6 +178,11 @@ def _limit_stride(network: nn.Module, imgsz: int, stride: int) -> None:
 def head_of(network: nn.Module) -> tuple[str, Head]:
     """The name and the module of a network's head."""
     return next((name, module) for name, module in network.named_modules() if isinstance(module, Head))
+
+
+def cam_layer(network: nn.Module) -> nn.Module | None:
+    """The last feature map of our own networks; None for torchvision's, where torchcam finds it."""
+    return network.features if isinstance(network, FineNet | DeepNet) else None
 
 
 def load_state(path: Path, flag: str = "--weights") -> dict[str, Tensor]:

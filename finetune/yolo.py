@@ -73,6 +73,7 @@ class Recipe:
             "hsv_h": 0.0,  # colour is what some defects are
             "hsv_s": 0.2,
             "hsv_v": 0.3,
+            "amp": False,  # ultralytics would fetch another checkpoint to test it; small sets train fast without
             "cache": "ram",  # small sets fit, and decoding large PNGs costs more than training on them
             "nbs": self.batch,  # no accumulation over batches: steps are scarce
         }
@@ -80,7 +81,7 @@ class Recipe:
 
 def prepare_ultralytics(folder: Path) -> None:
     """Keep ultralytics from telling, installing and writing anywhere but in ``folder``. Before its first import."""
-    os.environ.setdefault("YOLO_CONFIG_DIR", str(folder.absolute()))
+    os.environ.setdefault("YOLO_CONFIG_DIR", str(folder.absolute()))  # unless the user has set it
     os.environ["YOLO_OFFLINE"] = "1"  # no telemetry, no look-ups; weights are fetched by `fetch_weights`
     os.environ["YOLO_AUTOINSTALL"] = "False"
     os.environ["YOLO_VERBOSE"] = "False"
@@ -167,15 +168,17 @@ def _map50(trainer: Any) -> float:
 
 
 def predict(model: Any, dataset: Dataset, task: str, part: str, imgsz: int, device: str) -> Iterator[dict[str, Any]]:
-    """Detections on a part of the split as COCO results, at full image size."""
-    names = dataset.images(part)
+    """Detections on a part of the split as COCO results, at full image size.
+
+    Images go one by one: ultralytics would take a list of them as one batch, and pad them to a common shape.
+    """
     folder = dataset.format(FORMATS[task]) / "images" / part
-    paths = [str(folder / name) for name in names]
-    answers = model.predict(
-        paths, stream=True, imgsz=imgsz, conf=LEAST_SCORE, device=device or None, verbose=False, retina_masks=True
-    )
-    for name, answer in zip(names, answers, strict=True):
-        yield from coco_results(answer, dataset.image_ids[name])
+    settings = {"imgsz": imgsz, "conf": LEAST_SCORE, "device": device or None, "verbose": False, "retina_masks": True}
+    names = dataset.images(part)
+    with progress(names, len(names), f"predicting {part}") as bar:
+        for name in bar:
+            (answer,) = model.predict(str(folder / name), **settings)
+            yield from coco_results(answer, dataset.image_ids[name])
 
 
 def coco_results(answer: Any, image_id: int) -> Iterator[dict[str, Any]]:
@@ -275,8 +278,11 @@ def main(
     known = [f"{size}{SUFFIXES[task]}.pt" for size in SIZES]
     checkpoint = find_weights(weights, known, fetch_weights)
     settings = {"task": task, "arch": arch, "weights": weights, "device": device, "seed": seed, **asdict(recipe)}
-    run = start_run(folder, dataset, settings, overwrite)
+    if checkpoint and folder.resolve() in checkpoint.resolve().parents:
+        raise DatasetError(f"--weights {weights}: lies in the run that would be replaced; name another run with --run")
     model = load_model(arch, checkpoint, task)
+    weights_sha256 = None if checkpoint is None else sha256(checkpoint)
+    run = start_run(folder, dataset, settings, overwrite)
     best = train(model, view_of(dataset, task, recipe.background, folder / "data"), recipe, run, device, seed)
     seconds = run.seconds
     model = load_model(arch, best, task)
@@ -285,7 +291,7 @@ def main(
         model="YOLO",
         parameters=sum(parameter.numel() for parameter in model.model.parameters()),
         random_weights=checkpoint is None,
-        weights_sha256=None if checkpoint is None else sha256(checkpoint),
+        weights_sha256=weights_sha256,
         train_seconds=round(seconds, 1),
         metrics=measured,
     )

@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from converters.__main__ import main
+from converters.staging import MARKER
 
 REPOSITORY = Path(__file__).parents[1]
 SCREW = REPOSITORY.parent / "shared" / "data" / "screw"
@@ -127,11 +128,11 @@ def refusal(result: Result | subprocess.CompletedProcess[str]) -> str:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """{relative path: SHA-256, or link target} of every file; what two equal folders have in common."""
+    """{relative path: SHA-256, or link target} of every file but staging's marker."""
     return {
         path.relative_to(folder).as_posix(): str(path.readlink())
         if path.is_symlink()
         else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_symlink() or path.is_file()
+        if (path.is_symlink() or path.is_file()) and path.name != MARKER
     }

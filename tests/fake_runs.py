@@ -82,7 +82,7 @@ def write_run(
     parts: tuple[str, ...] = ("val", "test"),
     **record: Any,
 ) -> Path:
-    """A finished run; ``sets``: set name -> (kind, skill); kinds are box, mask, class (heat maps) and good (no classes)."""
+    """A finished run; ``sets``: name -> (kind, skill), kinds being box, mask, class (heat maps), good (no classes)."""
     run = Run(run_folder(runs, dataset, name, seed), dataset, {"seed": seed, "epochs": 1})
     random = np.random.default_rng([seed, *name.encode()])
     makers: dict[str, Callable[..., Detections]] = {"box": boxes, "mask": masks}

@@ -48,8 +48,9 @@ def test_decisions_equal_scikit_learn() -> None:
 
 
 def test_threshold_has_the_best_f1_of_all() -> None:
-    best = max(sk.f1_score(LABELS, SCORES >= cut) for cut in np.unique(SCORES))
-    assert sk.f1_score(LABELS, metrics.best_threshold(LABELS, SCORES) <= SCORES) == pytest.approx(best, abs=1e-12)
+    chosen = metrics.best_threshold(LABELS, SCORES)
+    best = max(sk.f1_score(LABELS, cut <= SCORES) for cut in np.unique(SCORES))
+    assert sk.f1_score(LABELS, chosen <= SCORES) == pytest.approx(best, abs=1e-12)
 
 
 def test_threshold_lies_halfway_between_separated_sides() -> None:

@@ -141,7 +141,7 @@ def test_a_folder_that_is_no_dataset_is_never_replaced(make_category: MakeCatego
     folder = make_category()
     (tmp_path / "out" / "widget").mkdir(parents=True)
     (tmp_path / "out" / "widget" / "thesis.tex").write_text("years of work")
-    assert "card.json" in refusal(run_cli("all", "--root", folder, "--out", tmp_path / "out", "--overwrite"))
+    assert "leaves it alone" in refusal(run_cli("all", "--root", folder, "--out", tmp_path / "out", "--overwrite"))
     assert (tmp_path / "out" / "widget" / "thesis.tex").read_text() == "years of work"
 
 
@@ -452,3 +452,80 @@ def test_a_new_image_is_seen(make_category: MakeCategory, tmp_path: Path) -> Non
     save_noise(folder / "test" / "good" / "new.png")
     converted("to_yolo", folder, tmp_path / "out", "--overwrite")
     assert "test__good__new.png" in images(dataset)
+
+
+# ---------------------------------------------------------------- what reviewers found
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("preview", "--root", "{root}", "--category", "widget", "--to", "{root}"),
+        ("sample", "--to", "{root}", "--small"),
+    ],
+)
+def test_overwrite_never_deletes_what_was_not_written_here(make_category, command) -> None:
+    folder = make_category()
+    before = tree(folder)
+    asked = [word.format(root=folder.parent) for word in command]
+    assert "leaves it alone" in refusal(run_cli(*asked, "--overwrite"))
+    assert tree(folder) == before
+
+
+def test_left_out_images_do_not_move_the_ids_of_others(make_category, tmp_path: Path) -> None:
+    folder = make_category()
+
+    def ids(out: Path) -> dict[str, int]:
+        files = (out / "widget" / "coco" / "annotations").glob("*.json")
+        return {entry["file_name"]: entry["id"] for f in files for entry in json.loads(f.read_text())["images"]}
+
+    converted("to_coco", folder, tmp_path / "whole")
+    save_mask(folder / "ground_truth" / "crack" / "000_mask.png", np.ones((40, 48)) * (np.arange(48) < 2))
+    options = ("--root", folder, "--out", tmp_path / "part", "--min-area", 100)
+    assert run_cli("to_coco", *options).exit_code == 0
+    part = ids(tmp_path / "part")
+    assert part.items() < ids(tmp_path / "whole").items()
+
+
+def test_defects_that_lose_all_instances_are_left_out_and_not_good(make_category, tmp_path: Path) -> None:
+    folder = make_category()
+    result = run_cli("to_yolo", "--root", folder, "--out", tmp_path, "--min-area", 10_000)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("all of its instances are below --min-area") == 10
+    assert all("good" in name for name in images(tmp_path / "widget"))
+
+
+def test_images_where_none_are_looked_for_are_named(make_category, tmp_path: Path) -> None:
+    folder = make_category()
+    save_noise(folder / "test" / "loose.png")
+    save_noise(folder / "test" / "crack" / "deeper" / "000.png")
+    line = refusal(run_cli("to_yolo", "--root", folder, "--out", tmp_path))
+    assert "test/loose.png: lies where no image is looked for" in line and "(and 1 more" in line
+
+
+def test_class_names_that_would_stand_for_two_types_are_refused(make_category, tmp_path: Path) -> None:
+    make_category(name="a-b", masks={"c": 3})
+    folder = make_category(name="a", masks={"b-c": 3})
+    options = ("--root", folder.parent, "--category", "all", "--classes", "category-defect", "--out", tmp_path / "out")
+    assert "a-b-c would stand for two defect types" in refusal(run_cli("to_yolo", *options))
+
+
+def test_dry_run_refuses_what_the_run_would_refuse(make_category, tmp_path: Path) -> None:
+    folder = make_category()
+    converted("to_yolo", folder, tmp_path)
+    assert "add --overwrite" in refusal(run_cli("to_yolo", "--root", folder, "--out", tmp_path, "--dry-run"))
+
+
+def test_resume_keeps_only_what_the_same_command_wrote(make_category, tmp_path: Path) -> None:
+    folder = make_category()
+    converted("to_coco", folder, tmp_path)
+    options = ("--root", folder, "--out", tmp_path, "--segmentation", "rle")
+    assert "add --overwrite" in refusal(run_cli("to_coco", *options, "--resume"))
+
+
+def test_a_dataset_behind_a_link_finds_its_source(make_category, tmp_path: Path) -> None:
+    folder = make_category()
+    (tmp_path / "big" / "disk").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "big" / "disk")
+    converted("to_coco", folder, tmp_path / "out")
+    assert run_cli("verify", tmp_path / "out" / "widget").exit_code == 0

@@ -42,7 +42,7 @@ def shows(sheet: Image.Image, colour: sheets.Colour) -> bool:
 def test_one_sheet_a_defect_type_and_one_of_good_images(widget: Path, tmp_path: Path) -> None:
     result = run(widget, tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in (tmp_path / "out" / "widget").iterdir()) == ["good.png", "scratch.png"]
+    assert sorted(path.name for path in (tmp_path / "out" / "widget").glob("*.png")) == ["good.png", "scratch.png"]
     with Image.open(tmp_path / "out" / "widget" / "scratch.png") as sheet:
         assert sheet.size == (1600, sheets.HEAD + sheets.LEGEND + 6 * sheets.ROW + sheets.EDGE)
         assert shows(sheet, sheets.POLYGON)

@@ -1,7 +1,6 @@
 """The sample dataset: layout, exact masks, and good images that no single global number tells from defects."""
 
 import functools
-import hashlib
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import tree
 from PIL import Image
 
 from converters import sample
@@ -29,15 +29,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """{relative path: SHA-256} of every file."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 @functools.cache
 def masks(category: str, defect: str) -> list[np.ndarray]:
     """All masks of one type, (H, W) bool."""
@@ -53,7 +44,7 @@ def test_layout_and_counts(small: Path) -> None:
     expected |= {f"test/{defect}/{n:03d}.png" for defect in DEFECTS for n in range(6)}
     expected |= {f"ground_truth/{defect}/{n:03d}_mask.png" for defect in DEFECTS for n in range(6)}
     for category in CATEGORIES:
-        assert set(digests(small / category)) == expected
+        assert set(tree(small / category)) == expected
 
 
 def test_full_counts() -> None:
@@ -90,7 +81,7 @@ def test_files_hold_the_rendered_colours(small: Path) -> None:
 
 def test_same_seed_same_bytes(small: Path, tmp_path: Path) -> None:
     sample.write_sample(tmp_path, seed=0, small=True)
-    assert digests(tmp_path) == digests(small)
+    assert tree(tmp_path) == tree(small)
 
 
 def test_images_do_not_depend_on_their_order(small: Path) -> None:
@@ -103,16 +94,16 @@ def test_other_seed_other_images() -> None:
 
 
 def test_no_two_images_are_equal(small: Path) -> None:
-    images = [digest for name, digest in digests(small).items() if "/t" in name]
+    images = [digest for name, digest in tree(small).items() if "/t" in name]
     assert len(set(images)) == len(images)
 
 
 def test_existing_target_is_refused_without_overwrite(small: Path) -> None:
-    before = digests(small)
+    before = tree(small)
     refused = CliRunner().invoke(sample.main, ["--to", str(small), "--small", "--seed", "1"])
     assert refused.exit_code == 2
     assert "--overwrite" in refused.output
-    assert digests(small) == before
+    assert tree(small) == before
 
 
 def test_overwrite_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from converters.errors import DatasetError
 from converters.readers import read_category
 from converters.samples import Sample
-from converters.splits import Split, SplitRule, duplicates, make_split, read_split
+from converters.splits import Split, SplitRule, contradictions, duplicates, make_split, read_split
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=150)
 GOOD = ("train", "good"), ("test", "good")
@@ -211,7 +211,7 @@ def test_few_shot_tests_what_stratified_does_not_train_on() -> None:
     assert members(few, "test", good=False) == held_out
 
 
-@pytest.mark.parametrize(("per", "named"), [("category", "all types has 12"), ("type", "crack has 6")])
+@pytest.mark.parametrize(("per", "named"), [("category", "widget has 12"), ("type", "crack has 6")])
 def test_more_shots_than_images_are_refused(per: str, named: str) -> None:
     with pytest.raises(DatasetError, match=rf"--shots 13: .*{named} images"):
         make_split(samples(crack=10, hole=10), SplitRule(protocol="few-shot", shots=13, per=per))
@@ -313,3 +313,41 @@ def test_screw_is_tested_once_over_five_folds(screw: Path) -> None:
     tested = Counter(key for split in splits for key, part in split.parts.items() if part == "test")
     assert tested == Counter(s.key for s in given_samples if s.origin == "test")
     assert sum("/good/" not in key for key in tested) == 119
+
+
+def test_an_image_has_the_same_part_alone_and_among_other_categories() -> None:
+    alone = {name: samples(8, 9, crack=7) for name in ("a", "b")}
+    alone = {
+        name: [dataclasses.replace(s, category=name, image_digest=f"{name}{s.key}") for s in alone[name]]
+        for name in alone
+    }
+    together = [dataclasses.replace(s, key=f"{name}/{s.key}") for name in alone for s in alone[name]]
+    both = make_split(together, SplitRule()).parts
+    for name, own in alone.items():
+        assert make_split(own, SplitRule()).parts == {
+            key.removeprefix(f"{name}/"): part for key, part in both.items() if key.startswith(f"{name}/")
+        }
+
+
+def test_shots_per_category_are_counted_in_each_category() -> None:
+    several = [
+        dataclasses.replace(s, category=name, key=f"{name}/{s.key}", image_digest=f"{name}{s.key}")
+        for name in ("a", "b", "c")
+        for s in samples(2, 5, crack=10, hole=10)
+    ]
+    parts = make_split(several, SplitRule("few-shot", shots=6)).parts
+    trained = Counter(key[0] for key, part in parts.items() if part == "train" and "/good/" not in key)
+    assert trained == {"a": 6, "b": 6, "c": 6}
+
+
+def test_the_hash_of_the_sources_covers_what_an_image_shows() -> None:
+    before = samples(2, 5, crack=5)
+    after = [dataclasses.replace(s, defect="hole") if s.defect == "crack" else s for s in before]
+    assert make_split(before, SplitRule()).sha256 != make_split(after, SplitRule()).sha256
+
+
+def test_equal_images_with_different_labels_contradict_each_other() -> None:
+    equal = [sample("test/crack/000.png", "same"), sample("train/good/000.png", "same"), sample("test/good/001.png")]
+    (problem,) = contradictions(equal)
+    assert problem.file == "train/good/000.png"
+    assert "test/crack/000.png, which counts as crack" in problem.reason

@@ -83,12 +83,22 @@ def shift_label(dataset: Path, format_: str) -> None:
     path.write_text(" ".join(row) + "\n", "utf-8")
 
 
+def loosen(dataset: Path) -> None:
+    path = first(dataset / "yolo-obb" / "labels", "*crack*.txt")
+    path.write_text("0 0 0 1 0 1 1 0 1\n" * len(path.read_text("utf-8").splitlines()), "utf-8")
+
+
 DAMAGES = {
     "a mask loses a pixel": lambda d: one_pixel_less(first(d / "masks" / "instance", "*crack*.png")),
     "a VOC mask loses a pixel": lambda d: one_pixel_less(first(d / "voc" / "SegmentationObject", "*crack*.png")),
     "a VOC box moves": lambda d: replace(first(d / "voc" / "Annotations", "*crack*.xml"), "<xmin>", "<xmin>1"),
     "a VOC class changes": lambda d: replace(first(d / "voc", "*crack*.xml"), "<name>crack", "<name>hole"),
     "a VOC file names another image": lambda d: replace(first(d / "voc", "*crack*.xml"), "crack", "hole"),
+    "a VOC file gets another object": lambda d: replace(
+        first(d / "voc", "*crack*.xml"), "</annotation>", "<object><name>crack</name></object></annotation>"
+    ),
+    "a VOC class list is emptied": lambda d: (d / "voc" / "ImageSets" / "Main" / "crack_test.txt").write_text(""),
+    "a rotated box is larger than it need be": loosen,
     "a COCO polygon moves": move_polygon,
     "a YOLO box moves": lambda d: shift_label(d, "yolo"),
     "a YOLO polygon moves": lambda d: shift_label(d, "yolo-seg"),

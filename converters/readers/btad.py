@@ -22,8 +22,6 @@ def list_images(folder: Path) -> Iterator[Listed | Problem]:
     for origin in ("train", "test"):
         yield from (Listed(image, GOOD, origin) for image in files(folder / origin / "ok"))
     masks = masks_by_stem(folder / "ground_truth" / "ko")
-    images = files(folder / "test" / "ko")
-    for image in images:
-        yield with_only_mask(image, "ko", "test", masks.get(image.stem, []), f"ground_truth/ko/{image.stem}.png")
-    used = {mask for image in images for mask in masks.get(image.stem, [])}
-    yield from orphans(folder, [folder / "ground_truth" / "ko"], used)
+    for image in files(folder / "test" / "ko"):
+        yield with_only_mask(image, "ko", "test", masks.pop(image.stem, []), f"ground_truth/ko/{image.stem}.png")
+    yield from orphans(folder, (mask for several in masks.values() for mask in several))

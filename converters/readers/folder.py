@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from converters.errors import DatasetError
-from converters.readers.mvtec import masks_by_stem, with_only_mask
+from converters.readers.mvtec import masks_by_stem, orphans, with_only_mask
 from converters.samples import GOOD, Listed, Problem, files, fits_text_files
 
 TREE = "images/ and masks/"
@@ -33,8 +33,7 @@ def list_images(folder: Path) -> Iterator[Listed | Problem]:
             yield _by_mask(image, found)
         else:
             yield _by_class(image, found, classes.pop(image.name, None))
-    for mask in (mask for several in masks.values() for mask in several):
-        yield Problem(mask.relative_to(folder).as_posix(), "this mask has no image of its name in images/")
+    yield from orphans(folder, (mask for several in masks.values() for mask in several))
     for name in classes or ():
         yield Problem(TABLE, f"names {name!a}, which is not in images/")
 

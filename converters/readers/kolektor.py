@@ -8,6 +8,7 @@ defective images; defects of both are divided anew, since the layout knows no de
 from collections.abc import Iterator
 from pathlib import Path
 
+from converters.readers.mvtec import orphans
 from converters.samples import Listed, Problem, files
 
 TREE = "train/ and test/ with NAME.png beside NAME_GT.png"
@@ -26,5 +27,4 @@ def list_images(folder: Path) -> Iterator[Listed | Problem]:
             mask = masks.pop(image.stem, None)
             problem = "" if mask else f"has no mask: {origin}/{image.stem}{_MASK}.png is missing (all black for good)"
             yield Listed(image, "defect", origin, mask, problem, empty_is_good=True)
-        for mask in masks.values():
-            yield Problem(mask.relative_to(folder).as_posix(), "this mask has no image: is the download complete?")
+        yield from orphans(folder, masks.values())

@@ -10,6 +10,7 @@ area on a region counts as found (its saturation): a matter of LOCO's own measur
 from collections.abc import Iterator
 from pathlib import Path
 
+from converters.readers.mvtec import orphans
 from converters.samples import GOOD, Listed, Problem, files, folders
 
 TREE = "validation/good and test/{logical,structural}_anomalies"
@@ -32,6 +33,4 @@ def list_images(folder: Path) -> Iterator[Listed | Problem]:
             missing = mask is None or not files(mask)
             problem = f"has no mask: ground_truth/{defect.name}/{image.stem}/000.png is missing" if missing else ""
             yield Listed(image, defect.name, "test", mask, problem, any_value=True)
-        for mask in masks.values():
-            reason = "these masks have no image in test/: is the download complete?"
-            yield Problem(mask.relative_to(folder).as_posix(), reason)
+        yield from orphans(folder, masks.values())

@@ -9,6 +9,7 @@ black, and one that is not is an error.
 from collections.abc import Iterator
 from pathlib import Path
 
+from converters.readers.mvtec import orphans
 from converters.samples import GOOD, Listed, Problem, files, folders
 
 TREE = "MT_*/Imgs with NAME.jpg beside NAME.png"
@@ -28,5 +29,4 @@ def list_images(folder: Path) -> Iterator[Listed | Problem]:
             mask = masks.pop(image.stem, None)
             problem = "" if mask else f"has no mask: {path.name}/Imgs/{image.stem}.png is missing"
             yield Listed(image, defect, "test", mask, problem)
-        for mask in masks.values():
-            yield Problem(mask.relative_to(folder).as_posix(), "this mask has no image: is the download complete?")
+        yield from orphans(folder, masks.values())

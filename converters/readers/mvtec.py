@@ -6,7 +6,7 @@ CVPR 2019. An image ``test/DEFECT/000.png`` has the mask ``ground_truth/DEFECT/0
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ def list_images(folder: Path) -> Iterator[Listed | Problem]:
             raise DatasetError(f"{path}: train/ may hold good images only; move defects to test/{path.name}")
     for image in files(folder / "train" / GOOD):
         yield Listed(image, GOOD, "train")
+    yield from strays(folder)
     used = set()
     for defect in folders(folder / "test"):
         if defect.name == GOOD:
@@ -42,7 +43,16 @@ def list_images(folder: Path) -> Iterator[Listed | Problem]:
             used.update(found)
             wanted = f"ground_truth/{defect.name}/{image.stem}_mask.png"
             yield with_only_mask(image, defect.name, "test", found, wanted)
-    yield from orphans(folder, folders(folder / "ground_truth"), used)
+    masks_there = (mask for path in folders(folder / "ground_truth") for mask in files(path))
+    yield from orphans(folder, (mask for mask in masks_there if mask not in used))
+
+
+def strays(folder: Path) -> Iterator[Problem]:
+    """What lies where no image is looked for: beside the folders of train/ and test/, or in folders inside them."""
+    beside = [path for part in ("train", "test") for path in files(folder / part)]
+    inside = [path for part in ("train", "test") for kind in folders(folder / part) for path in folders(kind)]
+    for path in (*beside, *inside):
+        yield Problem(path.relative_to(folder).as_posix(), "lies where no image is looked for: move it to test/DEFECT/")
 
 
 def masks_by_stem(folder: Path) -> dict[str, list[Path]]:
@@ -63,13 +73,12 @@ def with_only_mask(image: Path, defect: str, origin: str, masks: list[Path], wan
     return Listed(image, defect, origin, masks[0] if masks else None, problem)
 
 
-def orphans(folder: Path, mask_folders: list[Path], used: set[Path]) -> Iterator[Problem]:
-    """Masks without an image, by their path in the category folder."""
-    for mask in (mask for mask_folder in mask_folders for mask in files(mask_folder)):
-        if mask not in used:
-            name = mask.relative_to(folder).as_posix()
-            reason = "this mask has no image in test/: is the download complete?"
-            yield Problem(name if fits_text_files(name) else ascii(name), reason)
+def orphans(folder: Path, masks: Iterable[Path]) -> Iterator[Problem]:
+    """Masks (files, or folders of them) without an image, by their path in the category folder."""
+    for mask in masks:
+        name = mask.relative_to(folder).as_posix()
+        reason = "this mask has no image of its name: is the download complete?"
+        yield Problem(name if fits_text_files(name) else ascii(name), reason)
 
 
 def known_facts() -> dict[str, Any]:

@@ -24,9 +24,7 @@ def list_images(folder: Path) -> Iterator[Listed | Problem]:
         yield from (Listed(image, GOOD, "train") for image in files(folder / part / GOOD))
     yield from (Listed(image, GOOD, "test") for image in files(public / GOOD))
     masks = masks_by_stem(public / "ground_truth" / "bad")
-    images = files(public / "bad")
-    for image in images:
+    for image in files(public / "bad"):
         wanted = f"test_public/ground_truth/bad/{image.stem}_mask.png"
-        yield with_only_mask(image, "bad", "test", masks.get(image.stem, []), wanted)
-    used = {mask for image in images for mask in masks.get(image.stem, [])}
-    yield from orphans(folder, [public / "ground_truth" / "bad"], used)
+        yield with_only_mask(image, "bad", "test", masks.pop(image.stem, []), wanted)
+    yield from orphans(folder, (mask for several in masks.values() for mask in several))

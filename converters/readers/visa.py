@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from converters.errors import DatasetError
+from converters.readers.mvtec import orphans
 from converters.samples import GOOD, Listed, Problem, files, fits_text_files
 
 TREE = "Data/Images/{Normal,Anomaly}"
@@ -36,8 +37,7 @@ def list_images(folder: Path) -> Iterator[Listed | Problem]:
         if defect == GOOD or "/" in defect or not fits_text_files(defect):
             problem = f"image_anno.csv names it {defect!r}: no name for a defect in Data/Images/Anomaly"
         yield Listed(image, defect, "test", mask, problem, any_value=True)
-    for mask in masks.values():
-        yield Problem(mask.relative_to(folder).as_posix(), "this mask has no image: is the download complete?")
+    yield from orphans(folder, masks.values())
 
 
 def _name(folder: Path, image: Path) -> str:

@@ -166,7 +166,7 @@ def datumaro_images(path: Path, name: str, **settings: Any) -> Iterator[Seen]:
 
 
 def label_map(voc: Path) -> str:
-    """What datumaro and CVAT call labelmap.txt: class, colour in the masks, parts, actions."""
+    """datumaro's labelmap.txt: class, colour in the masks, parts, actions."""
     lines = []
     names = ["background", *json.loads((voc / "dataset.json").read_text("utf-8"))["classes"]]
     for index, name in enumerate(names):

@@ -1,0 +1,473 @@
+"""`finetune/classifier.py`: refusals before any work, parts by themselves, and real trainings on made images."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import REPOSITORY, converted, refusal
+from PIL import Image
+
+pytest.importorskip("torchcam")
+
+import torch
+
+from finetune import classifier, decisions, heatmaps
+from finetune.attempts import ATTEMPTS, Attempt
+from finetune.category import open_dataset
+from finetune.fitting import Job, features_of, fit, load_network, logits_of, mean_logits, mix
+from finetune.loading import augmentation, load_images, normalise
+from finetune.networks import build_network, head_of, known_networks, start_from
+from finetune.pretext import CELLS, paint_defects
+from finetune.weights import find_weights
+
+torch.set_num_threads(1)
+SIDE = 48
+COUNTS = {"train/good": 12, "test/good": 12, "test/dark": 12, "test/line": 12}
+
+
+def draw(kind: str, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Grey noise with a dark square (`dark`) or a bright line (`line`) somewhere; image and mask, SIDE x SIDE."""
+    image = generator.normal(110, 12, (SIDE, SIDE)) + generator.uniform(-20, 20)
+    mask = np.zeros((SIDE, SIDE), bool)
+    y, x = generator.integers(4, SIDE - 16, 2)
+    if kind == "dark":
+        mask[y : y + 10, x : x + 10] = True
+        image[mask] -= 90
+    elif kind == "line":
+        mask[y : y + 2, 4:-4] = True
+        image[mask] += 110
+    return np.clip(image, 0, 255).astype(np.uint8), mask
+
+
+def write_images(root: Path, counts: dict[str, int] = COUNTS) -> Path:
+    generator = np.random.default_rng(0)
+    for place, count in counts.items():
+        part, kind = place.split("/")
+        for index in range(count):
+            image, mask = draw(kind, generator)
+            path = root / "tile" / part / kind / f"{index:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+            if kind != "good":
+                truth = root / "tile" / "ground_truth" / kind / f"{index:03d}_mask.png"
+                truth.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask.astype(np.uint8) * 255).save(truth)
+    return root / "tile"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    """A folder of datasets that holds `tile` as masks and COCO."""
+    root = tmp_path_factory.mktemp("tiles")
+    folder = write_images(root / "data")
+    for command in ("to_masks", "to_coco"):
+        converted(command, folder, root / "out")
+    return root / "out"
+
+
+FAST = ("--weights", "none", "--imgsz", SIDE, "--device", "cpu", "--precision", "float32")
+
+
+def run(out: Path, runs: Path, *arguments: object) -> Result:
+    command = ["--category", "tile", "--out", out, "--runs", runs, *arguments]
+    return CliRunner().invoke(classifier.main, [str(argument) for argument in command])
+
+
+def trained(out: Path, runs: Path, *arguments: object) -> dict:
+    """Train, and return the first row of the printed table."""
+    result = run(out, runs, *FAST, "--json", *arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return json.loads(result.stdout)[0]
+
+
+def job(**changes: object) -> Job:
+    attempt = replace(Attempt(arch="deep", epochs=2, batch=8), **changes)
+    return Job(attempt, "none", 3, SIDE, None, None, "cpu", "float32", 0)
+
+
+# ------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_weights_that_cannot_be_had_name_the_file_and_the_flag(out, tmp_path):
+    assert "--weights mine.pt: no such file" in refusal(
+        run(out, tmp_path, "--attempt", "plain", "--weights", "mine.pt")
+    )
+
+
+def test_our_own_network_has_no_published_weights(out, tmp_path):
+    line = refusal(run(out, tmp_path, "--attempt", "deep"))
+    assert "--weights DEFAULT: --arch deep is our own" in line
+
+
+def test_published_weights_go_through_torchvision_and_fail_in_one_line(monkeypatch):
+    known = classifier.published("resnet18")
+    assert {"DEFAULT", "IMAGENET1K_V1"} <= set(known)
+
+    def refuse(*arguments: object, **settings: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    with pytest.raises(Exception, match=r"--weights DEFAULT: could not be downloaded \(no route to host\).*FILE"):
+        find_weights("DEFAULT", list(known), lambda name: classifier.fetch_weights(known[name]))
+
+
+def test_unknown_architecture_is_refused(out, tmp_path):
+    assert "--arch resnet19: known are fine, deep, alexnet" in refusal(run(out, tmp_path, *FAST, "--arch", "resnet19"))
+
+
+def test_input_size_that_a_network_cannot_take_is_refused(out, tmp_path):
+    line = refusal(run(out, tmp_path, *FAST, "--attempt", "plain", "--arch", "vit_b_16", "--imgsz", 50))
+    assert "--arch vit_b_16 can't take images of --imgsz 50" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"not a checkpoint", "no state_dict that loads with weights_only=True"),
+        ({"epoch": 3}, "holds no state_dict"),
+        ({"fc.weight": torch.zeros(2, 2)}, "doesn't fit --arch resnet18"),
+    ],
+)
+def test_checkpoint_that_does_not_fit_is_one_line(out, tmp_path, content, complaint):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    line = refusal(run(out, tmp_path, "--attempt", "plain", "--imgsz", SIDE, "--weights", path))
+    assert str(path) in line and complaint in line
+
+
+def test_checkpoint_that_would_run_code_is_refused(tmp_path, out):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"fc.weight": Evil()}, tmp_path / "evil.pt")
+    line = refusal(run(out, tmp_path, "--attempt", "plain", "--imgsz", SIDE, "--weights", tmp_path / "evil.pt"))
+    assert "weights_only=True" in line
+    assert not (tmp_path / "ran").exists()
+
+
+def test_cost_table_without_a_class_is_refused(out, tmp_path):
+    (tmp_path / "cost.csv").write_text("truth,good,dark\ngood,0,1\ndark,5,0\n")
+    line = refusal(run(out, tmp_path, *FAST, "--attempt", "deep", "--epochs", 1, "--cost", tmp_path / "cost.csv"))
+    assert "--cost" in line and "good, dark, line" in line
+
+
+# ------------------------------------------------------------------------------------------------------ parts
+
+
+def test_labels_are_equal_from_coco_yolo_and_masks(out, tmp_path):
+    folder = write_images(tmp_path / "data")
+    for command in ("to_yolo", "to_masks"):
+        converted(command, folder, tmp_path / command)
+    coco, yolo, masks = (open_dataset(path, "tile") for path in (out, tmp_path / "to_yolo", tmp_path / "to_masks"))
+    for part in ("train", "val", "test"):
+        labels = coco.labels(part)
+        assert labels == yolo.labels(part) == masks.labels(part)
+        assert all(("good" in name) == (label is None) for name, label in labels.items())
+        assert {label for name, label in labels.items() if "line" in name} == {coco.classes.index("line")}
+
+
+def test_a_torchvision_checkpoint_fills_all_but_the_head(tmp_path):
+    from torchvision.models import resnet18
+
+    torch.manual_seed(1)
+    published = resnet18(num_classes=1000)
+    torch.save(published.state_dict(), tmp_path / "resnet18.pth")
+    network = build_network("resnet18", 3, SIDE, "mlp", 0.0, None)
+    start_from(network, tmp_path / "resnet18.pth", "resnet18")
+    assert torch.equal(network.layer4[1].conv2.weight, published.layer4[1].conv2.weight)
+    assert head_of(network)[0] == "fc"
+
+
+@pytest.mark.parametrize(
+    "arch", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "deep", "fine"]
+)
+def test_networks_get_a_head_and_a_map_of_limited_stride(arch):
+    torch.manual_seed(0)
+    coarse = build_network(arch, 3, 64, "linear", 0.0, None).eval()
+    fine = build_network(arch, 3, 64, "linear", 0.0, 8).eval()
+    pixels = torch.zeros(1, 3, 64, 64)
+    assert coarse(pixels).shape == fine(pixels).shape == (1, 3)
+    assert {k: v.shape for k, v in coarse.state_dict().items()} == {k: v.shape for k, v in fine.state_dict().items()}
+
+
+def test_stride_sets_the_size_of_the_last_map():
+    sides = {}
+    for stride in (None, 16, 8):
+        network = build_network("resnet18", 3, 64, "linear", 0.0, stride).eval()
+        network.layer4.register_forward_hook(lambda m, i, o, stride=stride: sides.update({stride: o.shape[-1]}))
+        network(torch.zeros(1, 3, 64, 64))
+    assert sides == {None: 2, 16: 4, 8: 8}
+
+
+def test_every_torchvision_classifier_is_offered():
+    assert {"resnet18", "convnext_tiny", "efficientnet_b0", "vit_b_16", "swin_t", "densenet121"} <= set(
+        known_networks()
+    )
+
+
+def test_augmentation_keeps_size_and_type_and_changes_only_at_random():
+    image = torch.arange(3 * SIDE * SIDE).remainder(256).to(torch.uint8).view(3, SIDE, SIDE)
+    for kind in ("none", "camera", "strong"):
+        torch.manual_seed(0)
+        changed = augmentation(kind, SIDE)(image)
+        assert changed.shape == image.shape and changed.dtype == torch.uint8
+        torch.manual_seed(0)
+        assert torch.equal(changed, augmentation(kind, SIDE)(image))
+        assert torch.equal(changed, image) == (kind == "none")
+
+
+def test_made_up_defects_change_what_they_name_and_nothing_far_from_it():
+    generator = np.random.default_rng(0)
+    image, other = (generator.integers(0, 255, (96, 96, 3)).astype(np.uint8) for _ in range(2))
+    kinds = set()
+    for _ in range(40):
+        painted, classes = paint_defects(image, other, generator)
+        changed = (painted != image).any(2)
+        assert changed[classes > 0].mean() > 0.99 if classes.any() else True
+        kinds |= set(np.unique(classes).tolist())
+    assert kinds == set(range(CELLS))
+
+
+def test_mixing_keeps_the_share_of_each_image():
+    torch.manual_seed(0)
+    pixels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2)
+    mixed, partner, share = mix(pixels, 0.4)
+    assert torch.allclose(mixed, share * pixels + (1 - share) * pixels[partner])
+
+
+def test_temperature_repairs_overconfidence_and_changes_no_decision():
+    generator = np.random.default_rng(0)
+    truth = generator.normal(0, 1, (400, 3))
+    labels = np.array([generator.choice(3, p=row) for row in decisions.softmax(truth)])
+    sharp = truth * 4
+    temperature = decisions.fit_temperature(sharp, labels)
+    assert temperature == pytest.approx(4, rel=0.25)
+    before, after = decisions.softmax(sharp), decisions.softmax(sharp, temperature)
+    assert (before.argmax(1) == after.argmax(1)).all()
+    assert decisions.calibration_error(after, labels) < decisions.calibration_error(before, labels) / 2
+
+
+def test_calibration_error_by_hand():
+    probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.65, 0.35], [0.35, 0.65]])
+    labels = np.array([0, 1, 0, 0])  # bin of 0.95: half right; bin of 0.65: half right
+    assert decisions.calibration_error(probabilities, labels) == pytest.approx(0.5 * 0.45 + 0.5 * 0.15)
+
+
+def test_thresholds_find_a_rare_class_that_argmax_never_names():
+    probabilities = np.array([[0.9, 0.1]] * 8 + [[0.7, 0.3]] * 2)
+    labels = np.array([0] * 8 + [1] * 2)
+    thresholds = decisions.fit_thresholds(probabilities, labels)
+    assert (decisions.decide(probabilities, thresholds) == labels).all()
+
+
+def test_costs_move_the_decision_to_the_cheaper_mistake():
+    probabilities = np.array([[0.8, 0.2]])
+    assert decisions.cheapest(probabilities, np.array([[0, 1], [1, 0]])) == [0]
+    assert decisions.cheapest(probabilities, np.array([[0, 1], [10, 0]])) == [1]  # a missed defect costs ten alarms
+
+
+def test_macro_f1_of_resamples_equals_scikit_learns():
+    from sklearn.metrics import f1_score
+
+    generator = np.random.default_rng(0)
+    labels, found = generator.integers(0, 4, 50), generator.integers(0, 4, 50)
+    ours = decisions._weighted_f1(labels, found, np.ones((1, 50)))[0]
+    assert ours == pytest.approx(f1_score(labels, found, average="macro"))
+    low, high = decisions.f1_interval(labels, [found])
+    assert low < ours < high
+
+
+def test_boxes_of_a_map_are_its_regions():
+    heat = np.zeros((20, 30), np.float32)
+    heat[2:5, 4:10], heat[12, 20] = 0.5, 0.9
+    assert heatmaps.boxes_of(heat, 0.4) == [([4, 2, 6, 3], 0.5), ([20, 12, 1, 1], pytest.approx(0.9))]
+    assert heatmaps.boxes_of(heat, 0.95) == []
+
+
+def test_pointing_game_hits_the_mask_and_knows_its_chance(out):
+    dataset = open_dataset(out, "tile")
+    images = load_images(dataset, "test", SIDE)
+    semantic = dataset.format("masks") / "semantic" / "test"
+    truth = [np.asarray(Image.open(semantic / name)).astype(np.float32) for name in images.names]
+    scores = heatmaps.pointing_game(dataset, "test", images, truth)
+    assert scores["pointing"] == 1.0 and 0.05 < scores["pointing_chance"] < 0.9
+
+
+def test_ensembles_average_probabilities():
+    first, second = np.log([[0.9, 0.1]]), np.log([[0.5, 0.5]])
+    assert np.exp(mean_logits([first, second])) == pytest.approx(np.array([[0.7, 0.3]]))
+
+
+# ------------------------------------------------------------------------------------------------------ trainings
+
+
+def scores_of(folder: Path, part: str = "test") -> str:
+    return (folder / "predictions" / "tuned" / f"{part}_scores.csv").read_text()
+
+
+@pytest.fixture(scope="module")
+def finished(out, tmp_path_factory) -> tuple[Path, dict]:
+    runs = tmp_path_factory.mktemp("runs")
+    row = trained(out, runs, "--attempt", "plain", "--arch", "deep", "--epochs", 20, "--batch", 8, "--lr", 3e-3)
+    return runs / "tile" / "classifier" / "seed-0", row
+
+
+def test_a_short_training_learns_to_tell_the_classes(finished):
+    folder, row = finished
+    assert row["macro_f1"] > 0.6 and row["auroc"] > 0.7  # chance: 0.33 and 0.5
+    record = json.loads((folder / "run.json").read_text())
+    assert record["random_weights"] and record["metrics"]["test"]["macro_f1"] == row["macro_f1"]
+    assert len(record["history"][0]) == 20
+    assert all((folder / f"{name}.png").stat().st_size > 5000 for name in ("learning", "confusion", "reliability"))
+
+
+def test_predictions_are_in_the_shared_format(finished, out):
+    folder, _ = finished
+    dataset = open_dataset(out, "tile")
+    about = json.loads((folder / "predictions" / "tuned" / "set.json").read_text())
+    assert about["label"] == "class" and about["heatmap_scale"] > 0
+    with (folder / "predictions" / "tuned" / "test_scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == sorted(dataset.images("test"))
+    for row in rows:
+        assert float(row["defect"]) == pytest.approx(sum(float(row[name]) for name in dataset.classes), abs=1e-5)
+        heat = Image.open(folder / "predictions" / "tuned" / "test_heatmaps" / row["image"])
+        assert np.asarray(heat).shape == (SIDE, SIDE) and np.asarray(heat).dtype == np.uint16
+
+
+def test_a_saved_model_gives_the_same_scores_to_the_bit(finished, out, tmp_path):
+    folder, _ = finished
+    before = {part: scores_of(folder, part) for part in ("val", "test")}
+    result = run(out, tmp_path, "--eval-only", folder, "--device", "cpu")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert {part: scores_of(folder, part) for part in ("val", "test")} == before
+
+
+def test_logits_after_loading_are_equal_to_the_bit(out, tmp_path):
+    dataset = open_dataset(out, "tile")
+    train, val = (load_images(dataset, part, SIDE) for part in ("train", "val"))
+    network, _ = fit(job(ema=0.9), train, val, tmp_path, resume=False)
+    again = load_network(job(), tmp_path / "model.pt")
+    assert np.array_equal(logits_of(network, val, job()), logits_of(again, val, job()))
+    assert features_of(again, val, job()).shape == (len(val), 256)
+
+
+@pytest.mark.parametrize("changes", [{"schedule": "cosine", "optimizer": "AdamW", "ema": 0.9}, {"mixup": 0.4}])
+def test_a_resumed_training_ends_where_an_unbroken_one_does(out, tmp_path, monkeypatch, changes):
+    dataset = open_dataset(out, "tile")
+    train, val = (load_images(dataset, part, SIDE) for part in ("train", "val"))
+    settings = job(epochs=3, augment="camera", dropout=0.2, head="mlp", **changes)
+    folders = [tmp_path / name for name in ("whole", "broken")]
+    for folder in folders:
+        folder.mkdir()
+    whole, _ = fit(settings, train, val, folders[0], resume=False)
+    real = torch.manual_seed
+    monkeypatch.setattr(
+        torch, "manual_seed", lambda seed: (_ for _ in ()).throw(KeyboardInterrupt) if seed == 2 else real(seed)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        fit(settings, train, val, folders[1], resume=False)
+    monkeypatch.undo()
+    resumed, standing = fit(settings, train, val, folders[1], resume=True)
+    assert standing.epoch == 3
+    assert np.array_equal(logits_of(whole, val, settings), logits_of(resumed, val, settings))
+
+
+def test_a_run_with_other_settings_is_not_resumed(out, tmp_path):
+    options = (*FAST, "--attempt", "deep", "--epochs", 1, "--no-heatmaps")
+    assert run(out, tmp_path, *options).exit_code == 0
+    assert "was begun with other settings" in refusal(run(out, tmp_path, *options, "--resume", "--lr", 0.5))
+    assert run(out, tmp_path, *options, "--resume").exit_code == 0
+
+
+def test_two_trainings_with_one_seed_are_equal(out, tmp_path):
+    options = ("--attempt", "augment", "--arch", "deep", "--epochs", 1, "--no-heatmaps")
+    for name in ("first", "second"):
+        trained(out, tmp_path, *options, "--run", name)
+    first, second = (tmp_path / "tile" / name / "seed-0" for name in ("first", "second"))
+    assert scores_of(first) == scores_of(second)
+
+
+@pytest.mark.parametrize("method", ["oversample", "undersample", "logit-adjust", "smote", "decoupled", "thresholds"])
+def test_every_kind_of_method_trains_and_reloads(out, tmp_path, method):
+    pytest.importorskip("imblearn")
+    options = ("--attempt", "deep", "--epochs", 1, "--no-heatmaps", "--imbalance", method)
+    trained(out, tmp_path, *options)
+    folder = tmp_path / "tile" / "classifier" / "seed-0"
+    before = scores_of(folder)
+    assert run(out, tmp_path, "--eval-only", folder, "--device", "cpu", "--no-heatmaps").exit_code == 0
+    assert scores_of(folder) == before
+
+
+def test_ensembles_and_costs_leave_one_prediction(out, tmp_path):
+    (tmp_path / "cost.csv").write_text("truth,good,dark,line\ngood,0,1,1\ndark,9,0,1\nline,9,1,0\n")
+    trained(out, tmp_path, "--attempt", "deep", "--epochs", 1, "--ensemble", 2, "--cost", tmp_path / "cost.csv")
+    folder = tmp_path / "tile" / "classifier" / "seed-0"
+    assert (folder / "member-0" / "model.pt").read_bytes() != (folder / "member-1" / "model.pt").read_bytes()
+    record = json.loads((folder / "run.json").read_text())
+    assert record["metrics"]["costs"][1] == [9.0, 0.0, 1.0] and len(record["chosen_epochs"]) == 2
+
+
+def test_the_pretext_task_runs_on_good_images_alone(out, tmp_path):
+    trained(out, tmp_path, "--pretext", 3, "--epochs", 1, "--no-heatmaps")
+    assert (tmp_path / "tile" / "classifier" / "seed-0" / "pretext.pt").is_file()
+
+
+@pytest.mark.slow
+def test_the_ladder_writes_one_table(out, tmp_path):
+    result = run(out, tmp_path, *FAST, "--attempt", "all", "--epochs", 1, "--pretext", 2, "--repeat", 2)
+    assert result.exit_code == 0, (result.output, result.exception)
+    text = (tmp_path / "tile" / "classifier-table.md").read_text()
+    assert all(f"| {name} " in text for name in ATTEMPTS)
+    assert json.loads((tmp_path / "tile" / "classifier-table.json").read_text())["rows"][0]["seeds"] == 2
+
+
+@pytest.mark.slow
+def test_the_best_attempt_finds_and_points_at_the_defects(out, tmp_path):
+    row = trained(out, tmp_path, "--pretext", 150, "--epochs", 20)
+    assert row["macro_f1"] > 0.8
+    assert row["pointing"] > row["pointing_chance"] + 0.2
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(out, tmp_path):
+    arguments = ["--category", "tile", "--out", out, "--runs", tmp_path, *FAST, "--attempt", "deep", "--epochs", 2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29511"]
+    result = subprocess.run(
+        [*command, "finetune/classifier.py", *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.count("macro-F1") == 1
+    assert (tmp_path / "tile" / "classifier" / "seed-0" / "run.json").is_file()
+
+
+def test_help_comes_without_heavy_imports():
+    for name in ("classifier", "normality"):
+        code = (
+            "import sys, runpy\n"
+            "sys.argv = ['command', '--help']\n"
+            f"try: runpy.run_module('finetune.{name}', run_name='__main__')\n"
+            "except SystemExit as end: print(end.code, sorted({'cv2', 'torch', 'sklearn'} & set(sys.modules)))\n"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=REPOSITORY
+        )
+        assert result.stdout.endswith("0 []\n"), result.stdout + result.stderr
+
+
+def test_normalised_pixels_have_imagenets_mean():
+    grey = normalise(torch.full((1, 3, 2, 2), 124, dtype=torch.uint8))
+    assert grey[0, 0, 0, 0].item() == pytest.approx((124 / 255 - 0.485) / 0.229, abs=1e-6)

@@ -1,0 +1,354 @@
+"""The comparison on hand-made runs: what is refused, what is chosen on val, what is kept apart, what is pooled."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import REPOSITORY, converted, refusal, write_category
+from fake_runs import results_file, write_run
+from sklearn import metrics as sk
+
+from finetune.category import Dataset
+from finetune.compare import main
+
+SIZE = (96, 80)
+MASKS = {"crack": 14, "hole": 14, "rare": 7}
+
+
+def discs(index: int, value: int) -> np.ndarray:
+    """One or two filled squares, elsewhere for each image."""
+    mask = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+    x, y = 5 + (index * 13 + value * 7) % 60, 5 + (index * 7) % 45
+    mask[y : y + 14, x : x + 18] = 1
+    if index % 3 == 0:
+        mask[70:78, 4:20] = 1
+    return mask
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two categories, converted to the default split, and one of them to the folds of a split."""
+    root = tmp_path_factory.mktemp("compare")
+    masks = {name: [discs(i, k) for i in range(count)] for k, (name, count) in enumerate(MASKS.items())}
+    for name in ("widget", "gadget"):
+        folder = write_category(root / "data", name, masks, good=(4, 20), size=SIZE)
+        shutil.copy(folder / "test/good/000.png", folder / "test/good/001.png")  # byte-identical
+        converted("all", folder, root / "out")
+    for fold in range(3):
+        options = ("--protocol", "kfold", "--folds", 3, "--fold", fold)
+        converted("to_coco", root / "data" / "widget", root / "out", *options)
+    return root
+
+
+@pytest.fixture(scope="session")
+def widget(root: Path) -> Dataset:
+    return Dataset(root / "out" / "widget")
+
+
+@pytest.fixture(scope="session")
+def runs(root: Path, widget: Dataset) -> Path:
+    """One run of each family; never written to by a test."""
+    runs = root / "runs"
+    write_run(runs, widget, "classifier", {"tuned": ("class", 0.6)})
+    for seed in range(3):
+        write_run(runs, widget, "yolo", {"tuned": ("box", 0.95)}, seed)
+    write_run(runs, widget, "world", {"zero-shot": ("box", 0.3)}, random_weights=True)
+    write_run(runs, widget, "sam", {"gt-box": ("mask", 0.98), "yolo-box": ("mask", 0.8)})
+    write_run(runs, widget, "normality", {"tuned": ("good", 0.6)})
+    return runs
+
+
+def compare(root: Path, runs: Path, *arguments: object, dataset: str = "widget") -> Result:
+    given = ["--dataset", dataset] if "--family" not in arguments else []
+    options = [*given, "--out", root / "out", "--runs", runs, "--bootstrap", 100, *arguments]
+    return CliRunner().invoke(main, [str(option) for option in options])
+
+
+def report_of(root: Path, runs: Path, to: Path, *arguments: object) -> dict:
+    result = compare(root, runs, "--no-html", "--report", to, *arguments)
+    assert result.exit_code == 0, result.output
+    return json.loads((to / "report.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def report(root: Path, runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return report_of(root, runs, tmp_path_factory.mktemp("report") / "r")
+
+
+def row_of(report: dict, name: str) -> dict:
+    return next(row for row in report["rows"] if row["name"] == name)
+
+
+def test_measures_equal_those_computed_from_the_files(report: dict, runs: Path, widget: Dataset) -> None:
+    folder = runs / "widget/classifier/seed-0/predictions/tuned"
+    with (folder / "test_scores.csv").open() as file:
+        scores = {row["image"]: float(row["defect"]) for row in csv.DictReader(file)}
+    labels = [label is not None for label in widget.labels("test").values()]
+    values = [scores[name] for name in widget.images("test")]
+    found = row_of(report, "classifier")["measures"]
+    assert found["auroc"]["value"] == pytest.approx(sk.roc_auc_score(labels, values), abs=1e-9)
+    assert found["ap"]["value"] == pytest.approx(sk.average_precision_score(labels, values), abs=1e-9)
+
+
+def test_boxes_equal_those_of_the_training_script(report: dict, runs: Path, widget: Dataset) -> None:
+    from finetune.metrics import box_metrics
+
+    expected = [
+        box_metrics(widget.ground_truth("test"), json.loads(path.read_text())).map
+        for path in sorted(runs.glob("widget/yolo/seed-*/predictions/tuned/test.json"))
+    ]
+    assert row_of(report, "yolo")["measures"]["map"]["value"] == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+def test_pixel_measures_equal_scikit_learn_and_aupro(report: dict, runs: Path, widget: Dataset) -> None:
+    from finetune.evidence import Truth
+    from finetune.metrics import aupro
+    from finetune.predictions import PredictionSet
+
+    truth, told = Truth(widget, "test"), PredictionSet(runs / "widget/classifier/seed-0/predictions/tuned")
+    maps = np.stack([told.heatmap("test", name) for name in truth.names])
+    masks = np.stack(list(truth.masks))
+    found = row_of(report, "classifier")["measures"]
+    expected = sk.average_precision_score(masks.ravel(), maps.ravel())
+    assert found["pixel_ap"]["value"] == pytest.approx(expected, abs=1e-9)
+    assert found["aupro_0.3"]["value"] == pytest.approx(aupro(maps, masks)[0], abs=1e-9)
+    level = row_of(report, "classifier")["thresholds"]["pixel"][0]
+    assert found["iou"]["value"] == pytest.approx(sk.jaccard_score(masks.ravel(), maps.ravel() >= level), abs=1e-9)
+    assert found["aupro_0.3"]["low"] < found["aupro_0.3"]["value"] < found["aupro_0.3"]["high"]
+
+
+def test_binary_maps_get_a_point_and_no_curve(report: dict) -> None:
+    for name in ("yolo", "sam/yolo-box"):
+        found = row_of(report, name)["measures"]
+        assert "aupro_0.3" not in found and {"pro", "pixel_fpr"} <= found.keys()
+    assert "aupro_0.3" in row_of(report, "normality")["measures"]
+
+
+def test_heat_maps_give_boxes(report: dict) -> None:
+    assert row_of(report, "classifier")["measures"]["ap50_any"]["value"] > 0.1
+    normality = row_of(report, "normality")["measures"]
+    assert "ap50_any" in normality and "map50" not in normality and "macro_f1" not in normality  # it tells no types
+
+
+def test_thresholds_do_not_depend_on_test(root: Path, runs: Path, tmp_path: Path, report: dict) -> None:
+    shutil.copytree(runs / "widget/classifier", tmp_path / "runs/widget/classifier")
+    path = tmp_path / "runs/widget/classifier/seed-0/predictions/tuned/test_scores.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *(f"{line.split(',')[0]},0.01,0,0,0" for line in lines[1:])]) + "\n")
+    changed = row_of(report_of(root, tmp_path / "runs", tmp_path / "r"), "classifier")
+    known = row_of(report, "classifier")
+    assert changed["thresholds"] == known["thresholds"]
+    assert changed["measures"]["f1"]["value"] != known["measures"]["f1"]["value"]
+
+
+def test_oracles_are_kept_apart(report: dict) -> None:
+    assert [row["name"] for row in report["rows"] if row["oracle"]] == ["sam/gt-box"] == [report["rows"][-1]["name"]]
+    assert not any("gt-box" in sentence for sentence in report["sentences"])
+    assert any("Oracle" in banner and "sam/gt-box" in banner for banner in report["banners"])
+    assert any("random weights" in banner and "world" in banner for banner in report["banners"])
+
+
+def test_beyond_noise_needs_three_seeds(root: Path, runs: Path, widget: Dataset, tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "runs", widget, "strong", {"tuned": ("box", 1.0)}, seed)
+        write_run(tmp_path / "runs", widget, "weak", {"tuned": ("box", 0.2)}, seed)
+    three = report_of(root, tmp_path / "runs", tmp_path / "three", "--baseline", "weak")
+    assert row_of(three, "strong")["differences"]["map50"]["verdict"] == "beyond noise"
+    assert any("beyond noise" in sentence for sentence in three["sentences"])
+    for name in ("strong", "weak"):
+        shutil.rmtree(tmp_path / f"runs/widget/{name}/seed-2")
+    two = report_of(root, tmp_path / "runs", tmp_path / "two", "--baseline", "weak")
+    assert row_of(two, "strong")["differences"]["map50"]["verdict"] == "open: fewer than 3 seeds"
+    assert not any("That is beyond noise" in sentence for sentence in two["sentences"])
+
+
+def test_a_model_does_not_differ_from_its_copy(root: Path, runs: Path, tmp_path: Path) -> None:
+    for name in ("classifier", "copy"):
+        shutil.copytree(runs / "widget/classifier", tmp_path / "runs/widget" / name)
+    report = report_of(root, tmp_path / "runs", tmp_path / "r")
+    for found in row_of(report, "copy")["differences"].values():
+        assert found["value"] == found["low"] == found["high"] == 0  # paired: the same resamples for both
+
+
+def test_rare_types_carry_a_warning(report: dict) -> None:
+    few = {known["class"]: known["few"] for known in report["test"]["classes"]}
+    assert few["rare"]
+    assert report["test"]["prevalence"] == pytest.approx(0.03, abs=0.02)
+
+
+def test_same_seed_same_report(root: Path, runs: Path, tmp_path: Path, report: dict) -> None:
+    assert report_of(root, runs, tmp_path / "again") == report
+    other = report_of(root, runs, tmp_path / "other", "--seed", 1)
+    ours, theirs = (row_of(one, "yolo")["measures"]["map"] for one in (report, other))
+    assert ours["value"] == theirs["value"] and (ours["low"], ours["high"]) != (theirs["low"], theirs["high"])
+
+
+def test_runs_of_another_split_or_family_are_refused(root: Path, runs: Path, tmp_path: Path) -> None:
+    for key, word in (("split_sha256", "another split"), ("family", "another family")):
+        shutil.copytree(runs / "widget/yolo/seed-0", tmp_path / key / "widget/yolo/seed-0")
+        path = tmp_path / key / "widget/yolo/seed-0/run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: "0" * 64}))
+        line = refusal(compare(root, tmp_path / key, "--no-html"))
+        assert word in line and "yolo/seed-0" in line
+
+
+def test_a_run_under_way_is_not_compared(root: Path, runs: Path, tmp_path: Path) -> None:
+    for name in ("classifier", "yolo"):
+        shutil.copytree(runs / "widget" / name, tmp_path / "runs/widget" / name)
+    (tmp_path / "runs/widget/classifier/seed-0/run.json").unlink()
+    assert [row["name"] for row in report_of(root, tmp_path / "runs", tmp_path / "r")["rows"]] == ["yolo"]
+
+
+def test_someone_elses_coco_results_are_compared(root: Path, runs: Path, widget: Dataset, tmp_path: Path) -> None:
+    path = results_file(tmp_path / "theirs.json", widget)
+    report = report_of(root, runs, tmp_path / "r", "--results", f"theirs={path}")
+    row = row_of(report, "theirs")
+    assert {"auroc", "map50", "pixel_ap"} <= row["measures"].keys()
+    assert not {"f1", "macro_f1", "iou", "pro"} & row["measures"].keys()  # without val there is no threshold
+    assert row["thresholds"]["image"] == [None]
+    assert any("No predictions for val" in banner and "theirs" in banner for banner in report["banners"])
+    assert "theirs" in (tmp_path / "r/report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"image_id": 1}, "image_id 1 is not in test"),
+        ({"category_id": 9}, "category_id 9 is none of 1 to 3"),
+        ({"score": None}, "has no score"),
+    ],
+)
+def test_results_that_do_not_fit_are_refused(
+    root: Path, runs: Path, widget: Dataset, tmp_path: Path, change: dict, word: str
+) -> None:
+    path = results_file(tmp_path / "theirs.json", widget)
+    entries = json.loads(path.read_text())
+    assert widget.image_ids[next(name for name in widget.images("train"))] == 1
+    entries[0] |= change
+    path.write_text(json.dumps([{k: v for k, v in entry.items() if v is not None} for entry in entries]))
+    assert word in refusal(compare(root, runs, "--no-html", "--results", f"theirs={path}"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--baseline", "nobody"), "there are classifier"),
+        (("--dataset", "nothing"), "no such dataset"),
+        (("--family", "nothing@kfold-3"), "no such dataset"),
+    ],
+)
+def test_what_is_not_there_is_one_line(root: Path, runs: Path, arguments: tuple, word: str) -> None:
+    assert word in refusal(compare(root, runs, "--no-html", *arguments))
+
+
+def test_no_runs_is_one_line(root: Path, tmp_path: Path) -> None:
+    assert "no finished run" in refusal(compare(root, tmp_path))
+
+
+# ------------------------------------------------------------------------------------------- folds and categories
+
+
+@pytest.fixture(scope="session")
+def folds(root: Path) -> list[Dataset]:
+    return [Dataset(root / "out" / f"widget@kfold-3-{fold}") for fold in range(3)]
+
+
+@pytest.fixture(scope="session")
+def fold_runs(root: Path, folds: list[Dataset]) -> Path:
+    for number, fold in enumerate(folds):
+        write_run(root / "folds", fold, "yolo", {"tuned": ("box", 0.7 + 0.1 * number)})
+        write_run(root / "folds", fold, "classifier", {"tuned": ("class", 0.6)})
+    return root / "folds"
+
+
+def test_folds_average_rankings_and_pool_counts(
+    root: Path, folds: list[Dataset], fold_runs: Path, tmp_path: Path
+) -> None:
+    report = report_of(root, fold_runs, tmp_path / "r", "--family", "widget@kfold-3")
+    singles = [report_of(root, fold_runs, tmp_path / fold.name, "--dataset", fold.name) for fold in folds]
+    assert report["name"] == "widget@kfold-3" and report["test"]["images"] == sum(s["test"]["images"] for s in singles)
+    whole, parts = row_of(report, "yolo"), [row_of(single, "yolo") for single in singles]
+    for name in ("auroc", "map50", "pixel_ap"):
+        assert whole["measures"][name]["value"] == pytest.approx(np.mean([p["measures"][name]["value"] for p in parts]))
+    good = [single["test"]["good"] for single in singles]
+    alarms = [p["measures"]["false_alarms"]["value"] * n / 100 for p, n in zip(parts, good, strict=True)]
+    assert whole["measures"]["false_alarms"]["value"] == pytest.approx(100 * sum(alarms) / sum(good))
+    assert whole["confusion"] == np.sum([p["confusion"] for p in parts], axis=0).tolist()
+
+
+def test_every_defect_is_tested_once_over_the_folds(root: Path, fold_runs: Path, tmp_path: Path) -> None:
+    report = report_of(root, fold_runs, tmp_path / "r", "--family", "widget@kfold-3")
+    assert [known["images"] for known in report["test"]["classes"]] == list(MASKS.values())
+
+
+def test_a_model_without_all_folds_is_left_out_and_told(root: Path, fold_runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(fold_runs, tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs/widget@kfold-3-1/yolo")
+    result = compare(root, tmp_path / "runs", "--no-html", "--family", "widget@kfold-3")
+    assert result.exit_code == 0 and "left out: yolo, seed 0: no run on widget@kfold-3-1" in result.stderr
+    written = json.loads((tmp_path / "runs/widget@kfold-3/report/report.json").read_text())
+    assert [row["name"] for row in written["rows"]] == ["classifier"]
+
+
+def test_all_categories_make_a_table_for_a_paper(root: Path, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    gadget = Dataset(root / "out" / "gadget")
+    write_run(tmp_path / "runs", gadget, "classifier", {"tuned": ("class", 0.5)})
+    result = compare(root, tmp_path / "runs", "--no-html", "--json", dataset="all")
+    assert result.exit_code == 0, result.output
+    reports = json.loads(result.stdout)
+    assert [report["name"] for report in reports] == ["gadget", "widget"]
+    text = (tmp_path / "runs/report/report.md").read_text()
+    values = [row_of(report, "classifier")["measures"]["auroc"]["value"] for report in reports]
+    line = next(line for line in text.splitlines() if line.startswith("| mean of 2"))
+    assert f"{np.mean(values):.3f}" in line and "-" in line.split("|")[-2]  # yolo-box has one category: no mean
+    assert (tmp_path / "runs/gadget/report/report.md").is_file()
+
+
+# ---------------------------------------------------------------------------------------------------------- house
+
+
+def run_python(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("numpy", "cv2", "sklearn", "scipy", "torch", "jinja2", "pycocotools")
+    told = run_python(f"import sys, finetune.compare; print([name for name in {heavy} if name in sys.modules])")
+    assert told.strip() == "[]"
+
+
+def test_comparing_imports_no_model_code(root: Path, runs: Path, tmp_path: Path) -> None:
+    options = [
+        "--dataset",
+        "widget",
+        "--out",
+        root / "out",
+        "--runs",
+        runs,
+        "--bootstrap",
+        100,
+        "--report",
+        tmp_path / "r",
+    ]
+    told = run_python(
+        f"import sys; from finetune.compare import main; main({[str(o) for o in options]}, standalone_mode=False); "
+        "print([name for name in ('torch', 'ultralytics', 'segment_anything', 'torchvision') if name in sys.modules])"
+    )
+    assert told.splitlines()[-1] == "[]"
+
+
+def test_it_runs_as_a_file(root: Path, runs: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "finetune/compare.py", "--dataset", "widget", "--out", root / "out", "--runs", runs]
+    options = ["--bootstrap", "100", "--no-html", "--report", tmp_path / "r"]
+    told = subprocess.run([*command, *options], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert "AUROC" in told.stdout and "oracles, told where the defects are" in told.stdout

@@ -1,0 +1,85 @@
+"""`finetune/normality.py`: what it remembers, that it sees good images only, and a real run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import converted, refusal
+from PIL import Image
+from test_classifier import SIDE, write_images
+
+from finetune import normality
+from finetune.category import open_dataset
+
+pytest.importorskip("torchcam")
+
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("tiles")
+    folder = write_images(root / "data")
+    for command in ("to_masks", "to_coco"):
+        converted(command, folder, root / "out")
+    return root / "out"
+
+
+def run(out: Path, runs: Path, *arguments: object) -> Result:
+    command = ["--category", "tile", "--out", out, "--runs", runs, "--device", "cpu", "--imgsz", 64, *arguments]
+    return CliRunner().invoke(normality.main, [str(argument) for argument in command])
+
+
+def test_coreset_takes_the_farthest_point_each_time():
+    points = torch.tensor([[0.0], [0.1], [0.2], [5.0], [10.0]])
+    chosen = points[normality.coreset(points, 3, seed=0)][:, 0].tolist()
+    assert {5.0, 10.0} <= set(chosen) and min(chosen) < 1
+
+
+def test_coreset_remembers_rare_looks_that_chance_forgets():
+    generator = torch.Generator().manual_seed(0)
+    usual, rare = torch.randn(1950, 2, generator=generator) / 10, 5 + 5 * torch.rand(50, 2, generator=generator)
+    features = torch.cat([usual, rare])
+    ours = features[normality.coreset(features, 40, seed=0)]
+    theirs = features[torch.randperm(2000, generator=generator)[:40]]
+    assert torch.cdist(features, ours).amin(1).max() < torch.cdist(features, theirs).amin(1).max() / 2
+
+
+def test_remembered_images_are_at_distance_nought(out):
+    from finetune.loading import load_images
+
+    images = load_images(open_dataset(out, "tile"), "train", 64)
+    good = images.subset((images.labels == 0).nonzero()[:, 0])
+    backbone = normality.build_backbone("resnet18", None, 64, seed=0)
+    memory = normality.remember(backbone, good, 1.0, "cpu", seed=0)
+    maps = normality.distance_maps(backbone, memory, good, "cpu", "good")
+    assert max(heat.max() for heat in maps) < 0.02
+
+
+def test_a_run_scores_defects_higher_and_names_no_classes(out, tmp_path):
+    result = run(out, tmp_path, "--weights", "none", "--json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    folder = tmp_path / "tile" / "normality" / "seed-0"
+    measured, record = json.loads(result.stdout), json.loads((folder / "run.json").read_text())
+    assert measured["auroc"] > 0.8 and record["random_weights"]  # these made defects are easy
+    dataset = open_dataset(out, "tile")
+    assert record["good_images"] == sum(label is None for label in dataset.labels("train").values())
+    rows = (folder / "predictions" / "tuned" / "test_scores.csv").read_text().splitlines()
+    assert rows[0] == "image,defect,dark,line" and rows[1].endswith("nan,nan")
+    assert all(0 <= float(row.split(",")[1]) <= 1 for row in rows[1:])
+    heat = np.asarray(Image.open(folder / "predictions" / "tuned" / "test_heatmaps" / rows[1].split(",")[0]))
+    assert heat.shape == (SIDE, SIDE) and heat.dtype == np.uint16
+    assert json.loads((folder / "predictions" / "tuned" / "set.json").read_text())["label"] == "good"
+
+
+def test_a_run_is_not_overwritten_by_accident(out, tmp_path):
+    (tmp_path / "tile" / "normality" / "seed-0" / "predictions").mkdir(parents=True)
+    assert "add --overwrite" in refusal(run(out, tmp_path, "--weights", "none"))
+
+
+def test_weights_that_cannot_be_had_name_the_flag(out, tmp_path):
+    assert "--weights mine.pt: no such file" in refusal(run(out, tmp_path, "--weights", "mine.pt"))
