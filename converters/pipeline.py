@@ -243,10 +243,11 @@ def _outcomes(job: Job, plans: list[Planned], conversion: Conversion) -> Generat
 
 def _settings(conversion: Conversion, categories: list[Category], target: Path) -> dict[str, Any]:
     """What decides a dataset's content besides its split; formats of one dataset must agree in it."""
+    layouts = {category.layout for category in categories}
     return {
         "classes": conversion.classes,
         **dataclasses.asdict(conversion.instances),
-        "layout": categories[0].layout,
+        "layout": layouts.pop() if len(layouts) == 1 else "auto",
         "source": {c.name: Path(os.path.relpath(c.folder.resolve(), target.resolve())).as_posix() for c in categories},
     }
 

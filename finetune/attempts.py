@@ -59,7 +59,7 @@ ATTEMPTS = {
     "long": LONG,  # the same for 100 epochs
     "pretext": PRETEXT,  # our own high-resolution CNN, which first learns from made-up defects
 }
-BEST = "pretext"
+USUAL = "focal"  # from published weights; `pretext` is for a random start
 IMBALANCE = (
     "none",
     "oversample",

@@ -1,7 +1,7 @@
 """Train a CNN classifier (good, and the classes of a dataset), measure it, and show where it looked.
 
-    python finetune/classifier.py --category washer --weights none                            # random start
-    python finetune/classifier.py --category screw --attempt focal --weights DEFAULT          # ImageNet start
+    python finetune/classifier.py --category screw                                            # ImageNet start
+    python finetune/classifier.py --category washer --weights none --attempt pretext          # random start
     python finetune/classifier.py --category washer --weights none --attempt all --repeat 3   # ablation table
     torchrun --nproc_per_node 2 finetune/classifier.py --category screw --imgsz 512           # two GPUs
 
@@ -31,7 +31,7 @@ from converters.options import (
     table,
     to_json,
 )
-from finetune.attempts import ATTEMPTS, BEST, IMBALANCE, Attempt
+from finetune.attempts import ATTEMPTS, IMBALANCE, USUAL, Attempt
 from finetune.category import Dataset, open_dataset
 from finetune.predictions import Run, run_folder, start_run
 from finetune.weights import RANDOM, find_weights, sha256
@@ -104,8 +104,12 @@ def make_job(wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, see
 
     if attempt.arch not in known_networks():
         raise DatasetError(f"--arch {attempt.arch}: known are {', '.join(known_networks())}")
-    if attempt.pretext and attempt.arch != "fine":
-        attempt = replace(attempt, pretext=0)
+    if attempt.arch != "fine":
+        if attempt.pretext and "pretext" in wish.overrides:
+            raise DatasetError("--pretext: only our own network `fine` learns from made-up defects: add --arch fine")
+        attempt = replace(attempt, pretext=0, rehearse=0.0)
+    if wish.weights == RANDOM:
+        attempt = replace(attempt, freeze=0)  # random features are nothing to keep
     known = published(attempt.arch)
     if wish.weights != RANDOM and not known and not Path(wish.weights).exists():
         raise DatasetError(f"--weights {wish.weights}: --arch {attempt.arch} is our own: name a file, or none")
@@ -394,7 +398,7 @@ def run_name(base: str, attempt: str, imbalance: str, several: bool) -> str:
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
 @click.option("--run", "name", default="classifier", help="Name of the run; ladders add the attempt's.")
-@click.option("--attempt", type=click.Choice([*ATTEMPTS, "all"]), default=BEST, help="Preset; all: the ladder.")
+@click.option("--attempt", type=click.Choice([*ATTEMPTS, "all"]), default=USUAL, help="Preset; all: the ladder.")
 @click.option("--imbalance", type=click.Choice([*IMBALANCE, "all"]), default="none", help="Against the long tail.")
 @click.option("--arch", default=None, show_default="the attempt's", help="Any torchvision classifier; fine, deep.")
 @click.option("--weights", default="DEFAULT", help="torchvision's name, state_dict FILE, or none (random).")
@@ -451,7 +455,8 @@ def main(
         return
     rows = []
     for step, method, label in steps:
-        chosen = replace(ATTEMPTS[step], **overrides)
+        own_pretext = ATTEMPTS[step].pretext or len(steps) == 1  # in a ladder, --pretext is for those that have one
+        chosen = replace(ATTEMPTS[step], **{k: v for k, v in overrides.items() if k != "pretext" or own_pretext})
         own = run_name(wish.name, step, method, len(steps) > 1)
         found = [train_and_evaluate(wish, dataset, chosen, method, seed + i, own) for i in range(repeat)]
         if None not in found:

@@ -38,6 +38,9 @@ def collect(datasets: Sequence[Dataset], runs: Sequence[Path], results: Sequence
             for path in sorted(path for path in (folder / "predictions").glob("*") if path.is_dir()):
                 row = rows.setdefault((folder.parent.name, path.name), Row(folder.parent.name, path.name))
                 seed = folder.name.removeprefix("seed-")
+                if dataset.name in row.answers.get(seed, {}):
+                    other = row.answers[seed][dataset.name].source.parents[1]
+                    raise DatasetError(f"{folder} and {other} are both called {row.name}, seed {seed}: rename one")
                 row.answers.setdefault(seed, {})[dataset.name] = PredictionSet(path)
                 row.records.setdefault(seed, {})[dataset.name] = record
         for name, path in results:
@@ -147,22 +150,20 @@ def main(
     """
     if (name is None) == (family is None):
         raise click.UsageError("one of --dataset and --family is needed")
+    if results and (family or name == "all"):
+        raise click.UsageError("--results answers one test part: name its --dataset")
     groups = [family_of(out, family)] if family else [[dataset] for dataset in _datasets(out, str(name), runs)]
     reports = []
     for datasets in groups:
         rows = collect(datasets, runs, results)
         report = make_report(datasets, rows, baseline, count, seed)
-        where = target or runs[0] / report["name"] / "report"
-        write(
-            report,
-            where / report["name"] if target and len(groups) > 1 else where,
-            _page(report, rows) if html else None,
-        )
+        where = _where(target, runs[0], report["name"], several=name == "all")
+        write(report, where, _page(report, rows) if html else None)
         reports.append(report)
         if not as_json:
             _print(report, where, html)
     if name == "all":
-        where = target or runs[0] / "report"
+        where = target / "all" if target else runs[0] / "report"
         with staging.publish(where, overwrite=True) as folder:
             (folder / "report.md").write_text(paper_tables(reports), "utf-8")
             (folder / "report.json").write_text(to_json(reports), "utf-8")
@@ -170,6 +171,13 @@ def main(
             click.echo(paper_tables(reports) + f"report: {where / 'report.md'}")
     if as_json:
         click.echo(to_json(reports if name == "all" else reports[0]), nl=False)
+
+
+def _where(target: Path | None, runs: Path, name: str, several: bool) -> Path:
+    if target is not None:
+        return target / name if several else target
+    beside = runs.parent.parent if (runs / "run.json").is_file() else runs / name  # --runs may name one run
+    return beside / "report"
 
 
 def _datasets(out: Path, name: str, runs: Sequence[Path]) -> list[Dataset]:

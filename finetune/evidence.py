@@ -20,6 +20,7 @@ from finetune.metrics import BOUNDARY_RATIOS, PRO_LIMITS, ClassMatches, Floats
 from finetune.predictions import PredictionSet, image_scores
 
 TOP = 65535  # the highest pixel score
+GOOD_PIXELS = 0.99  # share of good pixels that stay under the threshold where val holds no defects
 MOST_PAINTED = 100  # detections of an image, as in COCO
 COARSE = 1024  # levels of pixel scores that the intervals (not the estimates) are computed from
 
@@ -264,8 +265,7 @@ def gather(source: PredictionSet, test: Truth, val: Truth) -> Evidence:
         any_class = metrics.match_boxes(test.coco, found, use_classes=False)
         matches = metrics.match_boxes(test.coco, found) if tells_classes else None
         if tuning is not None and tuning.detections is not None:
-            on_val = [entry for entries in tuning.detections for entry in entries]
-            box_threshold = metrics.best_box_threshold(metrics.match_boxes(val.coco, on_val, tells_classes))
+            box_threshold = _best_box_threshold(tuning, tells_classes)
     predicted = np.argmax(classes, axis=1) + 1 if tells_classes else None
     if predicted is not None and threshold is not None:
         predicted = np.where(answer.scores[:, 0] >= threshold, predicted, 0)
@@ -285,15 +285,27 @@ def _with_boxes(answer: Answer, level: float | None) -> Answer:
     return Answer(answer.truth, answer.scores, boxes, answer.kind, answer.source)
 
 
-def _best_level(tuning: Answer) -> float | None:
-    """The pixel score with the best Dice over all of val; without defects, above 99 % of the good pixels' scores."""
+def _best_box_threshold(tuning: Answer, use_classes: bool) -> float:
+    """The box score with the best F1 on val; without defects, what 95 % of the good images stay under."""
+    assert tuning.detections is not None
+    if not tuning.truth.labels.any():
+        surest = [max((entry["score"] for entry in found), default=0.0) for found in tuning.detections]
+        return float(np.nextafter(np.quantile(surest, metrics.GOOD_QUANTILE), np.inf))
+    found = [entry for entries in tuning.detections for entry in entries]
+    return metrics.best_box_threshold(metrics.match_boxes(tuning.truth.coco, found, use_classes))
+
+
+def _best_level(tuning: Answer) -> float:
+    """The pixel score with the best Dice on val; without defects, what most of the good images stay under."""
+    if not tuning.truth.labels.any() and tuning.kind != "heat maps":
+        return max(1.0, TOP * _best_box_threshold(tuning, False))
     positive, negative = (np.zeros(TOP + 1) for _ in range(2))
     for index in range(len(tuning.truth.names)):
         scores, mask = tuning.pixel_scores(index), tuning.truth.mask(index)
         positive += np.bincount(scores[mask > 0], minlength=TOP + 1)
         negative += np.bincount(scores[mask == 0], minlength=TOP + 1)
     if not positive.any():
-        return float(np.searchsorted(np.cumsum(negative), 0.99 * negative.sum()) + 1)
+        return float(np.searchsorted(np.cumsum(negative), GOOD_PIXELS * negative.sum()) + 1)
     true, false = (np.cumsum(side[::-1])[::-1] for side in (positive, negative))
     dice = 2 * true / (true + false + positive.sum())
     return float(max(1, int(np.argmax(dice))))  # score 0 means nothing was found there

@@ -85,7 +85,6 @@ def decisions(true: Floats, false: Floats, missed: Floats, passed: Floats) -> di
         "f1": divided(2 * true, 2 * true + false + missed),
         "balanced_accuracy": (recall + specificity) / 2,
         "false_alarms": 100 * divided(false, false + passed),
-        "recall": recall,
     }
 
 
@@ -227,7 +226,7 @@ def best_box_threshold(matches: Sequence[ClassMatches]) -> float:
     hit = np.concatenate([match.hit[0] for match in matches])
     order = np.argsort(-scores, kind="mergesort")
     if not hit.any():
-        return float("inf")
+        return float(np.nextafter(scores.max(initial=1.0), np.inf))  # keeps nothing
     true = np.cumsum(hit[order])
     f1 = 2 * true / (np.arange(1, len(order) + 1) + sum(match.instances.sum() for match in matches))
     return float(scores[order][int(np.argmax(f1))])

@@ -98,9 +98,13 @@ def remember(backbone: Any, good: "Images", share: float, device: str, seed: int
     """M x F: the coreset of the features of good images."""
     import torch
 
-    found = torch.cat([batch.flatten(0, 2) for batch in patch_features(backbone, good, device, "good images")])
     generator = torch.Generator().manual_seed(seed)
-    candidates = found[torch.randperm(len(found), generator=generator)[:CANDIDATES].to(found.device)]
+    most = -(-CANDIDATES // len(good))
+    kept = []
+    for features in patch_features(backbone, good, device, "good images"):
+        cells = features.flatten(1, 2)
+        kept.append(cells[:, torch.randperm(cells.shape[1], generator=generator)[:most].to(device)].flatten(0, 1))
+    candidates = torch.cat(kept)
     return candidates[coreset(candidates, max(1, round(share * len(candidates))), seed)]
 
 

@@ -7,6 +7,7 @@ and one score a class for every image, and ``set.json``. Anyone's model can be c
 
 import csv
 import json
+import math
 import platform
 import resource
 import shutil
@@ -25,6 +26,7 @@ from converters.options import to_json
 from finetune.category import Dataset
 
 PACKAGES = ("torch", "torchvision", "ultralytics", "segment-anything", "numpy", "opencv-python", "pycocotools")
+
 
 @dataclass
 class Run:
@@ -206,11 +208,15 @@ class PredictionSet:
             raise DatasetError(f"{path}: no row for {absent[0]} ({len(absent)} of {part}'s images are absent)")
         columns = ("defect", *dataset.classes)
         try:
-            return {
+            found = {
                 name: [float(rows[name].get(column) or "nan") for column in columns] for name in dataset.images(part)
             }
         except ValueError as error:
             raise DatasetError(f"{path}: {error}: scores are numbers") from None
+        unknown = [name for name, values in found.items() if not math.isfinite(values[0])]
+        if unknown:
+            raise DatasetError(f"{path}: {unknown[0]} has no defect score")
+        return found
 
     def heatmap(self, part: str, image: str) -> Any:
         """An image's anomaly map, H x W uint16 on the set's one scale; None where the set has none for this part."""

@@ -187,11 +187,13 @@ def paint_batch(good: Tensor, generator: np.random.Generator) -> tuple[Tensor, T
     """PER_STEP good images with made-up defects, B x 3 x S x S uint8, and their classes, B x S x S uint8."""
     import torch
 
+    from finetune.loading import augmentation
+
+    augment = augmentation("camera", good.shape[-1])  # as with the labels, or its blur would pass for a defect
     images, classes = [], []
     for _ in range(PER_STEP):
-        first, second = (np.moveaxis(good[i].numpy(), 0, 2) for i in generator.integers(len(good), size=2))
-        turned = np.rot90(first, generator.integers(4))[:: generator.choice([-1, 1])]
-        image, of_pixels = paint_defects(np.ascontiguousarray(turned), second, generator)
+        first, second = (good[i] for i in generator.integers(len(good), size=2))
+        image, of_pixels = paint_defects(*(np.moveaxis(x.numpy(), 0, 2) for x in (augment(first), second)), generator)
         images.append(torch.from_numpy(image))
         classes.append(torch.from_numpy(of_pixels))
     return torch.stack(images).permute(0, 3, 1, 2), torch.stack(classes)

@@ -190,7 +190,7 @@ def describe_class(known: dict[str, Any], values: dict[str, Any]) -> dict[str, A
 
 
 def describe_row(row: Row) -> dict[str, Any]:
-    from finetune.evidence import confusion
+    from finetune.evidence import TOP, confusion
 
     first = next(iter(row.evidence.values()))
     record, about = row.record, row.about
@@ -210,7 +210,9 @@ def describe_row(row: Row) -> dict[str, Any]:
         "thresholds": {
             "image": [item.threshold for item in first],
             "box": [item.box_threshold for item in first],
-            "pixel": [None if item.pixels is None else item.pixels.level for item in first],
+            "pixel": [
+                None if not item.pixels or item.pixels.level is None else item.pixels.level / TOP for item in first
+            ],
         },
         "confusion": confusion(first).astype(int).tolist() if first[0].tells_classes else None,
         "settings": record.get("settings"),

@@ -418,8 +418,13 @@ def test_ensembles_and_costs_leave_one_prediction(out, tmp_path):
 
 
 def test_the_pretext_task_runs_on_good_images_alone(out, tmp_path):
-    trained(out, tmp_path, "--pretext", 3, "--epochs", 1, "--no-heatmaps")
+    trained(out, tmp_path, "--attempt", "pretext", "--pretext", 3, "--epochs", 1, "--no-heatmaps")
     assert (tmp_path / "tile" / "classifier" / "seed-0" / "pretext.pt").is_file()
+
+
+def test_made_up_defects_are_for_our_own_network(out, tmp_path):
+    line = refusal(run(out, tmp_path, *FAST, "--attempt", "plain", "--pretext", 3))
+    assert "--pretext: only our own network `fine`" in line
 
 
 @pytest.mark.slow
@@ -433,7 +438,7 @@ def test_the_ladder_writes_one_table(out, tmp_path):
 
 @pytest.mark.slow
 def test_the_best_attempt_finds_and_points_at_the_defects(out, tmp_path):
-    row = trained(out, tmp_path, "--pretext", 150, "--epochs", 20)
+    row = trained(out, tmp_path, "--attempt", "pretext", "--pretext", 150, "--epochs", 20)
     assert row["macro_f1"] > 0.8
     assert row["pointing"] > row["pointing_chance"] + 0.2
 

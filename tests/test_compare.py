@@ -118,7 +118,7 @@ def test_pixel_measures_equal_scikit_learn_and_aupro(report: dict, runs: Path, w
     expected = sk.average_precision_score(masks.ravel(), maps.ravel())
     assert found["pixel_ap"]["value"] == pytest.approx(expected, abs=1e-9)
     assert found["aupro_0.3"]["value"] == pytest.approx(aupro(maps, masks)[0], abs=1e-9)
-    level = row_of(report, "classifier")["thresholds"]["pixel"][0]
+    level = round(65535 * row_of(report, "classifier")["thresholds"]["pixel"][0])
     assert found["iou"]["value"] == pytest.approx(sk.jaccard_score(masks.ravel(), maps.ravel() >= level), abs=1e-9)
     assert found["aupro_0.3"]["low"] < found["aupro_0.3"]["value"] < found["aupro_0.3"]["high"]
 
@@ -187,6 +187,37 @@ def test_same_seed_same_report(root: Path, runs: Path, tmp_path: Path, report: d
     other = report_of(root, runs, tmp_path / "other", "--seed", 1)
     ours, theirs = (row_of(one, "yolo")["measures"]["map"] for one in (report, other))
     assert ours["value"] == theirs["value"] and (ours["low"], ours["high"]) != (theirs["low"], theirs["high"])
+
+
+def test_few_shot_thresholds_come_from_good_images(root: Path, tmp_path: Path) -> None:
+    options = ("--protocol", "few-shot", "--shots", 4)
+    converted("to_coco", root / "data" / "widget", root / "out", *options)
+    few = Dataset(root / "out" / "widget@few-shot-4-s0")
+    assert not any(label is not None for label in few.labels("val").values())
+    write_run(tmp_path / "runs", few, "yolo", {"tuned": ("box", 0.9)})
+    write_run(tmp_path / "runs", few, "classifier", {"tuned": ("class", 0.6)})
+    report = report_of(root, tmp_path / "runs", tmp_path / "r", "--dataset", few.name)
+    for name in ("yolo", "classifier"):
+        found = row_of(report, name)
+        assert all(0 < value[0] <= 1 for value in found["thresholds"].values())
+        assert found["measures"]["f1"]["value"] > 0.3
+    assert row_of(report, "yolo")["measures"]["dice"]["value"] > 0.2
+
+
+def test_two_runs_of_one_name_are_refused(root: Path, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "widget/yolo", tmp_path / "more/widget/yolo")
+    assert "are both called yolo" in refusal(compare(root, runs, "--no-html", "--runs", tmp_path / "more"))
+
+
+def test_a_row_without_a_score_is_refused(root: Path, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "widget/classifier", tmp_path / "runs/widget/classifier")
+    path = tmp_path / "runs/widget/classifier/seed-0/predictions/tuned/test_scores.csv"
+    lines = path.read_text().splitlines()
+    name = lines[1].split(",")[0]
+    path.write_text("\n".join([lines[0], f"{name},,0,0,0", *lines[2:]]))
+    assert f"{name} has no defect score" in refusal(compare(root, tmp_path / "runs"))
+    path.write_text("\n".join([lines[0], *lines[2:]]))
+    assert f"no row for {name}" in refusal(compare(root, tmp_path / "runs"))
 
 
 def test_runs_of_another_split_or_family_are_refused(root: Path, runs: Path, tmp_path: Path) -> None:
@@ -309,6 +340,23 @@ def test_all_categories_make_a_table_for_a_paper(root: Path, runs: Path, tmp_pat
     line = next(line for line in text.splitlines() if line.startswith("| mean of 2"))
     assert f"{np.mean(values):.3f}" in line and "-" in line.split("|")[-2]  # yolo-box has one category: no mean
     assert (tmp_path / "runs/gadget/report/report.md").is_file()
+
+
+def test_all_categories_go_where_they_are_told(root: Path, runs: Path, tmp_path: Path) -> None:
+    for _ in range(2):  # the second time replaces the first
+        result = compare(root, runs, "--no-html", "--report", tmp_path / "r", dataset="all")
+        assert result.exit_code == 0, result.output
+    assert {path.name for path in (tmp_path / "r").glob("*/report.md")} == {"report.md"}
+    assert {path.parent.name for path in (tmp_path / "r").glob("*/report.md")} == {"all", "widget"}
+
+
+def test_single_runs_can_be_named(root: Path, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "widget", tmp_path / "runs/widget")
+    folders = [tmp_path / "runs/widget" / name / "seed-0" for name in ("yolo", "classifier")]
+    result = compare(root, folders[0], "--runs", folders[1], "--no-html")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "runs/widget/report/report.json").read_text())
+    assert [row["name"] for row in report["rows"]] == ["classifier", "yolo"]
 
 
 # ---------------------------------------------------------------------------------------------------------- house

@@ -101,9 +101,9 @@ def test_resume_of_a_run_that_skipped_files_says_so_again(several: Path, tmp_pat
 def test_the_log_counts_images_instances_and_what_was_left_out(several: Path, tmp_path: Path) -> None:
     broken(several, "nut")
     log = tmp_path / "log.jsonl"
-    arguments = ["--root", several, "--out", tmp_path / "out", "--category", "nut", "--log-json", log]
-    run_cli("to_yolo", *arguments, "--on-error", "skip")
-    run_cli("to_yolo", *arguments, "--on-error", "skip", "--dry-run")
+    arguments = ["to_yolo", "--root", several, "--category", "nut", "--log-json", log, "--on-error", "skip"]
+    run_cli(*arguments, "--out", tmp_path / "out")
+    run_cli(*arguments, "--out", tmp_path / "dry", "--dry-run")
     first, second = lines(log)
     assert (first["status"], second["status"]) == ("written", "dry-run")
     assert (first["images"], first["instances"], first["left_out"]) == (19, 26, 1) and first["schema"] == 1

@@ -211,6 +211,15 @@ def test_one_root_may_hold_several_layouts(tmp_path: Path) -> None:
     assert [folder.name for folder in find_categories(tmp_path, "all", "visa")] == ["pcb1"]
 
 
+def test_categories_of_several_layouts_make_one_dataset_that_verifies(tmp_path: Path) -> None:
+    for write in (write_visa, write_btad):
+        write(tmp_path / "data")
+    arguments = ["--root", tmp_path / "data", "--category", "all", "--classes", "category-defect"]
+    assert run_cli("to_coco", *arguments, "--out", tmp_path / "out", "--workers", 1).exit_code == 0
+    result = run_cli("verify", tmp_path / "out" / "all")
+    assert result.exit_code == 0, result.output
+
+
 def test_a_layout_that_is_not_there_is_refused_with_its_tree(tmp_path: Path) -> None:
     write_btad(tmp_path)
     line = refusal(run_cli("to_yolo", "--root", tmp_path, "--layout", "visa", "--out", tmp_path / "out"))

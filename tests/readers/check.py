@@ -7,7 +7,6 @@ here, by json and Pillow: boxes from our COCO file, masks from our instance PNGs
 """
 
 import json
-import shutil
 import sys
 import tempfile
 from collections import defaultdict
@@ -165,16 +164,6 @@ def datumaro_images(path: Path, name: str, **settings: Any) -> Iterator[Seen]:
         yield Seen(item.id, item.subset, boxes, masks)
 
 
-def label_map(voc: Path) -> str:
-    """datumaro's labelmap.txt: class, colour in the masks, parts, actions."""
-    lines = []
-    names = ["background", *json.loads((voc / "dataset.json").read_text("utf-8"))["classes"]]
-    for index, name in enumerate(names):
-        colour = [sum((index >> 3 * bit + channel & 1) << 7 - bit for bit in range(8)) for channel in range(3)]
-        lines.append(f"{name}:{','.join(map(str, colour))}::\n")
-    return "".join(lines)
-
-
 def datumaro_formats(dataset: Path, rle: Path | None) -> Iterator[tuple[str, str, Any, float]]:
     merged = {"merge_instance_polygons": True}  # polygons come as masks then, painted by datumaro
 
@@ -187,12 +176,8 @@ def datumaro_formats(dataset: Path, rle: Path | None) -> Iterator[tuple[str, str
     yield "yolo", "yolo", load(dataset / "yolo", "yolo"), YOLO_TOLERANCE
     yield "yolo-seg", "yolo", load(dataset / "yolo-seg", "yolo"), YOLO_TOLERANCE
     yield "voc", "voc", load(dataset / "voc", "voc"), 0
-    with tempfile.TemporaryDirectory() as folder:
-        voc = Path(shutil.copytree(dataset / "voc", Path(folder) / "voc"))
-        (voc / "labelmap.txt").write_text(label_map(voc), "utf-8")
-        yield "voc + labelmap.txt", "voc", load(voc, "voc"), 0
-        how = "voc, coordinate_mode=voc-one-based"
-        yield "voc + labelmap.txt", how, load(voc, "voc", coordinate_mode="voc-one-based"), 0
+    how = "voc, coordinate_mode=voc-one-based"
+    yield "voc", how, load(dataset / "voc", "voc", coordinate_mode="voc-one-based"), 0
 
 
 def datumaro_controls(dataset: Path, truths: dict[str, Truth]) -> Iterator[tuple[str, Any]]:

@@ -75,8 +75,6 @@ the others, images included. One image with a box (not ours) gives {control["dat
 a triangle gives {control["datumaro triangle"]}. Use `coco/` there.
 - **datumaro reads VOC boxes as 0-based**, unless asked for `coordinate_mode="voc-one-based"`, which is what VOC \
 means; then all are exact.
-- **datumaro knows VOC's twenty classes only**, unless a `labelmap.txt` lies in the folder (its own \
-addition to VOC): it then knows the classes and their colours. `check.py` adds one to a copy.
 - Neither reads `masks/`: supervision has no loader for PNG masks, and datumaro's format detection finds nothing. \
 `voc/` holds the same pixels.
 
