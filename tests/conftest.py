@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import tempfile
 
 # Before anything imports them: one thread each, no network, no settings in the home folder.
@@ -26,6 +27,7 @@ REPOSITORY = Path(__file__).parents[1]
 SCREW = REPOSITORY.parent / "shared" / "data" / "screw"
 
 cv2.setNumThreads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background, children would ignore it
 
 
 def noise(path: Path, size: tuple[int, int], mode: str) -> Image.Image:

@@ -313,6 +313,15 @@ def test_folds_average_rankings_and_pool_counts(
     assert whole["confusion"] == np.sum([p["confusion"] for p in parts], axis=0).tolist()
 
 
+def test_folds_have_a_page_too(root: Path, fold_runs: Path, tmp_path: Path) -> None:
+    result = compare(root, fold_runs, "--family", "widget@kfold-3", "--report", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "r/index.html").read_text()
+    assert (
+        "3 of 3 folds" in page and page.count('<article class="case"') == 55
+    )  # 35 defects and 20 good ones, each once
+
+
 def test_every_defect_is_tested_once_over_the_folds(root: Path, fold_runs: Path, tmp_path: Path) -> None:
     report = report_of(root, fold_runs, tmp_path / "r", "--family", "widget@kfold-3")
     assert [known["images"] for known in report["test"]["classes"]] == list(MASKS.values())
