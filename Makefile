@@ -12,11 +12,15 @@ demo: install
 	$(BIN)/python -m converters.preview --root data/sample $(DEMO) --overwrite
 	$(BIN)/python -m converters all --root data/sample $(DEMO) --overwrite
 	$(BIN)/python -m converters.verify datasets_out/washer
+	$(BIN)/python finetune/normality.py $(DEMO) --weights none --overwrite
+	$(BIN)/python finetune/classifier.py $(DEMO) --weights none --overwrite
 	$(BIN)/python finetune/yolo.py $(DEMO) --weights none --epochs 40 --imgsz 192 --lr 0.002 --overwrite
+	$(BIN)/python finetune/compare.py $(DEMO)
 	@echo
 	@echo "datasets_out/washer        the dataset in five formats; card.md says what is in it"
 	@echo "previews/washer            contact sheets: image, mask, boxes, polygons"
-	@echo "runs/washer/yolo/seed-0    the run: run.json, predictions, weights"
+	@echo "runs/washer/*/seed-0       the runs: run.json, predictions, weights"
+	@echo "runs/washer/report         open index.html: all models on the same test images"
 
 install: .venv/installed
 
