@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED := 1
 
 demo: install
 	$(BIN)/python -m converters.sample --to data/sample --overwrite
-	$(BIN)/python -m converters.describe --root data/sample
+	$(BIN)/python -m converters.describe --root data/sample --category all
 	$(BIN)/python -m converters.preview --root data/sample $(DEMO) --overwrite
 	$(BIN)/python -m converters all --root data/sample $(DEMO) --overwrite
 	$(BIN)/python -m converters.verify datasets_out/washer

@@ -15,6 +15,7 @@ from converters.errors import DatasetError
 
 # Modules of converters.readers, in the order in which a folder is tried; four could be taken for MVTec AD's.
 LAYOUTS = ("loco", "mvtec_ad_2", "btad", "kolektor", "mvtec", "visa", "magnetic_tile", "folder")
+TRAINING = ("torch", "torchvision", "ultralytics", "torchcam", "imblearn", "matplotlib", "sklearn", "scipy", "jinja2")
 MISSING_LIBRARY = "{error}: OpenCV needs it; on Debian or Ubuntu run `apt-get install libgl1 libglib2.0-0`"
 
 
@@ -45,9 +46,11 @@ class Command(OneLineErrors):
         except BrokenPipeError:
             ctx.exit(141)  # the reader of our output (head, less) has gone; as a shell reports it
         except ImportError as error:
-            if ".so" not in str(error):
-                raise
-            raise DatasetError(MISSING_LIBRARY.format(error=error)) from error
+            if ".so" in str(error):
+                raise DatasetError(MISSING_LIBRARY.format(error=error)) from error
+            if error.name and error.name.partition(".")[0] in TRAINING:
+                raise DatasetError(f"{error.name} is not installed: pip install -e '.[train]'") from error
+            raise
         except OSError as error:
             raise DatasetError(f"{error.filename or 'file system'}: {error.strerror or error}") from error
 

@@ -49,6 +49,11 @@ class Conversion:
     def from_options(cls, **options: Any) -> "Conversion":
         """Build from the command line's flat options (see ``converters.options``)."""
         options["connectivity"] = int(options["connectivity"])
+        for name, protocol in (("fold", "kfold"), ("shots", "few-shot")):
+            if options["protocol"] != protocol and options[name] != getattr(SplitRule, name):
+                raise DatasetError(
+                    f"--{name} means nothing to --protocol {options['protocol']}: add --protocol {protocol}"
+                )
         rules = {"split": SplitRule, "instances": InstanceRule}
         nested = {
             name: rule(**{field.name: options.pop(field.name) for field in dataclasses.fields(rule)})
@@ -150,6 +155,9 @@ def _publish(
     writer_types: Sequence[type[Writer]],
 ) -> None:
     target = conversion.out / info.name
+    for category in categories:
+        if category.folder.resolve() in (target.resolve(), *target.resolve().parents):
+            raise DatasetError(f"{target} would lie in the source {category.folder}: choose another --out")
     settings = _settings(conversion, categories, target)
     staging.check_space(conversion.out, _space_needed(plans, conversion, target))
     with staging.publish(target, overwrite=True) as folder:

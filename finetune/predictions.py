@@ -104,8 +104,8 @@ def run_folder(runs: Path, dataset: Dataset, name: str, seed: int) -> Path:
 
 def start_run(folder: Path, dataset: Dataset, settings: dict[str, Any], overwrite: bool) -> Run:
     """Make the run's folder; raises DatasetError if it holds something and ``overwrite`` is false."""
-    if folder.exists() and any(folder.iterdir()):
-        if not overwrite:
+    if folder.exists():
+        if (folder / "run.json").exists() and not overwrite:
             raise DatasetError(f"{folder} exists: add --overwrite to train anew, or give the run a name with --run")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)

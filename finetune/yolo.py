@@ -8,6 +8,7 @@ ultralytics is AGPL-3.0, its checkpoints are pickles that can run code: load onl
 """
 
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -104,13 +105,26 @@ def load_model(arch: str, weights: Path | None, task: str) -> Any:
 
     if weights is None:
         return YOLO(f"{arch}{SUFFIXES[task]}.yaml", task=task)
-    model = YOLO(str(weights))
+    try:
+        model = YOLO(str(weights))
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise DatasetError(f"--weights {weights}: is no YOLO checkpoint ({str(error).splitlines()[0]})") from None
     if model.task != task:
         raise DatasetError(
             f"--weights {weights}: was trained for the task {model.task}, not {task}: "
             f"add --task {model.task}, or choose other weights"
         )
     return model
+
+
+def check_device(device: str) -> None:
+    """Raise DatasetError for a device that this machine does not have."""
+    from ultralytics.utils.torch_utils import select_device
+
+    try:
+        select_device(device, verbose=False)
+    except ValueError:
+        raise DatasetError(f"--device {device}: not on this machine; leave it out, or name cpu") from None
 
 
 def view_of(dataset: Dataset, task: str, background: float, folder: Path) -> Path:
@@ -273,6 +287,8 @@ def main(
     recipe = Recipe(**recipe_options)
     dataset = open_dataset(out, name)
     dataset.format(FORMATS[task])
+    if not dataset.classes:
+        raise DatasetError(f"{dataset.folder}: holds no defects to learn")
     folder = run_folder(runs, dataset, run_name, seed)
     prepare_ultralytics(runs / ".ultralytics")
     known = [f"{size}{SUFFIXES[task]}.pt" for size in SIZES]
@@ -280,6 +296,7 @@ def main(
     settings = {"task": task, "arch": arch, "weights": weights, "device": device, "seed": seed, **asdict(recipe)}
     if checkpoint and folder.resolve() in checkpoint.resolve().parents:
         raise DatasetError(f"--weights {weights}: lies in the run that would be replaced; name another run with --run")
+    check_device(device)
     model = load_model(arch, checkpoint, task)
     weights_sha256 = None if checkpoint is None else sha256(checkpoint)
     run = start_run(folder, dataset, settings, overwrite)

@@ -47,6 +47,16 @@ def test_converters_need_neither_torch_nor_ultralytics(make_category, tmp_path):
         assert result.returncode == 0, result.stderr
 
 
+def test_training_without_its_libraries_says_what_to_install(make_category, tmp_path):
+    folder = make_category()
+    assert run("-m", "converters", "all", "--root", str(folder), "--out", str(tmp_path / "out")).returncode == 0
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')\n", "utf-8")
+    options = ("--category", "widget", "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"))
+    result = run("-m", "finetune.yolo", *options, "--weights", "none", before=tmp_path)
+    assert result.returncode == 2
+    assert "torch is not installed: pip install -e '.[train]'" in result.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_comes_without_heavy_imports(name):
     code = (

@@ -529,3 +529,16 @@ def test_a_dataset_behind_a_link_finds_its_source(make_category, tmp_path: Path)
     (tmp_path / "out").symlink_to(tmp_path / "big" / "disk")
     converted("to_coco", folder, tmp_path / "out")
     assert run_cli("verify", tmp_path / "out" / "widget").exit_code == 0
+
+
+def test_a_dataset_is_never_written_into_its_source(make_category) -> None:
+    folder = make_category()
+    before = tree(folder)
+    assert "would lie in the source" in refusal(run_cli("to_coco", "--root", folder, "--out", folder / "test"))
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize(("option", "protocol"), [("--fold", "kfold"), ("--shots", "few-shot")])
+def test_options_of_another_protocol_are_refused(make_category, tmp_path: Path, option: str, protocol: str) -> None:
+    line = refusal(run_cli("to_coco", "--root", make_category(), "--out", tmp_path / "out", option, 2))
+    assert f"add --protocol {protocol}" in line

@@ -53,6 +53,13 @@ def test_weights_that_cannot_be_had_name_the_file_and_the_flag(out, tmp_path):
     assert "--weights mine.pt: no such file" in refusal(run_yolo(*options, "--weights", "mine.pt"))
 
 
+def test_a_file_that_is_no_checkpoint_and_a_missing_device_are_one_line(out, tmp_path):
+    options = ("--category", "widget", "--out", out, "--runs", tmp_path)
+    (tmp_path / "notes.pt").write_text("no checkpoint", "utf-8")
+    assert "is no YOLO checkpoint" in refusal(run_yolo(*options, "--weights", tmp_path / "notes.pt"))
+    assert "--device gpu: not on this machine" in refusal(run_yolo(*options, *FAST[:-1], "gpu"))
+
+
 def test_a_failed_download_is_one_line_and_never_a_random_start():
     def fetch(name: str) -> Path:
         raise ConnectionError(f"cannot reach the host of {name}\nlong story")
@@ -66,7 +73,8 @@ def test_none_is_the_only_word_for_random_weights():
 
 
 def test_a_run_is_not_overwritten_by_accident(out, tmp_path):
-    (tmp_path / "widget" / "yolo" / "seed-0" / "train").mkdir(parents=True)
+    (tmp_path / "widget" / "yolo" / "seed-0").mkdir(parents=True)
+    (tmp_path / "widget" / "yolo" / "seed-0" / "run.json").write_text("{}", "utf-8")
     assert "add --overwrite" in refusal(run_yolo("--category", "widget", "--out", out, "--runs", tmp_path, *FAST))
 
 

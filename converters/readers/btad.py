@@ -15,7 +15,7 @@ TREE = "train/ok and test/{ok,ko}"
 
 
 def is_category(folder: Path) -> bool:
-    return (folder / "train" / "ok").is_dir() and (folder / "test").is_dir()
+    return all((folder / path).is_dir() for path in ("train/ok", "test/ok", "test/ko"))
 
 
 def list_images(folder: Path) -> Iterator[Listed | Problem]:
