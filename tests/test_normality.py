@@ -77,7 +77,8 @@ def test_a_run_scores_defects_higher_and_names_no_classes(out, tmp_path):
 
 
 def test_a_run_is_not_overwritten_by_accident(out, tmp_path):
-    (tmp_path / "tile" / "normality" / "seed-0" / "predictions").mkdir(parents=True)
+    (tmp_path / "tile" / "normality" / "seed-0").mkdir(parents=True)
+    (tmp_path / "tile" / "normality" / "seed-0" / "run.json").write_text("{}", "utf-8")
     assert "add --overwrite" in refusal(run(out, tmp_path, "--weights", "none"))
 
 
