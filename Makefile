@@ -13,7 +13,7 @@ demo: install
 	$(BIN)/python -m converters all --root data/sample $(DEMO) --overwrite
 	$(BIN)/python -m converters.verify datasets_out/washer
 	$(BIN)/python finetune/normality.py $(DEMO) --weights none --overwrite
-	$(BIN)/python finetune/classifier.py $(DEMO) --weights none --overwrite
+	$(BIN)/python finetune/classifier.py $(DEMO) --weights none --attempt pretext --imbalance oversample --overwrite
 	$(BIN)/python finetune/yolo.py $(DEMO) --weights none --epochs 40 --imgsz 192 --lr 0.002 --overwrite
 	$(BIN)/python finetune/compare.py $(DEMO)
 	@echo
