@@ -34,7 +34,7 @@ DEEP = replace(AUGMENT, arch="deep", head="mlp", dropout=0.3)
 MODIFIED = replace(AUGMENT, head="mlp", dropout=0.3, freeze=5)
 FOCAL = replace(MODIFIED, mixup=0.0, loss="focal", optimizer="AdamW", weight_decay=0.05, schedule="cosine", patience=15)
 LONG = replace(FOCAL, epochs=100, patience=30)
-# Found while washer, seed 0, was seen, its test part included: judge it on other data (docs/measurements/classifier.md).
+# Found while washer, seed 0, was seen, test part included: judge it on other data (docs/measurements/classifier.md).
 PRETEXT = replace(
     LONG,
     arch="fine",
