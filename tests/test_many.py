@@ -133,7 +133,8 @@ def test_an_interrupted_run_over_all_is_resumed(several: Path, tmp_path: Path, n
             [sys.executable, "-m", "converters", *map(str, base), "--out", out],
             cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
-        time.sleep(length * (moment + 1) / 14)
+        wait = length * (moment + 1) / 14
+        time.sleep(max(wait, 0.3) if number == signal.SIGINT else wait)  # before that Python has not reached our code
         process.send_signal(number)
         error = process.communicate(timeout=60)[1]
         if number == signal.SIGINT and process.returncode:
