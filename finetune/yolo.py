@@ -50,9 +50,9 @@ class Recipe:
     epochs: int = 100  # mAP stays 0 for the first ones from random weights; early stopping ends sooner
     imgsz: int = 640  # a defect of 0.1 % of a 1024 px image is 20 px wide here, and 10 px at 320
     batch: int = 8  # a small set needs many steps rather than smooth ones
-    lr: float = 1e-3  # AdamW's usual rate; it does not need tuning to the batch size
+    lr: float = 1e-3  # AdamW's usual rate
     optimizer: str = "AdamW"  # `auto` would ignore --lr
-    freeze: int = 0  # 10 keeps the backbone of a pre-trained start, and halves the time
+    freeze: int = 0  # 10 keeps the backbone of a pre-trained start
     patience: int = 50  # val holds few defects, so its mAP is noisy
     background: float = 0.2  # share of good images in training: they prevent false alarms, but teach no defect
 
@@ -73,8 +73,8 @@ class Recipe:
             "hsv_h": 0.0,  # colour is what some defects are
             "hsv_s": 0.2,
             "hsv_v": 0.3,
-            "amp": False,  # ultralytics would fetch another checkpoint to test it; small sets train fast without
-            "cache": "ram",  # small sets fit, and decoding large PNGs costs more than training on them
+            "amp": False,  # ultralytics would fetch another checkpoint to test it
+            "cache": "ram",  # small sets fit, and no image is decoded again in every epoch
             "nbs": self.batch,  # no accumulation over batches: steps are scarce
         }
 
@@ -107,7 +107,8 @@ def load_model(arch: str, weights: Path | None, task: str) -> Any:
     try:
         model = YOLO(str(weights))
     except Exception as error:  # whatever a foreign file makes its loader raise
-        raise DatasetError(f"--weights {weights}: is no YOLO checkpoint ({str(error).splitlines()[0]})") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DatasetError(f"--weights {weights}: is no YOLO checkpoint ({reason})") from None
     if model.task != task:
         raise DatasetError(
             f"--weights {weights}: was trained for the task {model.task}, not {task}: "
