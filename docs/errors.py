@@ -74,14 +74,23 @@ def filled(message: str, module: ast.Module) -> str:
 
 
 def document() -> str:
-    parts = [HEAD]
-    for path in sorted(p for room in ("converters", "finetune") for p in (REPOSITORY / room).rglob("*.py")):
-        module = ast.parse(path.read_text("utf-8"))
-        found = sorted({" ".join(filled(m, module).split()) for m in messages(module) if says_something(m)})
-        if found:
+    """Each message once: under its module, or in front with the names of the modules that share it."""
+    modules = {
+        path.relative_to(REPOSITORY).as_posix(): ast.parse(path.read_text("utf-8"))
+        for room in ("converters", "finetune")
+        for path in sorted((REPOSITORY / room).rglob("*.py"))
+    }
+    users: dict[str, list[str]] = {}
+    for name, module in modules.items():
+        for message in sorted({" ".join(filled(m, module).split()) for m in messages(module) if says_something(m)}):
+            users.setdefault(message.replace("<", "&lt;"), []).append(name)
+    shared = [f"- {message} [{', '.join(names)}]\n" for message, names in users.items() if names[1:]]
+    parts = [HEAD, f"## In several modules\n\n{''.join(sorted(shared))}"] if shared else [HEAD]
+    for name, module in modules.items():
+        own = [f"- {message}\n" for message, names in users.items() if names == [name]]
+        if own:
             about = (ast.get_docstring(module) or "").split("\n\n")[0].replace("\n", " ")
-            lines = "".join(f"- {message}\n" for message in found).replace("<", "&lt;")
-            parts.append(f"## {path.relative_to(REPOSITORY).as_posix()}\n{about}\n\n{lines}")
+            parts.append(f"## {name}\n{about}\n\n{''.join(own)}")
     return "\n".join(parts)
 
 
