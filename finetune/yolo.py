@@ -10,7 +10,7 @@ ultralytics is AGPL-3.0, its checkpoints are pickles that can run code: load onl
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -154,19 +154,33 @@ def evenly_left_out(names: list[str], keep: int) -> list[str]:
     return [name for name in names if name not in stay]
 
 
-def train(model: Any, data: Path, recipe: Recipe, run: Run, device: str, seed: int) -> Path:
-    """Train with val choosing the epoch; return the best checkpoint."""
+def train(
+    model: Any,
+    data: Path,
+    recipe: Recipe,
+    run: Run,
+    device: str,
+    seed: int,
+    name: str = "train",
+    trainer: Callable[..., Any] | None = None,
+) -> Path:
+    """Train in the run's folder ``name`` with val choosing the epoch; return the best checkpoint.
+
+    ``trainer`` makes ultralytics' trainer, where it isn't the usual one of the model.
+    """
     import torch
 
     cores = os.cpu_count() or 1
     bar: Any = progress(None, recipe.epochs, "training", item_show_func=lambda item: item)
     model.add_callback("on_train_start", lambda trainer: torch.set_num_threads(cores))  # it trains on cores - 1
     model.add_callback("on_fit_epoch_end", lambda trainer: bar.update(1, f"val mAP50 {_map50(trainer):.3f}"))
-    with (run.folder / "train.log").open("w", encoding="utf-8") as log, bar, redirect_stdout(log), redirect_stderr(log):
+    log_file = run.folder / f"{name}.log"
+    with log_file.open("w", encoding="utf-8") as log, bar, redirect_stdout(log), redirect_stderr(log):
         model.train(
+            trainer=trainer,
             data=str(data),
             project=str(run.folder.absolute()),
-            name="train",
+            name=name,
             exist_ok=True,
             device=device or None,
             seed=seed,
@@ -174,7 +188,7 @@ def train(model: Any, data: Path, recipe: Recipe, run: Run, device: str, seed: i
             plots=False,
             **recipe.overrides(),
         )
-    return run.folder / "train" / "weights" / "best.pt"
+    return run.folder / name / "weights" / "best.pt"
 
 
 def _map50(trainer: Any) -> float:
