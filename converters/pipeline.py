@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from converters import splits, staging
-from converters.card import Summary, card_as_markdown, make_card, read_card
+from converters.card import Simplification, Summary, card_as_markdown, make_card, read_card
 from converters.errors import DatasetError
 from converters.instances import Instance, InstanceRule, find_instances, mask_of
 from converters.options import progress, to_json
@@ -37,6 +37,7 @@ class Conversion:
     split: SplitRule = SplitRule()
     classes: str = "defect"
     instances: InstanceRule = InstanceRule()
+    simplify: float = 0.0
     images: str = "link"
     workers: int | None = None
     on_error: str = "stop"
@@ -85,13 +86,14 @@ class Job:
         except DatasetError as error:
             return dataclasses.replace(outcome, problem=Problem(sample.key, str(error)))
         if self.folder is not None:
-            self._write(self.folder, image, [files for files, _ in rendered])
+            self._write(self.folder, image, [done.files for done in rendered])
         return dataclasses.replace(
             outcome,
             instances=len(instances),
             below_min_area=dropped,
             in_between=in_between,
-            records=tuple(record for _, record in rendered),
+            records=tuple(done.record for done in rendered),
+            ious=tuple(done.ious for done in rendered),
         )
 
     def _instances(self, sample: Sample) -> tuple[list[Instance], int, int]:
@@ -129,7 +131,8 @@ def convert_dataset(
         _check_class_names(samples)
     if len(classes) > MOST_CLASSES:
         raise DatasetError(f"{name}: {len(classes)} classes, and masks hold {MOST_CLASSES}: try --classes single")
-    info = DatasetInfo(name, classes, split.sha256, any(category.synthetic for category in categories))
+    synthetic = any(category.synthetic for category in categories)
+    info = DatasetInfo(name, classes, split.sha256, synthetic, conversion.simplify)
     if conversion.resume and _is_finished(conversion.out / name, split, categories, conversion, writer_types):
         return Summary.from_card(read_card(conversion.out / name))
     plans = plan_images(samples, split.parts, classes, conversion.classes)
@@ -139,7 +142,7 @@ def convert_dataset(
         _formats_to_keep(target, split, _settings(conversion, categories, target), conversion, writer_types)
         writers = tuple(writer_type(info) for writer_type in writer_types)
         for outcome in _outcomes(Job(info, conversion.instances, writers, None, conversion.images), plans, conversion):
-            summary.add(outcome)
+            summary.add(outcome, writers)
         return summary
     _publish(info, split, plans, summary, categories, conversion, writer_types)
     return summary
@@ -164,27 +167,44 @@ def _publish(
         kept = _formats_to_keep(target, split, settings, conversion, writer_types)
         for earlier in kept:
             staging.link_tree(earlier, folder / earlier.name)
-        writers = tuple(writer_type(info) for writer_type in writer_types)
-        job = Job(info, conversion.instances, writers, folder, conversion.images)
-        running = tuple(writer_type(info) for writer_type in writer_types)
-        for writer in running:
-            writer.start(folder / writer.folder)
-        with closing(_outcomes(job, plans, conversion)) as outcomes:
-            for outcome in outcomes:
-                summary.add(outcome)
-                for writer, record in zip(running, outcome.records, strict=False):
-                    writer.add(outcome, record)
-        for writer in running:
-            writer.finish()
-        earlier_formats = read_card(target)["formats"] if kept else {}
-        formats = {path.name: earlier_formats[path.name] for path in kept if path.name in earlier_formats}
+        write_formats(folder, info, plans, summary, conversion, writer_types)
+        earlier_card = read_card(target) if kept else {"formats": {}}
+        formats = {
+            path.name: earlier_card["formats"][path.name] for path in kept if path.name in earlier_card["formats"]
+        }
         formats |= {writer.folder: writer.__name__ for writer in writer_types}
+        for path in kept:
+            if simplification := Simplification.of(earlier_card, path.name):
+                summary.simplified[path.name] = simplification
         card = make_card(info, settings, dict(sorted(formats.items())), summary, categories)
         if kept and read_card(target)["left_out"] != card["left_out"]:
             raise DatasetError(f"{target}: {kept[0].name} leaves out other images; write the formats in one run")
         (folder / "card.json").write_text(to_json(card), "utf-8")
         (folder / "card.md").write_text(card_as_markdown(info, summary, card), "utf-8")
         (folder / "split.json").write_text(split.to_json(), "utf-8")
+
+
+def write_formats(
+    folder: Path,
+    info: DatasetInfo,
+    plans: list[Planned],
+    summary: Summary,
+    conversion: Conversion,
+    writer_types: Sequence[type[Writer]],
+) -> None:
+    """Write the formats' folders into an existing folder, and add what became of each image to the summary."""
+    writers = tuple(writer_type(info) for writer_type in writer_types)
+    job = Job(info, conversion.instances, writers, folder, conversion.images)
+    running = tuple(writer_type(info) for writer_type in writer_types)
+    for writer in running:
+        writer.start(folder / writer.folder)
+    with closing(_outcomes(job, plans, conversion)) as outcomes:
+        for outcome in outcomes:
+            summary.add(outcome, running)
+            for writer, record in zip(running, outcome.records, strict=False):
+                writer.add(outcome, record)
+    for writer in running:
+        writer.finish()
 
 
 def all_samples(categories: list[Category]) -> tuple[list[Sample], list[Problem]]:
@@ -268,6 +288,8 @@ def _is_finished(
         return False
     card = read_card(target)
     made = all(card["formats"].get(writer.folder) == writer.__name__ for writer in writers)
+    tolerances = {name: simplified["tolerance"] for name, simplified in card.get("simplified", {}).items()}
+    made &= all(tolerances.get(w.folder, 0) == (conversion.simplify if w.simplifies else 0) for w in writers)
     same_settings = card["settings"] == _settings(conversion, categories, target)
     return made and same_settings and splits.read_split(target)["sha256"] == split.sha256
 

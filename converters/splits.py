@@ -4,12 +4,14 @@ Images are ranked by a hash of the seed and their path, so that a split depends 
 generator and adding images reorders none of the others. Byte-identical images stay in one part.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from converters.errors import DatasetError
 from converters.options import to_json
@@ -63,6 +65,7 @@ class Split:
     sources: str  # SHA-256 over all paths and file contents
     parts: dict[str, str]  # image key -> part
     unused: dict[str, str]  # image key -> why it is in no part
+    base: dict[str, str] | None = None  # of a dataset with made images: the dataset without them, and their hash
 
     @property
     def family(self) -> str:
@@ -82,13 +85,14 @@ class Split:
                 **self.rule.member,
                 "family": self.family,
                 "sources": self.sources,
+                **({"base": self.base} if self.base else {}),
                 "parts": self.parts,
                 "unused": self.unused,
             }
         )
 
 
-def read_split(dataset: Path) -> dict[str, object]:
+def read_split(dataset: Path) -> dict[str, Any]:
     """Read ``split.json`` of a dataset and add its hash as ``sha256``; raises DatasetError if there is none."""
     path = dataset / "split.json"
     try:
@@ -101,6 +105,15 @@ def read_split(dataset: Path) -> dict[str, object]:
         raise DatasetError(f"{path}: {error.strerror}: no dataset has been published there") from None
     except (ValueError, TypeError, KeyError) as error:
         raise DatasetError(f"{path}: is no split record ({error}): convert again with --overwrite") from None
+
+
+def split_of(record: dict[str, Any]) -> Split:
+    """The split that a ``split.json`` (see ``read_split``) records."""
+    known = {field.name for field in dataclasses.fields(SplitRule)} & record.keys()
+    rule = SplitRule(
+        **{name: record[name] for name in known} | {"ratios": tuple(record.get("ratios", SplitRule.ratios))}
+    )
+    return Split(rule, record["sources"], record["parts"], record["unused"], record.get("base"))
 
 
 def make_split(samples: Sequence[Sample], rule: SplitRule) -> Split:
