@@ -9,8 +9,10 @@ from converters.errors import DatasetError
 RANDOM = "none"
 
 
-def find_weights(wanted: str, known: Sequence[str], fetch: Callable[[str], Path]) -> Path | None:
-    """The checkpoint file that ``--weights`` asks for; None for ``none``.
+def find_weights(
+    wanted: str, known: Sequence[str], fetch: Callable[[str], Path], flag: str = "--weights"
+) -> Path | None:
+    """The checkpoint file that ``--weights`` (or another ``flag``) asks for; None for ``none``.
 
     ``known`` are the names that the model's library publishes, ``fetch`` gets one of them through that library
     and its cache. Raises DatasetError naming the file and the flag; random weights are never a fallback.
@@ -21,10 +23,10 @@ def find_weights(wanted: str, known: Sequence[str], fetch: Callable[[str], Path]
     if path.is_file():
         return path
     if path.is_dir():
-        raise DatasetError(f"--weights {wanted}: is a folder; name the checkpoint file in it")
+        raise DatasetError(f"{flag} {wanted}: is a folder; name the checkpoint file in it")
     if wanted not in known:
         raise DatasetError(
-            f"--weights {wanted}: no such file, and no published checkpoint of that name; known are "
+            f"{flag} {wanted}: no such file, and no published checkpoint of that name; known are "
             f"{', '.join(known)}, and `none` for random weights"
         )
     try:
@@ -32,8 +34,8 @@ def find_weights(wanted: str, known: Sequence[str], fetch: Callable[[str], Path]
     except (OSError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].lstrip("❌ ")
         raise DatasetError(
-            f"--weights {wanted}: could not be downloaded ({reason}). Get the file on a machine with a network and "
-            "name it with --weights FILE, or ask for random weights with --weights none"
+            f"{flag} {wanted}: could not be downloaded ({reason}). Get the file on a machine with a network and "
+            f"name it with {flag} FILE, or ask for random weights with {flag} none"
         ) from None
 
 
