@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from converters.errors import DatasetError
-from converters.options import OneLineErrors, command, conversion_options
+from converters.options import OneLineErrors, command, conversion_options, simplify_option
 
 COMMANDS = (
     "all",
@@ -42,6 +42,7 @@ def main() -> None:
 
 
 @command()
+@simplify_option
 @conversion_options
 def convert_all(**options: Any) -> None:
     """Write yolo, yolo-seg, coco, masks and voc, reading each mask once."""

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,36 @@ from converters.options import table
 from converters.readers.mvtec import missing_images
 from converters.samples import GOOD, Category, Problem
 from converters.splits import COMBINED, PARTS, duplicates
-from converters.writer import TOO_SMALL, DatasetInfo, Outcome
+from converters.writer import TOO_SMALL, DatasetInfo, Outcome, Writer
 
 HEADER = ("split", "class", "images", "instances")
+
+
+@dataclass
+class Simplification:
+    """How far the polygons of a format may lie from the masks (px), and the IoU that it cost."""
+
+    tolerance: float
+    instances: int = 0
+    mean_iou: float = 1.0
+    min_iou: float = 1.0
+
+    @classmethod
+    def of(cls, card: dict[str, Any], name: str) -> "Simplification | None":
+        """What a card says about a format; None where its outlines are exact."""
+        return cls(**card["simplified"][name]) if name in card.get("simplified", {}) else None
+
+    def add(self, ious: Sequence[float]) -> None:
+        for iou in ious:
+            self.instances += 1
+            self.mean_iou += (iou - self.mean_iou) / self.instances
+            self.min_iou = min(self.min_iou, iou)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.instances} outlines within {self.tolerance:g} px of their masks, "
+            f"IoU mean {self.mean_iou:.4f}, min {self.min_iou:.4f}"
+        )
 
 
 @dataclass
@@ -30,6 +58,7 @@ class Summary:
     too_small: list[Problem] = field(default_factory=list)  # images that lost all instances to --min-area
     below_min_area: int = 0
     soft_masks: dict[str, int] = field(default_factory=dict)
+    simplified: dict[str, Simplification] = field(default_factory=dict)  # by format
     seconds: float = 0.0
     resumed: bool = False  # an earlier run wrote it
 
@@ -44,9 +73,10 @@ class Summary:
         summary.left_out = [problem for problem in problems if problem.reason != TOO_SMALL]
         summary.too_small = [problem for problem in problems if problem.reason == TOO_SMALL]
         summary.below_min_area, summary.soft_masks = card["below_min_area"], card["soft_masks"]
+        summary.simplified = {name: Simplification(**said) for name, said in card.get("simplified", {}).items()}
         return summary
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: Outcome, writers: Sequence[Writer]) -> None:
         self.below_min_area += outcome.below_min_area
         if outcome.problem:
             (self.too_small if outcome.too_small else self.left_out).append(outcome.problem)
@@ -55,6 +85,9 @@ class Summary:
         self.instances[outcome.part, outcome.class_name] += outcome.instances
         if outcome.in_between:
             self.soft_masks[outcome.sample.key] = outcome.in_between
+        for writer, ious in zip(writers, outcome.ious, strict=True):
+            if writer.simplifies and writer.info.simplify:
+                self.simplified.setdefault(writer.folder, Simplification(writer.info.simplify)).add(ious)
 
     @property
     def rows(self) -> list[tuple[str, str, int, int]]:
@@ -66,12 +99,14 @@ class Summary:
         ]
 
     def card(self) -> dict[str, Any]:
+        simplified = {name: dataclasses.asdict(said) for name, said in sorted(self.simplified.items())}
         return {
             "counts": [dict(zip(("part", "class", "images", "instances"), row, strict=True)) for row in self.rows],
             "left_out": [dataclasses.asdict(problem) for problem in (*self.left_out, *self.too_small)],
             "unused": dict(sorted(self.unused.items())),
             "below_min_area": self.below_min_area,
             "soft_masks": dict(sorted(self.soft_masks.items())),
+            **({"simplified": simplified} if simplified else {}),
         }
 
     def notes(self) -> list[str]:
@@ -86,6 +121,7 @@ class Summary:
                 f"soft masks: {len(self.soft_masks)} have {pixels} pixels between 0 and the maximum; "
                 "above half counts as defect"
             )
+        lines += [f"simplified: {name}, {said}" for name, said in sorted(self.simplified.items())]
         return lines
 
 

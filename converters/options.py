@@ -119,6 +119,12 @@ seed_option = click.option("--seed", type=int, default=0, help="Seed of every ra
 max_pixels_option = click.option(
     "--max-pixels", type=click.IntRange(1), default=256_000_000, help="Refuse images larger than this."
 )
+simplify_option = click.option(
+    "--simplify",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="Drop polygon vertices that lie this near to the line between others, px; 0 is exact.",
+)
 source_options = _bundle(
     click.option(
         "--root",

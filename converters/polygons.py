@@ -3,9 +3,11 @@
 COCO (pycocotools) fills what lies inside a polygon by parity, so vertices belong on pixel corners: ``corner_rings``.
 YOLO (ultralytics, cv2.fillPoly) paints the line as well, so vertices belong on pixel centres: ``centre_ring``.
 Neither format knows holes; both get them in the same ring over a there-and-back bridge.
+Given a tolerance, both drop vertices: ``simplified`` decides how many.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -48,17 +50,25 @@ _START = np.array([_SIDE_START.get(d, (0, 0)) for d in range(8)])
 _INSIDE = 0.01  # px from a pixel's edge
 _OFF_MIDDLE = 0.191  # of a diagonal step: the crossing lies at the golden ratio, far from simple fractions
 _LONE_PIXEL = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
+_LEAST_TOLERANCE = 0.25  # px; below, hardly a vertex of a pixel outline goes
+_LEAST_IOU = 0.5  # COCO's usual limit between hit and miss
 
 
-def corner_rings(instance: Instance) -> list[Ring]:
+def corner_rings(instance: Instance, tolerance: float = 0.0) -> list[Ring]:
     """Outlines on pixel corners, one ring per connected part, in image coordinates.
 
     A ring's shoelace area is the part's number of pixels: outer borders run counter-clockwise on screen,
     holes clockwise. A hole is reached from the ring's first vertex and left the same way, which cancels out
-    under parity filling.
+    under parity filling. With a ``tolerance`` (px) borders stay as near as that to their pixels, keep their
+    bounding boxes and do not cross each other.
     """
     origin = np.array([instance.x0, instance.y0])
-    return [_bridged([_corners(chain) for chain in chains]) + origin for chains in _parts(instance.mask)]
+    parts = [[_corners(chain) for chain in chains] for chains in _parts(instance.mask)]
+    if tolerance:
+        rings = [ring for part in parts for ring in part]
+        fewer = iter(_with_fewer_vertices(rings, [_extremes(ring) for ring in rings], tolerance, apart=True))
+        parts = [[next(fewer) for _ in part] for part in parts]
+    return [_bridged(part) + origin for part in parts]
 
 
 def _bridged(rings: list[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -101,20 +111,24 @@ def _parts(mask: Mask) -> Iterable[list[Chain]]:
             yield part
 
 
-def centre_ring(instance: Instance) -> Ring:
+def centre_ring(instance: Instance, tolerance: float = 0.0) -> Ring:
     """One outline on pixel centres, in image coordinates, for readers that truncate to whole pixels and paint the line.
 
     ultralytics puts further points between the vertices, so a diagonal step, whose middle is the corner of four
     pixels, goes round over foreground where it can. ultralytics also derives boxes from the outermost vertices,
     so a vertex is added at each extreme, almost at its pixel's edge: truncated, it stays in its pixel, and the
-    box is right within 0.01 pixels. Bridges to holes run over foreground only.
+    box is right within 0.01 pixels. Bridges to holes run over foreground only. With a ``tolerance`` the border
+    stays as near as that (px) to its pixels, and the bridges and the box stay as they are.
 
     Raises ValueError if the instance has several parts: one row holds one polygon.
     """
     parts = list(_parts(instance.mask))
     if len(parts) > 1:
         raise ValueError(f"an instance of {len(parts)} separate parts does not fit one polygon")
-    ring = _straightened(_stepped(_joined(parts[0]), instance.mask))
+    if tolerance:
+        ring = _joined_with_fewer_vertices(parts[0], tolerance)
+    else:
+        ring = _straightened(_stepped(_joined(parts[0]), instance.mask))
     spikes = []
     for axis, at in enumerate(ring.argmin(axis=0)):
         spikes.append((at, axis, np.floor(ring[at, axis]) + _INSIDE))
@@ -161,7 +175,7 @@ def _joined(chains: list[Chain]) -> Chain:
 
 def _next_border_to_the_left(start: NDArray[np.int32], borders: list[Chain]) -> tuple[int, int]:
     """Index of the border that is met first going left from ``start`` (or standing on it), and the index within."""
-    x, y = start
+    x, y = start[:2]
     best: tuple[int, int, int] | None = None
     for index, border in enumerate(borders):
         on_row = np.flatnonzero((border[:, 1] == y) & (border[:, 0] <= x))
@@ -178,6 +192,89 @@ def _straightened(ring: Ring) -> Ring:
     heading = np.sign(np.roll(ring, -1, axis=0) - ring)
     goes_on = (heading == np.roll(heading, 1, axis=0)).all(axis=1) & (heading == 0).any(axis=1)
     return ring[~goes_on | (heading == 0).all(axis=1)]
+
+
+def _joined_with_fewer_vertices(chains: list[Chain], tolerance: float) -> Ring:
+    """Pixel centres along a part's border; the ends of bridges, where one chain meets another, stay."""
+    numbered = [np.insert(chain, 2, number, axis=1) for number, chain in enumerate(chains)]
+    joined = _joined(numbered)
+    centres, of_chain = joined[:, :2] + 0.5, joined[:, 2]
+    ends = (of_chain != np.roll(of_chain, 1)) | (of_chain != np.roll(of_chain, -1))
+    kept = sorted({*_extremes(centres), *np.flatnonzero(ends).tolist()})
+    return _with_fewer_vertices([centres], [kept], tolerance, apart=False)[0]
+
+
+def _extremes(ring: Ring) -> list[int]:
+    """Where a ring touches its bounding box first on each side."""
+    return sorted({*ring.argmin(axis=0).tolist(), *ring.argmax(axis=0).tolist()})
+
+
+def _with_fewer_vertices(rings: list[Ring], kept: list[list[int]], tolerance: float, apart: bool) -> list[Ring]:
+    """Douglas-Peucker between the vertices that are ``kept`` (indices, one or more a ring).
+
+    With ``apart`` lines that did not cross before do not cross afterwards. (Out-and-back lines lie on each other
+    and would all stay.)
+    """
+    import shapely
+
+    arcs = []
+    for ring, at in zip(rings, kept, strict=True):
+        closed = np.vstack([ring[at[0] :], ring[: at[0] + 1]])
+        cuts = [*(index - at[0] for index in at), len(ring)]
+        arcs += [shapely.LineString(closed[start : end + 1]) for start, end in pairwise(cuts)]
+    if apart:
+        lines = shapely.get_parts(shapely.simplify(shapely.MultiLineString(arcs), tolerance))
+    else:
+        lines = shapely.simplify(arcs, tolerance, preserve_topology=False)
+    pieces = iter([shapely.get_coordinates(line)[:-1] for line in lines])
+    return [np.vstack([next(pieces) for _ in at]) for at in kept]
+
+
+def simplified(
+    instance: Instance,
+    tolerance: float,
+    trace: Callable[[Instance, float], list[Ring]],
+    paint: Callable[[Sequence[Ring], tuple[int, ...]], Mask],
+) -> tuple[list[Ring], float]:
+    """Outlines of an instance within ``tolerance`` px, and their IoU with its mask when a reader paints them.
+
+    Painted, they have as many parts and holes as the mask, and cover it well enough for a hit. Where the
+    tolerance is too much for that, it is halved; thin and small instances may keep their exact outline.
+    """
+    local = Instance(0, 0, instance.mask, instance.area)
+    origin = np.array([instance.x0, instance.y0])
+    wanted = _parts_and_holes(instance.mask)
+    while tolerance >= _LEAST_TOLERANCE:
+        rings = trace(local, tolerance)
+        seen = paint(rings, instance.mask.shape)
+        iou = np.count_nonzero(seen & instance.mask) / np.count_nonzero(seen | instance.mask)
+        if iou >= _LEAST_IOU and _parts_and_holes(seen) == wanted:
+            return [ring + origin for ring in rings], float(iou)
+        tolerance /= 2
+    return trace(instance, 0.0), 1.0
+
+
+def _parts_and_holes(mask: Mask) -> tuple[int, int]:
+    """How many parts a mask has, which connect at corners, and how many holes, which do not."""
+    around = np.pad(mask == 0, 1, constant_values=True).view(np.uint8)
+    parts = cv2.connectedComponents(np.ascontiguousarray(mask), connectivity=8)[0]
+    return parts - 1, cv2.connectedComponents(around, connectivity=4)[0] - 2
+
+
+def filled_by_parity(rings: Sequence[Ring], shape: tuple[int, ...]) -> Mask:
+    """H x W of 0 and 1 as pycocotools fills rings, which are in pixels of the ``shape``."""
+    from pycocotools import mask as coco_mask
+
+    height, width = shape
+    flat = [ring.ravel().tolist() for ring in rings]
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(flat, height, width)))
+
+
+def filled_with_lines(rings: Sequence[Ring], shape: tuple[int, ...]) -> Mask:
+    """H x W of 0 and 1 as ultralytics paints rings, which are in pixels of the ``shape``."""
+    mask = np.zeros(shape, np.uint8)
+    cv2.fillPoly(mask, [ring.astype(np.int32) for ring in rings], 1)
+    return mask
 
 
 def smallest_rectangle(instance: Instance, width: int, height: int) -> Ring:

@@ -89,12 +89,12 @@ class CocoReader(Reader):
         import numpy as np
 
         coco = self.parts[image.part]
-        found = []
+        found: list[Found] = []
         for entry in coco.imgToAnns[self.ids[image.name]]:
             x, y, width, height = entry["bbox"]
             mask = coco.annToMask(entry)
             name = coco.cats[entry["category_id"]]["name"]
-            if entry["area"] != mask.sum():
+            if entry["area"] != image.instances[len(found)].area:
                 mask = None
             found.append(Found(self.classes.index(name), np.array([x, y, x + width, y + height], float), mask))
         return found

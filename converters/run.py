@@ -67,6 +67,10 @@ def run(writers: Sequence[type[Writer]], as_json: bool = False, log_json: Path |
     conversion = Conversion.from_options(**options)
     if conversion.resume and conversion.overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
+    if conversion.simplify and not any(writer.simplifies for writer in writers):
+        raise DatasetError(
+            "--simplify is for polygons: add `to_yolo --task segment` or `to_coco --segmentation polygon`"
+        )
     summaries = []
     for summary in convert(conversion, writers, log_json):
         summaries.append(summary)

@@ -1,7 +1,7 @@
 """Write a COCO dataset: ``coco/annotations/instances_PART.json`` beside ``coco/images/PART/``.
 
 Segmentations are polygons on pixel corners that pycocotools decodes to exactly the mask, holes included, or
-RLE. Boxes and areas come from the mask. Format: https://cocodataset.org/#format-data
+RLE. Boxes and areas come from the mask, also where polygons are simplified. Format: https://cocodataset.org/#format-data
 """
 
 import json
@@ -10,9 +10,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from converters.options import command, conversion_options
+from converters.options import command, conversion_options, simplify_option
 from converters.splits import PARTS
-from converters.writer import DatasetInfo, LabelledImage, Outcome, Writer
+from converters.writer import DatasetInfo, LabelledImage, Outcome, Rendered, Writer
 
 if TYPE_CHECKING:
     from converters.instances import Instance
@@ -23,6 +23,14 @@ def polygons(instance: "Instance") -> list[list[int]]:
     from converters.polygons import corner_rings
 
     return [ring.ravel().tolist() for ring in corner_rings(instance)]
+
+
+def simplified_polygons(instance: "Instance", tolerance: float) -> tuple[list[list[float]], float]:
+    """The same with fewer vertices, and the IoU of what pycocotools will decode with the mask."""
+    from converters.polygons import corner_rings, filled_by_parity, simplified
+
+    rings, iou = simplified(instance, tolerance, corner_rings, filled_by_parity)
+    return [ring.ravel().tolist() for ring in rings], iou
 
 
 def rle(instance: "Instance", width: int, height: int) -> dict[str, Any]:
@@ -50,24 +58,31 @@ def annotation(instance: "Instance", category_id: int, segmentation: Any) -> dic
 
 class CocoWriter(Writer):
     folder = "coco"
+    simplifies = True
     directories = ("annotations", *(f"images/{part}" for part in PARTS))
 
     def __init__(self, info: DatasetInfo) -> None:
         super().__init__(info)
         self.annotations = 0
 
-    def render(self, image: LabelledImage) -> tuple[dict[str, bytes], Any]:
+    def render(self, image: LabelledImage) -> Rendered:
         """No files: the record is the image's entry and its annotations' entries, as JSON without their ids."""
         size = image.sample.width, image.sample.height
         entry = {"file_name": image.name, "width": size[0], "height": size[1]}
         category_id = 0 if image.class_index is None else image.class_index + 1
+        segments, ious = self.segments(image)
         annotations = [
-            _json(annotation(instance, category_id, self.segment(instance, *size))) for instance in image.instances
+            _json(annotation(instance, category_id, segment))
+            for instance, segment in zip(image.instances, segments, strict=True)
         ]
-        return {}, (_json(entry), annotations)
+        return Rendered({}, (_json(entry), annotations), ious)
 
-    def segment(self, instance: "Instance", width: int, height: int) -> Any:
-        return polygons(instance)
+    def segments(self, image: LabelledImage) -> tuple[list[Any], tuple[float, ...]]:
+        """The segmentation of each instance and, where they are simplified, their IoUs with the masks."""
+        if not self.info.simplify:
+            return [polygons(instance) for instance in image.instances], ()
+        found = [simplified_polygons(instance, self.info.simplify) for instance in image.instances]
+        return [rings for rings, _ in found], tuple(iou for _, iou in found)
 
     def start(self, folder: Path) -> None:
         super().start(folder)
@@ -120,8 +135,10 @@ class CocoWriter(Writer):
 
 
 class CocoRleWriter(CocoWriter):
-    def segment(self, instance: "Instance", width: int, height: int) -> Any:
-        return rle(instance, width, height)
+    simplifies = False
+
+    def segments(self, image: LabelledImage) -> tuple[list[Any], tuple[float, ...]]:
+        return [rle(instance, image.sample.width, image.sample.height) for instance in image.instances], ()
 
 
 WRITERS = {"polygon": CocoWriter, "rle": CocoRleWriter}
@@ -133,6 +150,7 @@ def _json(value: Any) -> str:
 
 @command()
 @click.option("--segmentation", type=click.Choice(list(WRITERS)), default="polygon", help="Polygons or RLE.")
+@simplify_option
 @conversion_options
 def main(segmentation: str, **options: Any) -> None:
     """Write a COCO dataset: DATASET/coco.

@@ -6,7 +6,7 @@ from typing import Any
 from converters.errors import DatasetError
 from converters.options import command, conversion_options, to_json
 from converters.splits import PARTS
-from converters.writer import LabelledImage, Writer
+from converters.writer import LabelledImage, Rendered, Writer
 
 MOST_INSTANCES = 65535
 
@@ -15,7 +15,7 @@ class MasksWriter(Writer):
     folder = "masks"
     directories = tuple(f"{kind}/{part}" for kind in ("images", "semantic", "instance") for part in PARTS)
 
-    def render(self, image: LabelledImage) -> tuple[dict[str, bytes], None]:
+    def render(self, image: LabelledImage) -> Rendered:
         from converters.png import id_png
 
         if len(image.instances) > MOST_INSTANCES:
@@ -23,10 +23,12 @@ class MasksWriter(Writer):
                 f"{image.sample.mask}: more than {MOST_INSTANCES} instances; see --min-area, --merge-gap"
             )
         name = f"{image.part}/{image.stem}.png"
-        return {
-            f"semantic/{name}": image.class_png,
-            f"instance/{name}": id_png(image.ids, image.top, image.sample.height),
-        }, None
+        return Rendered(
+            {
+                f"semantic/{name}": image.class_png,
+                f"instance/{name}": id_png(image.ids, image.top, image.sample.height),
+            }
+        )
 
     def finish(self) -> None:
         classes = {

@@ -12,7 +12,7 @@ from typing import Any
 from converters.errors import DatasetError
 from converters.options import command, conversion_options, to_json
 from converters.splits import PARTS
-from converters.writer import DatasetInfo, LabelledImage, Outcome, Writer
+from converters.writer import DatasetInfo, LabelledImage, Outcome, Rendered, Writer
 
 MOST_INSTANCES = 254  # ids of a palette mask; 255 is VOC's void
 
@@ -57,7 +57,7 @@ class VocWriter(Writer):
     def image_path(self, image: LabelledImage) -> str:
         return f"JPEGImages/{image.name}"
 
-    def render(self, image: LabelledImage) -> tuple[dict[str, bytes], None]:
+    def render(self, image: LabelledImage) -> Rendered:
         from converters.png import index_png
 
         count = len(image.instances)
@@ -67,11 +67,13 @@ class VocWriter(Writer):
                 "see --min-area and --merge-gap, or leave VOC out"
             )
         objects = index_png(image.ids.astype("uint8"), image.top, image.sample.height, count + 1)
-        return {
-            f"Annotations/{image.stem}.xml": annotation_xml(image),
-            f"SegmentationClass/{image.stem}.png": image.class_png,
-            f"SegmentationObject/{image.stem}.png": objects,
-        }, None
+        return Rendered(
+            {
+                f"Annotations/{image.stem}.xml": annotation_xml(image),
+                f"SegmentationClass/{image.stem}.png": image.class_png,
+                f"SegmentationObject/{image.stem}.png": objects,
+            }
+        )
 
     def add(self, outcome: Outcome, record: Any) -> None:
         self.members[outcome.part].append((Path(outcome.name).stem, outcome.class_name))

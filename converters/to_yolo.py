@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converters.errors import DatasetError
-from converters.options import command, conversion_options
+from converters.options import command, conversion_options, simplify_option
 from converters.splits import PARTS
-from converters.writer import LabelledImage, Writer
+from converters.writer import LabelledImage, Rendered, Writer
 
 if TYPE_CHECKING:
     from converters.instances import Instance
@@ -30,6 +30,16 @@ def polygon_row(instance: "Instance", class_index: int, width: int, height: int)
     from converters.polygons import centre_ring
 
     return _row(class_index, (centre_ring(instance) / (width, height)).ravel().tolist())
+
+
+def simplified_row(
+    instance: "Instance", class_index: int, width: int, height: int, tolerance: float
+) -> tuple[str, float]:
+    """The same with fewer vertices, and the IoU of what ultralytics will paint with the mask."""
+    from converters.polygons import centre_ring, filled_with_lines, simplified
+
+    rings, iou = simplified(instance, tolerance, lambda local, px: [centre_ring(local, px)], filled_with_lines)
+    return _row(class_index, (rings[0] / (width, height)).ravel().tolist()), iou
 
 
 def rotated_box_row(instance: "Instance", class_index: int, width: int, height: int) -> str:
@@ -51,13 +61,15 @@ class YoloWriter(Writer):
 
     directories = tuple(f"{kind}/{part}" for kind in ("images", "labels") for part in PARTS)
 
-    def render(self, image: LabelledImage) -> tuple[dict[str, bytes], None]:
-        text = "".join(f"{row}\n" for row in self.rows(image))
-        return {f"labels/{image.part}/{image.stem}.txt": text.encode()}, None
-
-    def rows(self, image: LabelledImage) -> list[str]:
+    def render(self, image: LabelledImage) -> Rendered:
         width, height = image.sample.width, image.sample.height
-        return [self.row(instance, image.label, width, height) for instance in image.instances]
+        rows = [self.row(instance, image.label, width, height) for instance in image.instances]
+        return self.as_file(image, rows)
+
+    @staticmethod
+    def as_file(image: LabelledImage, rows: list[str], ious: tuple[float, ...] = ()) -> Rendered:
+        text = "".join(f"{row}\n" for row in rows)
+        return Rendered({f"labels/{image.part}/{image.stem}.txt": text.encode()}, ious=ious)
 
     def finish(self) -> None:
         """``data.yaml`` holds no machine path: ultralytics resolves its parts against the file's own folder."""
@@ -86,14 +98,20 @@ class ObbWriter(YoloWriter):
 class SegmentWriter(YoloWriter):
     folder = "yolo-seg"
     row = staticmethod(polygon_row)
+    simplifies = True
 
-    def rows(self, image: LabelledImage) -> list[str]:
+    def render(self, image: LabelledImage) -> Rendered:
         try:
-            return super().rows(image)
+            return self._simplified(image) if self.info.simplify else super().render(image)
         except ValueError as error:
             raise DatasetError(
                 f"{image.sample.mask}: {error}: leave YOLO polygons out, or use --instances component"
             ) from None
+
+    def _simplified(self, image: LabelledImage) -> Rendered:
+        width, height, tolerance = image.sample.width, image.sample.height, self.info.simplify
+        found = [simplified_row(instance, image.label, width, height, tolerance) for instance in image.instances]
+        return self.as_file(image, [row for row, _ in found], tuple(iou for _, iou in found))
 
 
 WRITERS = {"detect": DetectWriter, "segment": SegmentWriter, "obb": ObbWriter}
@@ -101,6 +119,7 @@ WRITERS = {"detect": DetectWriter, "segment": SegmentWriter, "obb": ObbWriter}
 
 @command()
 @click.option("--task", type=click.Choice(list(WRITERS)), default="detect", help="Boxes, polygons or rotated boxes.")
+@simplify_option
 @conversion_options
 def main(task: str, **options: Any) -> None:
     """Write a YOLO dataset: DATASET/yolo, DATASET/yolo-seg or DATASET/yolo-obb.

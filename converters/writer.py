@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from converters.samples import Problem, Sample
 
@@ -28,12 +28,13 @@ TOO_SMALL = "all of its instances are below --min-area"
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What every format of a dataset tells its readers."""
+    """What every format of a dataset tells its readers, and how far their outlines may lie from the masks (px)."""
 
     name: str
     classes: tuple[str, ...]
     split_sha256: str
     synthetic: bool
+    simplify: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,20 @@ class LabelledImage:
         return index_png(rows, self.top, self.sample.height, len(self.classes) + 1)
 
 
+class Rendered(NamedTuple):
+    """Files of one image (relative path -> content), what ``add`` needs to know, IoUs of simplified outlines."""
+
+    files: dict[str, bytes]
+    record: Any = None
+    ious: tuple[float, ...] = ()
+
+
 class Writer(ABC):
     """One format. Subclasses say where images lie, and turn labelled images into files."""
 
     folder: ClassVar[str]
     directories: ClassVar[tuple[str, ...]]
+    simplifies: ClassVar[bool] = False  # does --simplify mean something to it?
 
     def __init__(self, info: DatasetInfo) -> None:
         self.info = info
@@ -98,8 +108,8 @@ class Writer(ABC):
         return f"images/{image.part}/{image.name}"
 
     @abstractmethod
-    def render(self, image: LabelledImage) -> tuple[dict[str, bytes], Any]:
-        """Files of this image (relative path -> content) and what ``add`` needs to know. Pure."""
+    def render(self, image: LabelledImage) -> Rendered:
+        """The files of one image. Pure."""
 
     def start(self, folder: Path) -> None:
         """Make the format's folders."""
@@ -127,6 +137,7 @@ class Outcome:
     below_min_area: int = 0
     in_between: int = 0
     records: tuple[Any, ...] = ()
+    ious: tuple[tuple[float, ...], ...] = ()  # one tuple for each writer
     problem: Problem | None = None
 
     @property
