@@ -1,0 +1,275 @@
+"""Train every model on every category, fold and number of labels, in parallel, and draw what labels buy.
+
+    python -m finetune.sweep --categories screw,zipper --models yolo,classifier --folds 5 --shots 1,2,5,10,all
+    python -m finetune.sweep --categories washer --models yolo,normality --folds 3 --shots 2,8 \\
+        --args "yolo=--weights none --epochs 3" --args "normality=--weights none"
+
+Ray (https://docs.ray.io) decides what runs when: on this machine, or with --address on a cluster whose machines have
+this repository installed and see the same folders. A cell that crashes is tried once more. Call it again after an
+interruption: finished cells are kept.
+"""
+
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+if not __package__:  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from converters import staging
+from converters.errors import DatasetError
+from converters.options import (
+    FOLDER,
+    command,
+    json_option,
+    out_option,
+    overwrite_option,
+    progress,
+    seed_option,
+    to_json,
+)
+from finetune.category import open_dataset
+from finetune.cells import (
+    ALL,
+    CONVERT,
+    SCRIPTS,
+    Cell,
+    CellError,
+    Outcome,
+    Sweep,
+    attempts,
+    cells,
+    known_models,
+    make_dataset,
+    recipes,
+    run_cell,
+    to_record,
+)
+from finetune.learning_curve import (
+    as_markdown,
+    categories,
+    curve_table,
+    draw,
+    failure,
+    file_name,
+    gains,
+    order,
+    points,
+    scores,
+    sentences,
+)
+
+OBJECT_STORE = 100 << 20  # bytes; results are small, and Ray would take a third of the memory
+TRIES = 2
+
+
+@contextmanager
+def ray_at(address: str | None) -> Iterator[Any]:
+    """Ray, connected to a cluster or started here, and ended whatever happens.
+
+    Here it sends no telemetry, shows no dashboard, takes a token of its own rather than one in the home folder, and
+    leaves no files.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address is None:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.urandom(32).hex()}
+    try:
+        import ray
+    except ImportError:
+        raise DatasetError("ray is not installed: pip install -e '.[ray]'") from None
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: it holds sockets, whose paths may have 107 bytes
+    try:
+        if address is None:
+            local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE, "_temp_dir": folder}
+            ray.init("local", **local, **quiet)
+        else:
+            _connect(ray, address, quiet)
+        yield ray
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(ray: Any, address: str, settings: dict[str, Any]) -> None:
+    try:
+        ray.init(address, **settings)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DatasetError(f"--address {address}: no Ray cluster answers there ({reason})") from None
+
+
+def run_cells(ray: Any, sweep: Sweep, cpus: float, gpus: float | None) -> Iterator[tuple[Cell, Outcome]]:
+    """Every cell with its outcome, as they end. A dataset's cells wait for its conversion; Ray sees to that."""
+    if gpus is None:
+        gpus = min(1, ray.cluster_resources().get("GPU", 0))
+    again = {"max_retries": TRIES - 1, "retry_exceptions": [CellError]}
+    convert = ray.remote(num_cpus=1, **again)(make_dataset)
+    train = ray.remote(num_cpus=cpus, num_gpus=gpus, **again)(run_cell)
+    shared = ray.put(sweep)
+    datasets = {recipe: convert.remote(recipe, shared) for recipe in recipes(sweep)}
+    under_way = {train.remote(cell, shared, datasets[cell.recipe]): cell for cell in cells(sweep)}
+    while under_way:
+        (done,), _ = ray.wait(list(under_way), num_returns=1)
+        cell = under_way.pop(done)
+        yield cell, _outcome(ray, done, sweep.log(cell.name))
+
+
+def _outcome(ray: Any, done: Any, log: Path) -> Outcome:
+    try:
+        return ray.get(done)
+    except (DatasetError, CellError) as error:  # Ray raises what the worker raised, under its own name as well
+        reason = str(getattr(error, "cause", error))
+    except ray.exceptions.RayError as error:
+        reason = " ".join(str(error).split())[:300]
+    return Outcome("failed", attempts(log) if log.is_file() else 0, reason)
+
+
+def make_report(sweep: Sweep, results: Sequence[tuple[Cell, Outcome]]) -> dict[str, Any]:
+    """Everything that report.json holds, and from which the tables and pictures are made."""
+    records = [to_record(cell, outcome) for cell, outcome in results]
+    entries = scores(records)
+    done = {record["dataset"] for record in records if record["sets"]}
+    return {
+        "schema": 1,
+        "categories": list(sweep.categories),
+        "models": list(sweep.models),
+        "folds": sweep.folds,
+        "shots": list(sweep.shots),
+        "seed": sweep.seed,
+        "arguments": {name: list(value) for name, value in sweep.arguments.items()},
+        "synthetic": any(open_dataset(sweep.out, name).synthetic for name in done),
+        "points": points(entries),
+        "gains": gains(entries),
+        "cells": records,
+    }
+
+
+def write(report: dict[str, Any], folder: Path) -> None:
+    """Publish report.json, report.md and the curves in one step."""
+    with staging.publish(folder, overwrite=True) as partial:
+        (partial / "report.json").write_text(to_json(report), "utf-8")
+        (partial / "report.md").write_text(as_markdown(report), "utf-8")
+        for category in categories(report):
+            draw(report, category, partial / f"curve-{file_name(category)}")
+
+
+def _names(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise click.BadParameter(f"{value!r}: names with commas between them are needed, each once")
+    return tuple(names)
+
+
+def _shots(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    wanted = _names(ctx, parameter, value)
+    if not all(one == ALL or (one.isdecimal() and int(one) > 0) for one in wanted):
+        raise click.BadParameter(f"{value!r}: whole numbers from 1 and `{ALL}` are needed, e.g. 1,2,5,10,{ALL}")
+    return tuple(sorted(wanted, key=order))
+
+
+def _arguments(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for value in values:
+        name, equals, arguments = value.partition("=")
+        if not equals or name not in (*SCRIPTS, CONVERT) or name in found:
+            raise click.BadParameter(
+                f"{value!r}: NAME=ARGUMENTS is needed, NAME being one of {', '.join((*SCRIPTS, CONVERT))}, each once"
+            )
+        try:
+            found[name] = tuple(shlex.split(arguments))
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r}: {error}") from None
+    return found
+
+
+@command()
+@click.option("--categories", required=True, callback=_names, metavar="A,B", help="Categories in --root.")
+@click.option("--models", required=True, callback=_names, metavar="A,B", help=f"Of {', '.join(SCRIPTS)}.")
+@click.option("--folds", type=click.IntRange(1), default=5, help="Folds of `all`; draws of any other number of shots.")
+@click.option("--shots", default=ALL, callback=_shots, help="Labelled defect images to train on, e.g. 1,2,5,10,all.")
+@click.option(
+    "--args",
+    "arguments",
+    multiple=True,
+    callback=_arguments,
+    metavar="NAME=ARGUMENTS",
+    help='More arguments of a model, e.g. "yolo=--weights none --epochs 3", or of `convert`; repeat.',
+)
+@click.option(
+    "--root", type=FOLDER, default=None, show_default="as the converters", help="Where the categories lie; to convert."
+)
+@out_option
+@click.option("--runs", type=FOLDER, default="runs", help="Where runs are written; the report goes to RUNS/sweep.")
+@click.option("--address", default=None, show_default="this machine", help="Ray cluster, e.g. auto or HOST:6379.")
+@click.option("--cpus", type=click.FloatRange(0, min_open=True), default=1, help="Cores that a cell takes.")
+@click.option(
+    "--gpus",
+    type=click.FloatRange(0),
+    default=None,
+    show_default="1 where there are GPUs",
+    help="GPUs that a cell takes.",
+)
+@seed_option
+@overwrite_option
+@json_option
+def main(
+    address: str | None,
+    cpus: float,
+    gpus: float | None,
+    out: Path,
+    runs: Path,
+    root: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train all cells of a grid (category, fold, number of labels, model); draw the learning curves.
+
+    Datasets are converted where they are absent. RUNS/sweep/report holds report.json, report.md and the curves as PNG
+    and SVG; RUNS/sweep/logs what the cells printed. Exit code 1: cells failed.
+    """
+    sweep = Sweep(out=out.absolute(), runs=runs.absolute(), root=root.absolute() if root else None, **options)
+    known_models(sweep.models)
+    if ALL in sweep.shots and sweep.folds < 3:
+        raise DatasetError(f"--folds {sweep.folds}: `--shots {ALL}` is a k-fold split, and needs 3 folds or more")
+    grid = cells(sweep)
+    for cell in grid:
+        sweep.log(cell.name).unlink(missing_ok=True)  # they count the tries of this call
+    results = {}
+    with ray_at(address) as ray, progress(None, len(grid), "cells") as bar:
+        for cell, outcome in run_cells(ray, sweep, cpus, gpus):
+            results[cell] = outcome
+            bar.update(1)
+            if outcome.status == "failed":
+                click.echo(failure(to_record(cell, outcome)), err=True)
+    report = make_report(sweep, [(cell, results[cell]) for cell in grid])
+    write(report, sweep.folder / "report")
+    click.echo(to_json(report) if as_json else as_text(report, sweep), nl=not as_json)
+    if any(entry["status"] == "failed" for entry in report["cells"]):
+        raise SystemExit(1)
+
+
+def as_text(report: dict[str, Any], sweep: Sweep) -> str:
+    parts = []
+    for category in categories(report):
+        title = f"{category}{', SYNTHETIC images' if report['synthetic'] else ''}"
+        parts.append("\n".join([title, curve_table(report, category, "simple"), *sentences(report, category)]))
+    hints = [
+        f"all folds as one test: python finetune/compare.py --family {category}@kfold-{sweep.folds} "
+        f"--out {sweep.out} --runs {sweep.runs}"
+        for category in sweep.categories
+        if ALL in sweep.shots
+    ]
+    return "\n\n".join([*parts, "\n".join([*hints, f"report: {sweep.folder / 'report' / 'report.md'}"])])
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m finetune.sweep")
