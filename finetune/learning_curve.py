@@ -20,6 +20,7 @@ from finetune.tables import HEADLINES, MEASURES, cell, paper_tables, reach
 Found = dict[str, float | None]
 MEAN = "mean of {} categories"
 NEXT = 10  # labels
+UNLABELLED = ("good", "none")  # kinds of labels that no defect image needs
 TREND = 3  # numbers of shots, the largest ones, that the outlook is drawn from
 COLOURS = ("#0072b2", "#d55e00", "#00856a", "#b4508d", "#9a7200", "#8c4a2f", "#7a5bc7", "#6b7280")  # as in the report
 
@@ -119,14 +120,14 @@ def _values(entry: dict[str, Any], name: str) -> list[float]:
 
 
 def gains(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each category, model and measure: what each step to more shots bought, and what the next ten would.
+    """For each category, model that needs labels, and measure: what each step bought, and what the next ten would.
 
     The outlook takes scores to grow with the logarithm of the number of labels, at the rate of the last steps.
     """
     found = []
     lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in entries:
-        if entry["shots"] != ALL:
+        if entry["shots"] != ALL and entry["label"] not in UNLABELLED:
             lines.setdefault((entry["category"], entry["model"]), []).append(entry)
     for (category, model), line in lines.items():
         for name in SENTENCES:
@@ -237,7 +238,7 @@ def sentences(report: dict[str, Any], category: str) -> list[str]:
         measure, last, ahead = MEASURES[gain["measure"]], gain["steps"][-1], gain["next"]
         found.append(
             f"{gain['model']}, {measure.label}: from {last['from']} to {last['to']} labelled defect images "
-            f"{_signed(last, measure)}; {NEXT} more would bring about {_signed(ahead, measure)} if that went on."
+            f"{_signed(last, measure)}; {NEXT} more would add about {_signed(ahead, measure)} if that went on."
         )
     return found
 
@@ -297,7 +298,9 @@ def draw(report: dict[str, Any], category: str, path: Path) -> None:
     labels = sorted(handles)
     figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=3, fontsize=8)
     synthetic = ", SYNTHETIC images" if report["synthetic"] else ""
-    figure.suptitle(f"{category}{synthetic}: mean and 95 % interval over {report['folds']} folds", fontsize=10)
+    hollow = "; hollow: k-fold, other test images" if any(row["shots"] == ALL for row in rows) else ""
+    title = f"{category}{synthetic}: mean and 95 % interval over {report['folds']} folds{hollow}"
+    figure.suptitle(title, fontsize=10)
     with matplotlib.rc_context({"svg.hashsalt": "sweep"}):
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
     figure.savefig(path.with_suffix(".png"), dpi=110)

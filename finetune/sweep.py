@@ -79,14 +79,14 @@ def ray_at(address: str | None) -> Iterator[Any]:
     leaves no files.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if address is None:
+    if address is None:  # before Ray is imported, which reads them then
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.urandom(32).hex()}
     try:
         import ray
     except ImportError:
         raise DatasetError("ray is not installed: pip install -e '.[ray]'") from None
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    folder = tempfile.mkdtemp(prefix="ray-")  # short: it holds sockets, whose paths may have 107 bytes
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # holds sockets, whose paths may have some 100 bytes
     try:
         if address is None:
             local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE, "_temp_dir": folder}
