@@ -31,7 +31,7 @@ from converters.options import (
     table,
     to_json,
 )
-from finetune.attempts import ATTEMPTS, IMBALANCE, USUAL, Attempt
+from finetune.attempts import ATTEMPTS, IMBALANCE, USUAL, Attempt, seen_test
 from finetune.category import Dataset, open_dataset
 from finetune.predictions import Run, run_folder, start_run
 from finetune.weights import RANDOM, find_weights, sha256
@@ -284,6 +284,7 @@ def train_and_evaluate(
         seconds_per_image=seconds_per_image([network for network, _ in members], parts["test"], job),
         weights_bytes=sum(path.stat().st_size for path in folder.rglob("model.pt")),
         device=job.device,
+        seen_test=seen_test(job.attempt, dataset.synthetic),
         chosen_epochs=[standing.best_epoch for _, standing in members],
         history=[standing.history for _, standing in members],
         metrics=measured,

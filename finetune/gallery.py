@@ -191,10 +191,14 @@ def box_iou(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) ->
 
 def outline(mask: NDArray[Any]) -> str:
     """SVG path around a mask, H x W, with holes (fill rule evenodd); corners simplified to a pixel or so."""
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     slack = max(0.7, 0.0008 * float(np.hypot(*mask.shape)))
-    rings = [cv2.approxPolyDP(contour, slack, True).reshape(-1, 2) for contour in contours]
-    return "".join("M" + "L".join(f"{x} {y}" for x, y in ring) + "Z" for ring in rings)
+    return "".join("M" + "L".join(f"{x} {y}" for x, y in ring) + "Z" for ring in rings(mask, slack))
+
+
+def rings(mask: NDArray[Any], slack: float) -> list[NDArray[np.int32]]:
+    """Outlines of a mask and of its holes, V x 2 (x, y) each, at most ``slack`` px off."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return [cv2.approxPolyDP(contour, slack, True).reshape(-1, 2) for contour in contours]
 
 
 def image_uri(path: Any, share: int) -> str:

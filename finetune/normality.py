@@ -123,19 +123,26 @@ def distance_maps(backbone: Any, memory: "Tensor", images: "Images", device: str
 
 
 def evaluate(run: Run, backbone: Any, memory: "Tensor", parts: dict[str, "Images"], device: str) -> dict[str, Any]:
-    """Score val and test, save both, and measure them. Scores are d / (d + median of val's good images): 0..1."""
+    """Score val and test, save both, and measure them. Scores are d / (d + median of val's good images): 0..1.
+
+    ``seconds_per_image`` is the wall time of the answers to images in memory, in batches.
+    """
+    import time
+
     import numpy as np
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     from finetune.heatmaps import detections, fit_box_threshold, pointing_game, to_full_size
 
+    began = time.perf_counter()
     maps = {part: distance_maps(backbone, memory, images, device, part) for part, images in parts.items()}
+    seconds = (time.perf_counter() - began) / sum(len(images) for images in parts.values())
     scale = max(float(heat.max()) for heat in maps["val"])
     good = [heat.max() for heat, label in zip(maps["val"], parts["val"].labels, strict=True) if label == 0]
     middle = float(np.median(good or [scale]))
     first = {part: [1] * len(images) for part, images in parts.items()}  # boxes need some class; it knows none
     threshold = fit_box_threshold(run.dataset, "val", parts["val"], maps["val"], first["val"], scale, use_classes=False)
-    measured = {}
+    measured: dict[str, Any] = {"seconds_per_image": round(seconds, 5)}
     for part, images in parts.items():
         peaks = np.array([heat.max() for heat in maps[part]])
         unnamed = [float("nan")] * len(run.dataset.classes)
@@ -208,11 +215,19 @@ def main(
         random_weights=checkpoint is None,
         weights_sha256=None if checkpoint is None else sha256(checkpoint),
         train_seconds=round(seconds, 1),
+        seconds_per_image=measured.pop("seconds_per_image"),
+        weights_bytes=size_of(backbone) + (run.folder / "memory.pt").stat().st_size,
+        device=device,
         good_images=len(good),
         remembered=len(memory),
         metrics=measured,
     )
     report(dataset, run.folder, weights, seed, measured["test"], as_json)
+
+
+def size_of(network: Any) -> int:
+    """Bytes of a network's parameters."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
 
 
 def save_memory(path: Path, memory: "Tensor") -> None:

@@ -148,7 +148,7 @@ def make_report(
     entries = []
     for row, values in zip(rows, measured, strict=True):
         seeds = min(len(row.answers), len(baseline.answers))
-        entry = describe_row(row) | {
+        entry = describe_row(row, datasets) | {
             "measures": {
                 name: with_interval(*values[name], test["good"] if name == "false_alarms" else None, scale=100)
                 for name in MEASURES
@@ -189,8 +189,9 @@ def describe_class(known: dict[str, Any], values: dict[str, Any]) -> dict[str, A
     }
 
 
-def describe_row(row: Row) -> dict[str, Any]:
+def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
     from finetune.evidence import TOP, confusion
+    from finetune.labelling import label_clicks
 
     first = next(iter(row.evidence.values()))
     record, about = row.record, row.about
@@ -202,9 +203,11 @@ def describe_row(row: Row) -> dict[str, Any]:
         "prompt": about.get("prompt"),
         "oracle": row.oracle,
         "label": about.get("label"),
-        "clicks": about.get("clicks"),
+        "labelling": label_clicks(about.get("label"), datasets),
+        "clicks": about.get("clicks"),  # of whoever asks the model, for each defect: prompts
         "seeds": sorted(row.answers),
         "random_weights": bool(record.get("random_weights")),
+        "seen_test": record.get("seen_test"),
         "cost": {name: record.get(name) for name in COSTS},
         "pixels_from": first[0].answer.kind,
         "thresholds": {
@@ -266,6 +269,8 @@ def banners(datasets: Sequence[Dataset], rows: Sequence[Row]) -> list[str]:
     random = [row.name for row in rows if row.record.get("random_weights")]
     if random:
         found.append(f"Started from random weights: {', '.join(random)}.")
+    seen = [(row.name, row.record["seen_test"]) for row in rows if row.record.get("seen_test")]
+    found += [f"Test was seen when {name} was made, so that its figures flatter it: {reason}." for name, reason in seen]
     oracles = [row.name for row in rows if row.oracle]
     if oracles:
         found.append(f"Oracle, told where the defects are: {', '.join(oracles)}. Kept apart from automatic models.")

@@ -19,7 +19,7 @@ pytest.importorskip("torchcam")
 import torch
 
 from finetune import classifier, decisions, heatmaps
-from finetune.attempts import ATTEMPTS, Attempt
+from finetune.attempts import ATTEMPTS, Attempt, seen_test
 from finetune.category import open_dataset
 from finetune.fitting import Job, features_of, fit, load_network, logits_of, mean_logits, mix
 from finetune.loading import augmentation, load_images, normalise
@@ -419,7 +419,14 @@ def test_ensembles_and_costs_leave_one_prediction(out, tmp_path):
 
 def test_the_pretext_task_runs_on_good_images_alone(out, tmp_path):
     trained(out, tmp_path, "--attempt", "pretext", "--pretext", 3, "--epochs", 1, "--no-heatmaps")
-    assert (tmp_path / "tile" / "classifier" / "seed-0" / "pretext.pt").is_file()
+    folder = tmp_path / "tile" / "classifier" / "seed-0"
+    assert (folder / "pretext.pt").is_file()
+    assert json.loads((folder / "run.json").read_text())["seen_test"] is None  # these images are not the sample's
+
+
+def test_the_recipe_found_on_the_sample_owns_up_there_only():
+    assert "test part included" in seen_test(ATTEMPTS["pretext"], synthetic=True)
+    assert seen_test(ATTEMPTS["pretext"], synthetic=False) is seen_test(ATTEMPTS["focal"], synthetic=True) is None
 
 
 def test_made_up_defects_are_for_our_own_network(out, tmp_path):

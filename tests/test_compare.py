@@ -176,6 +176,24 @@ def test_a_model_does_not_differ_from_its_copy(root: Path, runs: Path, tmp_path:
         assert found["value"] == found["low"] == found["high"] == 0  # paired: the same resamples for both
 
 
+def test_labels_cost_what_their_kind_takes(report: dict, widget: Dataset) -> None:
+    labels = [widget.labels(part).values() for part in ("train", "val")]
+    defects = sum(label is not None for part in labels for label in part)
+    squares = sum(len(widget.ground_truth(part)["annotations"]) for part in ("train", "val"))
+    expected = {"classifier": defects, "yolo": 2 * squares, "sam/gt-box": 4 * squares, "normality": 0}
+    assert {name: row_of(report, name)["labelling"]["clicks"] for name in expected} == expected
+    assert row_of(report, "yolo")["labelling"]["images"] == defects
+
+
+def test_a_model_whose_test_was_seen_says_so_first(root: Path, widget: Dataset, tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", widget, "tuned", {"tuned": ("box", 0.9)}, seen_test="chosen among ten by its test mAP")
+    report = report_of(root, tmp_path / "runs", tmp_path / "r")
+    assert (
+        "Test was seen when tuned was made, so that its figures flatter it: chosen among ten by its test mAP."
+        in (report["banners"])
+    )
+
+
 def test_rare_types_carry_a_warning(report: dict) -> None:
     few = {known["class"]: known["few"] for known in report["test"]["classes"]}
     assert few["rare"]

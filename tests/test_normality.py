@@ -66,6 +66,8 @@ def test_a_run_scores_defects_higher_and_names_no_classes(out, tmp_path):
     folder = tmp_path / "tile" / "normality" / "seed-0"
     measured, record = json.loads(result.stdout), json.loads((folder / "run.json").read_text())
     assert measured["auroc"] > 0.8 and record["random_weights"]  # these made defects are easy
+    assert record["seconds_per_image"] > 0 and record["device"] == "cpu"
+    assert record["weights_bytes"] > 4 * record["parameters"]  # and the memory
     dataset = open_dataset(out, "tile")
     assert record["good_images"] == sum(label is None for label in dataset.labels("train").values())
     rows = (folder / "predictions" / "tuned" / "test_scores.csv").read_text().splitlines()
