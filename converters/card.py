@@ -57,6 +57,7 @@ class Summary:
     unused: Counter[str] = field(default_factory=Counter)
     too_small: list[Problem] = field(default_factory=list)  # images that lost all instances to --min-area
     below_min_area: int = 0
+    empty_tiles: int = 0  # of images that show a defect elsewhere; they count as good
     soft_masks: dict[str, int] = field(default_factory=dict)
     simplified: dict[str, Simplification] = field(default_factory=dict)  # by format
     seconds: float = 0.0
@@ -73,6 +74,7 @@ class Summary:
         summary.left_out = [problem for problem in problems if problem.reason != TOO_SMALL]
         summary.too_small = [problem for problem in problems if problem.reason == TOO_SMALL]
         summary.below_min_area, summary.soft_masks = card["below_min_area"], card["soft_masks"]
+        summary.empty_tiles = card.get("empty_tiles", 0)
         summary.simplified = {name: Simplification(**said) for name, said in card.get("simplified", {}).items()}
         return summary
 
@@ -81,6 +83,7 @@ class Summary:
         if outcome.problem:
             (self.too_small if outcome.too_small else self.left_out).append(outcome.problem)
             return
+        self.empty_tiles += outcome.class_name == GOOD != outcome.sample.defect
         self.images[outcome.part, outcome.class_name] += 1
         self.instances[outcome.part, outcome.class_name] += outcome.instances
         if outcome.in_between:
@@ -107,6 +110,7 @@ class Summary:
             "below_min_area": self.below_min_area,
             "soft_masks": dict(sorted(self.soft_masks.items())),
             **({"simplified": simplified} if simplified else {}),
+            **({"empty_tiles": self.empty_tiles} if self.empty_tiles else {}),
         }
 
     def notes(self) -> list[str]:
@@ -120,6 +124,10 @@ class Summary:
             lines.append(
                 f"soft masks: {len(self.soft_masks)} have {pixels} pixels between 0 and the maximum; "
                 "above half counts as defect"
+            )
+        if self.empty_tiles:
+            lines.append(
+                f"counted as good: {self.empty_tiles} tiles without a defect, of images that have one elsewhere"
             )
         lines += [f"simplified: {name}, {said}" for name, said in sorted(self.simplified.items())]
         return lines

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from converters.errors import DatasetError
-from converters.samples import FORMATS, Sample, mask_files
+from converters.samples import FORMATS, Crop, Sample, mask_files
 
 Mask = NDArray[np.uint8]  # H x W, 0 or 1
 Grey = NDArray[Any]  # H x W, uint8 or uint16
@@ -96,6 +96,12 @@ def _merge(labels: NDArray[Any], stats: NDArray[Any], gap: int) -> tuple[NDArray
     boxes = [cv2.boundingRect((merged == label).view(np.uint8)) for label in range(1, len(kept))]
     areas = np.bincount(merged.ravel(), minlength=len(kept))
     return merged, np.array([[0] * 5, *([*box, area] for box, area in zip(boxes, areas[1:], strict=True))])
+
+
+def cropped(mask: Mask, crop: Crop) -> Mask:
+    """What of a mask lies in a tile."""
+    x, y, width, height = crop
+    return mask[y : y + height, x : x + width]
 
 
 class ReadMask(NamedTuple):

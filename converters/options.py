@@ -183,6 +183,21 @@ instance_options = _bundle(
     click.option("--connectivity", type=CHOICE(["8", "4"]), default="8", help="Do pixels connect at corners?"),
     click.option("--min-area", type=click.IntRange(1), default=1, help="Leave out smaller instances, px."),
 )
+tile_options = _bundle(
+    click.option(
+        "--tile",
+        type=click.IntRange(32),
+        default=None,
+        show_default="whole images",
+        help="Cut images into squares of this side, px, after the split; the dataset is called NAME@tile-SIDE.",
+    ),
+    click.option(
+        "--overlap",
+        type=click.FloatRange(0, 0.9),
+        default=0.2,
+        help="Least share of a tile that it has in common with the next (--tile).",
+    ),
+)
 output_options = _bundle(
     out_option,
     click.option(
@@ -233,4 +248,6 @@ import_options = _bundle(
     max_pixels_option,
     overwrite_option,
 )
-conversion_options = _bundle(source_options, split_options, class_options, instance_options, output_options)
+conversion_options = _bundle(
+    source_options, split_options, class_options, instance_options, tile_options, output_options
+)

@@ -6,23 +6,24 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import click
 
-from converters import splits, staging
+from converters import splits, staging, tiles
 from converters.card import Simplification, Summary, card_as_markdown, make_card, read_card
 from converters.errors import DatasetError
-from converters.instances import Instance, InstanceRule, find_instances, mask_of
+from converters.instances import Instance, InstanceRule, ReadMask, cropped, find_instances, mask_of
 from converters.options import progress, to_json
 from converters.samples import GOOD, Category, Problem, Sample
 from converters.splits import Split, SplitRule
+from converters.tiles import TileRule
 from converters.workers import in_processes
-from converters.writer import TOO_SMALL, DatasetInfo, LabelledImage, Outcome, Planned, Writer
+from converters.writer import LONGEST_NAME, TOO_SMALL, DatasetInfo, LabelledImage, Outcome, Planned, Writer
 
 MOST_CLASSES = 254  # 0 is background and 255 VOC's void
-LONGEST_NAME = 255  # bytes, what common file systems take
 MASKS_PER_WORKER = 200  # starting a process costs about as much as converting this many masks
 
 
@@ -38,6 +39,7 @@ class Conversion:
     classes: str = "defect"
     instances: InstanceRule = InstanceRule()
     simplify: float = 0.0
+    tile: TileRule | None = None
     images: str = "link"
     workers: int | None = None
     on_error: str = "stop"
@@ -55,6 +57,12 @@ class Conversion:
                 raise DatasetError(
                     f"--{name} means nothing to --protocol {options['protocol']}: add --protocol {protocol}"
                 )
+        size, overlap = options.pop("tile"), options.pop("overlap")
+        if size is None and overlap != TileRule.overlap:
+            raise DatasetError("--overlap means nothing without --tile: add --tile 640")
+        if size is not None and options["images"] != "link":
+            raise DatasetError(f"--images {options['images']} means nothing to --tile: tiles are cut, not linked")
+        options["tile"] = None if size is None else TileRule(size, overlap)
         rules = {"split": SplitRule, "instances": InstanceRule}
         nested = {
             name: rule(**{field.name: options.pop(field.name) for field in dataclasses.fields(rule)})
@@ -62,10 +70,15 @@ class Conversion:
         }
         return cls(**options, **nested)
 
+    @property
+    def suffix(self) -> str:
+        """What a dataset's name says about its tiles and its split."""
+        return (self.tile.suffix if self.tile else "") + self.split.suffix
+
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a worker needs to turn one sample into its files; calling it does so."""
+    """Everything a worker needs to turn one sample, or its tiles, into files; calling it does so."""
 
     info: DatasetInfo
     rule: InstanceRule
@@ -73,43 +86,66 @@ class Job:
     folder: Path | None  # None writes nothing
     images: str
 
-    def __call__(self, plan: Planned) -> Outcome:
-        sample, name, part, class_index = plan.sample, plan.name, plan.part, plan.class_index
-        class_name = GOOD if class_index is None else self.info.classes[class_index]
-        outcome = Outcome(plan.number, sample, name, part, class_name)
+    def __call__(self, plans: Sequence[Planned]) -> list[Outcome]:
+        """One outcome per plan of a sample; one in all if its mask cannot be read."""
+        first = plans[0]
         try:
-            instances, dropped, in_between = self._instances(sample)
-            if dropped and not instances:
-                return dataclasses.replace(outcome, problem=Problem(sample.key, TOO_SMALL), below_min_area=dropped)
-            image = LabelledImage(sample, name, part, class_index, self.info.classes, instances)
+            read = mask_of(first.sample) if first.sample.mask else None
+        except DatasetError as error:
+            return [self._outcome(first, problem=Problem(first.sample.key, str(error)))]
+        return [self._convert(plan, read) for plan in plans]
+
+    def _convert(self, plan: Planned, read: ReadMask | None) -> Outcome:
+        instances, dropped = self._instances(plan, read)
+        if dropped and not instances:
+            return self._outcome(plan, problem=Problem(plan.key, TOO_SMALL), below_min_area=dropped)
+        if plan.crop and not instances:
+            plan = dataclasses.replace(plan, class_index=None)
+        image = LabelledImage(
+            plan.sample, plan.name, plan.part, plan.class_index, self.info.classes, instances, plan.crop
+        )
+        try:
             rendered = [writer.render(image) for writer in self.writers]
         except DatasetError as error:
-            return dataclasses.replace(outcome, problem=Problem(sample.key, str(error)))
+            return self._outcome(plan, problem=Problem(plan.key, str(error)))
         if self.folder is not None:
             self._write(self.folder, image, [done.files for done in rendered])
-        return dataclasses.replace(
-            outcome,
+        return self._outcome(
+            plan,
             instances=len(instances),
             below_min_area=dropped,
-            in_between=in_between,
+            in_between=read.in_between if read else 0,
             records=tuple(done.record for done in rendered),
             ious=tuple(done.ious for done in rendered),
         )
 
-    def _instances(self, sample: Sample) -> tuple[list[Instance], int, int]:
-        if sample.mask is None:
-            return [], 0, 0
-        read = mask_of(sample)
-        found = find_instances(read.mask, dataclasses.replace(self.rule, min_area=1), read.xywh)
+    def _outcome(self, plan: Planned, **became: Any) -> Outcome:
+        class_name = GOOD if plan.class_index is None else self.info.classes[plan.class_index]
+        return Outcome(plan.number, plan.sample, plan.name, plan.part, class_name, **became)
+
+    def _instances(self, plan: Planned, read: ReadMask | None) -> tuple[list[Instance], int]:
+        """The instances, and how many more are below --min-area."""
+        if read is None:
+            return [], 0
+        every = dataclasses.replace(self.rule, min_area=1)
+        if plan.crop is None:
+            found = find_instances(read.mask, every, read.xywh)
+        else:
+            found = find_instances(cropped(read.mask, plan.crop), every)
         instances = [instance for instance in found if instance.area >= self.rule.min_area]
-        return instances, len(found) - len(instances), read.in_between
+        return instances, len(found) - len(instances)
 
     def _write(self, folder: Path, image: LabelledImage, rendered: Sequence[dict[str, bytes]]) -> None:
         for writer, files in zip(self.writers, rendered, strict=True):
             for path, content in files.items():
                 (folder / writer.folder / path).write_bytes(content)
         targets = [folder / writer.folder / writer.image_path(image) for writer in self.writers]
-        staging.place_image(image.sample.image, targets, self.images)
+        if image.crop is None:
+            staging.place_image(image.sample.image, targets, self.images)
+            return
+        targets[0].write_bytes(tiles.as_png(image.sample.image, image.crop))
+        if targets[1:]:
+            staging.place_image(targets[0], targets[1:], "link")
 
 
 def convert_dataset(
@@ -182,6 +218,10 @@ def _publish(
         (folder / "card.json").write_text(to_json(card), "utf-8")
         (folder / "card.md").write_text(card_as_markdown(info, summary, card), "utf-8")
         (folder / "split.json").write_text(split.to_json(), "utf-8")
+        if conversion.tile:
+            base = info.name.replace(conversion.tile.suffix, "", 1)
+            record = tiles.as_record(plans, conversion.tile, base, split.sha256)
+            (folder / tiles.RECORD).write_text(to_json(record), "utf-8")
 
 
 def write_formats(
@@ -257,13 +297,15 @@ def plan_images(samples: list[Sample], parts: dict[str, str], classes: tuple[str
 
 
 def _outcomes(job: Job, plans: list[Planned], conversion: Conversion) -> Generator[Outcome, None, None]:
-    """One outcome per image, in order. Closing it ends the workers: only then may their folder be removed."""
+    """One outcome per image or tile, in order. Closing it ends the workers: only then may their folder be removed."""
     masks = sum(plan.sample.mask is not None for plan in plans)
     cores = os.cpu_count() or 1
-    workers = conversion.workers or min(cores, 1 + masks // MASKS_PER_WORKER)
-    results = (job(plan) for plan in plans) if workers == 1 else in_processes(job, plans, workers)
-    with closing(results), progress(results, len(plans), f"converting {job.info.name}") as bar:
-        for outcome in bar:
+    made = tiles.cut(plans, conversion.tile) if conversion.tile else plans
+    by_sample = [tuple(group) for _, group in groupby(made, key=lambda plan: plan.sample.key)]
+    workers = conversion.workers or min(cores, 1 + (len(made) if conversion.tile else masks) // MASKS_PER_WORKER)
+    results = (job(group) for group in by_sample) if workers == 1 else in_processes(job, by_sample, workers)
+    with closing(results), progress(results, len(by_sample), f"converting {job.info.name}") as bar:
+        for outcome in chain.from_iterable(bar):
             if outcome.problem and not outcome.too_small and conversion.on_error == "stop":
                 raise DatasetError(outcome.problem.reason)
             yield outcome
@@ -275,6 +317,7 @@ def _settings(conversion: Conversion, categories: list[Category], target: Path) 
     return {
         "classes": conversion.classes,
         **dataclasses.asdict(conversion.instances),
+        **({"tile": dataclasses.asdict(conversion.tile)} if conversion.tile else {}),
         "layout": layouts.pop() if len(layouts) == 1 else "auto",
         "source": {c.name: Path(os.path.relpath(c.folder.resolve(), target.resolve())).as_posix() for c in categories},
     }
@@ -324,7 +367,16 @@ def _formats_to_keep(
 
 
 def _space_needed(plans: list[Planned], conversion: Conversion, target: Path) -> int:
-    """Bytes that the images will take: none as links on the same file system, else one copy of each."""
+    """Bytes that the images will take: none as links on the same file system, else one copy of each.
+
+    Of tiles, which are written anew, as many as they have values: no PNG is much larger than that.
+    """
+    if conversion.tile:
+        return sum(
+            width * height * plan.sample.channels
+            for plan in plans
+            for _, _, width, height in tiles.grid(plan.sample.width, plan.sample.height, conversion.tile)
+        )
     if conversion.images == "symlink" or not plans:
         return 0
     out = next(path for path in (target.absolute(), *target.absolute().parents) if path.exists())

@@ -127,7 +127,7 @@ class YoloReader(Reader):
         import cv2
         import numpy as np
 
-        width, height = image.sample.width, image.sample.height
+        width, height = image.width, image.height
         found = []
         for row in _rows(self.folder / "labels" / image.part / f"{image.stem}.txt"):
             class_index, numbers = int(row[0]), np.array(row[1:], np.float32)
@@ -156,7 +156,7 @@ class YoloObbReader(YoloReader):
         import cv2
         import numpy as np
 
-        size = np.array((image.sample.width, image.sample.height), np.float32)
+        size = np.array((image.width, image.height), np.float32)
         rows = _rows(self.folder / "labels" / image.part / f"{image.stem}.txt")
         found = []
         if len(rows) != len(image.instances):
@@ -195,18 +195,18 @@ class UltralyticsReader(YoloReader):
         self.loaded: dict[tuple[str, int], tuple[Any, dict[str, int]]] = {}
 
     def load(self, image: LabelledImage) -> list[Found]:
-        side = max(image.sample.width, image.sample.height)
+        side = max(image.width, image.height)
         dataset, positions = self._dataset(image.part, side)
         if image.name not in positions:
             return []  # dropped as corrupt
         item = dataset[positions[image.name]]
-        top, left = ((side - length) // 2 for length in (image.sample.height, image.sample.width))
+        top, left = ((side - length) // 2 for length in (image.height, image.width))
         found = []
         for index, (cls, (cx, cy, w, h)) in enumerate(zip(item["cls"], item["bboxes"].double() * side, strict=True)):
             box = _array([cx - w / 2 - left, cy - h / 2 - top, cx + w / 2 - left, cy + h / 2 - top])
             mask = None
             if self.has_masks:
-                rows, columns = slice(top, top + image.sample.height), slice(left, left + image.sample.width)
+                rows, columns = slice(top, top + image.height), slice(left, left + image.width)
                 mask = item["masks"][index, rows, columns].numpy().astype("uint8")
             found.append(Found(int(cls), box, mask))
         return found

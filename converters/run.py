@@ -49,7 +49,7 @@ class DatasetJob:
 
     def __call__(self, group: Group) -> Summary | Failure:
         started = time.perf_counter()
-        conversion, name = self.conversion, group.name + self.conversion.split.suffix
+        conversion, name = self.conversion, group.name + self.conversion.suffix
         try:
             categories = [
                 read_category(folder, conversion.max_pixels, conversion.layout, threads=conversion.workers)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import ImageFile
 
 GOOD = "good"
+Crop = tuple[int, int, int, int]  # a part of an image: x, y, width, height in pixels
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # nothing else is ever handed to Pillow's decoders
 NO_TEXT = "this name holds characters that text files cannot: rename it"

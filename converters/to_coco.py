@@ -67,7 +67,7 @@ class CocoWriter(Writer):
 
     def render(self, image: LabelledImage) -> Rendered:
         """No files: the record is the image's entry and its annotations' entries, as JSON without their ids."""
-        size = image.sample.width, image.sample.height
+        size = image.width, image.height
         entry = {"file_name": image.name, "width": size[0], "height": size[1]}
         category_id = 0 if image.class_index is None else image.class_index + 1
         segments, ious = self.segments(image)
@@ -138,7 +138,7 @@ class CocoRleWriter(CocoWriter):
     simplifies = False
 
     def segments(self, image: LabelledImage) -> tuple[list[Any], tuple[float, ...]]:
-        return [rle(instance, image.sample.width, image.sample.height) for instance in image.instances], ()
+        return [rle(instance, image.width, image.height) for instance in image.instances], ()
 
 
 WRITERS = {"polygon": CocoWriter, "rle": CocoRleWriter}

@@ -26,7 +26,7 @@ class MasksWriter(Writer):
         return Rendered(
             {
                 f"semantic/{name}": image.class_png,
-                f"instance/{name}": id_png(image.ids, image.top, image.sample.height),
+                f"instance/{name}": id_png(image.ids, image.top, image.height),
             }
         )
 

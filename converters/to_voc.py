@@ -21,13 +21,12 @@ def annotation_xml(image: LabelledImage) -> bytes:
     """The ``Annotations/*.xml`` of one image."""
     root = ET.Element("annotation")
     _texts(root, folder="JPEGImages", filename=image.name)
-    sample = image.sample
-    _texts(ET.SubElement(root, "size"), width=sample.width, height=sample.height, depth=sample.channels)
+    _texts(ET.SubElement(root, "size"), width=image.width, height=image.height, depth=image.sample.channels)
     _texts(root, segmented=int(bool(image.instances)))
     for instance in image.instances:
         x0, y0, x1, y1 = instance.xyxy
         found = ET.SubElement(root, "object")
-        truncated = x0 == 0 or y0 == 0 or x1 == sample.width or y1 == sample.height
+        truncated = x0 == 0 or y0 == 0 or x1 == image.width or y1 == image.height
         _texts(found, name=image.classes[image.label], pose="Unspecified", truncated=int(truncated), difficult=0)
         _texts(ET.SubElement(found, "bndbox"), xmin=x0 + 1, ymin=y0 + 1, xmax=x1, ymax=y1)
     ET.indent(root)
@@ -66,7 +65,7 @@ class VocWriter(Writer):
                 f"{image.sample.mask}: {count} instances, and VOC holds {MOST_INSTANCES}: "
                 "see --min-area and --merge-gap, or leave VOC out"
             )
-        objects = index_png(image.ids.astype("uint8"), image.top, image.sample.height, count + 1)
+        objects = index_png(image.ids.astype("uint8"), image.top, image.height, count + 1)
         return Rendered(
             {
                 f"Annotations/{image.stem}.xml": annotation_xml(image),

@@ -62,7 +62,7 @@ class YoloWriter(Writer):
     directories = tuple(f"{kind}/{part}" for kind in ("images", "labels") for part in PARTS)
 
     def render(self, image: LabelledImage) -> Rendered:
-        width, height = image.sample.width, image.sample.height
+        width, height = image.width, image.height
         rows = [self.row(instance, image.label, width, height) for instance in image.instances]
         return self.as_file(image, rows)
 
@@ -109,7 +109,7 @@ class SegmentWriter(YoloWriter):
             ) from None
 
     def _simplified(self, image: LabelledImage) -> Rendered:
-        width, height, tolerance = image.sample.width, image.sample.height, self.info.simplify
+        width, height, tolerance = image.width, image.height, self.info.simplify
         found = [simplified_row(instance, image.label, width, height, tolerance) for instance in image.instances]
         return self.as_file(image, [row for row, _ in found], tuple(iou for _, iou in found))
 

@@ -4,13 +4,13 @@ import dataclasses
 import filecmp
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from converters import splits
+from converters import splits, tiles
 from converters.card import Simplification, read_card
 from converters.errors import DatasetError
 from converters.options import FOLDER, command, json_option, max_pixels_option, progress, table, to_json
@@ -64,7 +64,7 @@ class Result:
 def source_images(
     dataset: Path, root: Path | None, split: dict[str, Any], max_pixels: int = 256_000_000
 ) -> list[LabelledImage]:
-    """The images of a dataset as its sources define them, without instances (see ``with_instances``).
+    """The images, or tiles, of a dataset as its sources define them, without instances (see ``with_instances``).
 
     Raises DatasetError if the sources are gone or have changed since the conversion.
     """
@@ -83,24 +83,41 @@ def source_images(
         raise DatasetError(f"{dataset}: its source has changed since the conversion: convert again with --overwrite")
     left_out = {problem["file"] for problem in card["left_out"]}
     classes = tuple(card["classes"])
+    plans = plan_images(samples, split["parts"], classes, card["settings"]["classes"])
+    if "tile" in card["settings"]:
+        rule = tiles.TileRule(**card["settings"]["tile"])
+        _check_record(
+            dataset, tiles.as_record(plans, rule, card["dataset"].replace(rule.suffix, "", 1), split["sha256"])
+        )
+        plans = tiles.cut(plans, rule)
     return [
-        LabelledImage(plan.sample, plan.name, plan.part, plan.class_index, classes, ())
-        for plan in plan_images(samples, split["parts"], classes, card["settings"]["classes"])
-        if plan.sample.key not in left_out
+        LabelledImage(plan.sample, plan.name, plan.part, plan.class_index, classes, (), plan.crop)
+        for plan in plans
+        if not {plan.key, plan.sample.key} & left_out
     ]
+
+
+def _check_record(dataset: Path, record: dict[str, Any]) -> None:
+    path = dataset / tiles.RECORD
+    if not path.is_file() or path.read_text("utf-8") != to_json(record):
+        raise DatasetError(f"{path}: does not say where the tiles lie in their images: convert again with --overwrite")
 
 
 def with_instances(images: list[LabelledImage], settings: dict[str, Any]) -> Iterator[LabelledImage]:
     """The same images one by one, each with its instances as the recorded settings define them."""
-    from converters.instances import InstanceRule, find_instances, mask_of
+    from converters.instances import InstanceRule, cropped, find_instances, mask_of
 
     rule = InstanceRule(**{name: settings[name] for name in InstanceRule.__dataclass_fields__})
-    for image in images:
-        if image.sample.mask is None:
-            yield image
-            continue
-        read = mask_of(image.sample)
-        yield dataclasses.replace(image, instances=find_instances(read.mask, rule, read.xywh))
+    for sample, group in groupby(images, key=lambda image: image.sample):
+        read = mask_of(sample) if sample.mask else None
+        for image in group:
+            if read is None:
+                yield image
+            elif image.crop is None:
+                yield dataclasses.replace(image, instances=find_instances(read.mask, rule, read.xywh))
+            else:
+                found = find_instances(cropped(read.mask, image.crop), rule)
+                yield dataclasses.replace(image, instances=found, class_index=image.class_index if found else None)
 
 
 def check_split(reader: Reader, images: list[LabelledImage], split: dict[str, Any]) -> str:
@@ -116,7 +133,7 @@ def check_split(reader: Reader, images: list[LabelledImage], split: dict[str, An
 
 def check_image(result: Result, reader: Reader, image: LabelledImage) -> None:
     """Hold one image, its instances' masks and their boxes against the source; note every difference."""
-    if not filecmp.cmp(image.sample.image, reader.image_path(image), shallow=False):
+    if not _same_pixels(image, reader.image_path(image)):
         result.differ(image, "the image file is not the source's")
     found = reader.load(image)
     if len(found) != len(image.instances):
@@ -128,6 +145,17 @@ def check_image(result: Result, reader: Reader, image: LabelledImage) -> None:
     for instance, seen in zip(image.instances, found, strict=False):
         if seen.box is not None:
             result.boxes_exact += bool(abs(seen.box - instance.xyxy).max() <= reader.tolerance)
+
+
+def _same_pixels(image: LabelledImage, path: Path) -> bool:
+    """Is this file the source's, byte for byte, or a tile with the pixels that the source has there?"""
+    if image.crop is None:
+        return filecmp.cmp(image.sample.image, path, shallow=False)
+    from PIL import Image
+
+    expected = tiles.pixels(image.sample.image, image.crop)
+    with Image.open(path, formats=("PNG",)) as tile:
+        return (tile.mode, tile.size) == (expected.mode, expected.size) and tile.tobytes() == expected.tobytes()
 
 
 def _check_masks(result: Result, reader: Reader, image: LabelledImage, found: list[Found]) -> None:
@@ -153,7 +181,7 @@ def _full(image: LabelledImage, instance: "Instance") -> "NDArray[np.uint8]":
     import numpy as np
 
     x0, y0, x1, y1 = instance.xyxy
-    mask = np.zeros((image.sample.height, image.sample.width), np.uint8)
+    mask = np.zeros((image.height, image.width), np.uint8)
     mask[y0:y1, x0:x1] = instance.mask
     return mask
 

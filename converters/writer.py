@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from converters.samples import Problem, Sample
+from converters.samples import Crop, Problem, Sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from converters.instances import Instance
 
 
+LONGEST_NAME = 255  # bytes, what common file systems take
 TOO_SMALL = "all of its instances are below --min-area"
 
 
@@ -39,7 +40,10 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image with its part of the split, its class (None for good) and its instances."""
+    """An image with its part of the split, its class (None for good) and its instances.
+
+    A tile is the ``crop`` of a sample; its instances are in its own coordinates.
+    """
 
     sample: Sample
     name: str
@@ -47,6 +51,15 @@ class LabelledImage:
     class_index: int | None
     classes: tuple[str, ...]
     instances: Sequence["Instance"]
+    crop: Crop | None = None
+
+    @property
+    def width(self) -> int:
+        return self.crop[2] if self.crop else self.sample.width
+
+    @property
+    def height(self) -> int:
+        return self.crop[3] if self.crop else self.sample.height
 
     @property
     def stem(self) -> str:
@@ -69,7 +82,7 @@ class LabelledImage:
         import numpy as np
 
         bottom = max((instance.xyxy[3] for instance in self.instances), default=0)
-        canvas = np.zeros((bottom - self.top, self.sample.width), np.uint16)
+        canvas = np.zeros((bottom - self.top, self.width), np.uint16)
         for number, instance in enumerate(self.instances, start=1):
             x0, y0, x1, y1 = instance.xyxy
             canvas[y0 - self.top : y1 - self.top, x0:x1][instance.mask > 0] = number
@@ -82,7 +95,7 @@ class LabelledImage:
 
         value = 0 if self.class_index is None else self.class_index + 1
         rows = (self.ids > 0).astype("uint8") * value
-        return index_png(rows, self.top, self.sample.height, len(self.classes) + 1)
+        return index_png(rows, self.top, self.height, len(self.classes) + 1)
 
 
 class Rendered(NamedTuple):
@@ -126,7 +139,7 @@ class Writer(ABC):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image. ``number`` is its COCO id; left-out images leave a gap."""
+    """What became of one image or tile. ``number`` is its COCO id; left-out images leave a gap."""
 
     number: int
     sample: Sample
@@ -148,10 +161,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Planned:
-    """A sample with its number and name in the outputs, its part and its class."""
+    """A sample, or a crop of it, with its number and name in the outputs, its part and its class."""
 
     number: int
     sample: Sample
     name: str
     part: str
     class_index: int | None
+    crop: Crop | None = None
+
+    @property
+    def key(self) -> str:
+        """What the card calls it: the sample's key; of a tile it ends as the tile's name does."""
+        if self.crop is None:
+            return self.sample.key
+        return f"{self.sample.key.rpartition('.')[0]}@{self.crop[0]}_{self.crop[1]}.png"

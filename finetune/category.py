@@ -9,6 +9,8 @@ from typing import Any
 from converters.card import read_card
 from converters.errors import DatasetError
 from converters.splits import PARTS, read_split
+from converters.staging import recover
+from converters.tiles import RECORD
 
 COMMANDS = {
     "yolo": "to_yolo",
@@ -59,19 +61,41 @@ class Dataset:
         return path
 
     @cached_property
+    def tiles(self) -> dict[str, Any] | None:
+        """``tiles.json``: where each image lies in which image of another dataset; None for whole images."""
+        path = self.folder / RECORD
+        try:
+            return json.loads(path.read_text("utf-8")) if "tile" in self.card["settings"] else None
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{path}: cannot be read ({error}): convert again with --overwrite") from None
+
+    @property
+    def base(self) -> str:
+        """The name of the dataset of whole images on the same split: for most datasets their own."""
+        return self.tiles["base"] if self.tiles else self.name
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """Image name -> its part, in the order of COCO ids, left-out images among them."""
+        parts = {key.replace("/", "__"): part for key, part in sorted(self.split["parts"].items())}
+        if self.tiles:
+            return {name: parts[tile["image"]] for name, tile in self.tiles["tiles"].items()}
+        return parts
+
+    @cached_property
     def image_ids(self) -> dict[str, int]:
         """Image name -> its COCO id: 1, 2, ... over the whole split in the order of the source paths.
 
         Left-out images are not in it, but leave a gap: the ids of the others do not depend on them.
         """
-        left_out = {problem["file"] for problem in self.card["left_out"]}
-        numbered = enumerate(sorted(self.split["parts"]), start=1)
-        return {key.replace("/", "__"): number for number, key in numbered if key not in left_out}
+        left_out = {problem["file"].replace("/", "__") for problem in self.card["left_out"]}
+        whole = {name: tile["image"] for name, tile in self.tiles["tiles"].items()} if self.tiles else {}
+        numbered = enumerate(self.parts, start=1)
+        return {name: number for number, name in numbered if not {name, whole.get(name)} & left_out}
 
     def images(self, part: str) -> list[str]:
         """Names of the images in a part, in the order of their ids."""
-        parts = {key.replace("/", "__"): value for key, value in self.split["parts"].items()}
-        return [name for name in self.image_ids if parts[name] == part]
+        return [name for name in self.image_ids if self.parts[name] == part]
 
     def ground_truth(self, part: str) -> dict[str, Any]:
         """A part in COCO's annotation format: from ``coco/`` or, where there is none, from ``yolo/``'s boxes."""
@@ -141,6 +165,7 @@ class Dataset:
 def open_dataset(out: Path, name: str) -> Dataset:
     """Open ``OUT/NAME``; raises DatasetError that tells how to make one, or which ones there are."""
     dataset = Dataset(out / name)
+    recover(dataset.folder)
     if (dataset.folder / "split.json").is_file():
         return dataset
     there = sorted(path.parent.name for path in out.glob("*/split.json")) if out.is_dir() else []
