@@ -49,6 +49,7 @@ _SIDE_START = {0: (1, 1), 2: (1, 0), 4: (0, 0), 6: (0, 1)}
 _START = np.array([_SIDE_START.get(d, (0, 0)) for d in range(8)])
 _INSIDE = 0.01  # px from a pixel's edge
 _OFF_MIDDLE = 0.191  # of a diagonal step: the crossing lies at the golden ratio, far from simple fractions
+_RESAMPLES = 1000  # points that ultralytics makes of an outline
 _LONE_PIXEL = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
 _LEAST_TOLERANCE = 0.25  # px; below, hardly a vertex of a pixel outline goes
 _LEAST_IOU = 0.5  # COCO's usual limit between hit and miss
@@ -271,10 +272,25 @@ def filled_by_parity(rings: Sequence[Ring], shape: tuple[int, ...]) -> Mask:
 
 
 def filled_with_lines(rings: Sequence[Ring], shape: tuple[int, ...]) -> Mask:
-    """H x W of 0 and 1 as ultralytics paints rings, which are in pixels of the ``shape``."""
+    """H x W of 0 and 1 as ultralytics paints rings, which are in pixels of the ``shape``.
+
+    It adds points between the vertices until there are 1000, truncates all to whole pixels and paints the lines
+    between them, so that a slanting line covers every pixel that it passes through.
+    """
     mask = np.zeros(shape, np.uint8)
-    cv2.fillPoly(mask, [ring.astype(np.int32) for ring in rings], 1)
+    cv2.fillPoly(mask, [_resampled(ring).astype(np.int32) for ring in rings], 1)
     return mask
+
+
+def _resampled(ring: Ring) -> Ring:
+    """``ultralytics.utils.ops.resample_segments`` for one ring."""
+    closed = np.vstack([ring, ring[:1]])
+    if len(closed) >= _RESAMPLES:
+        return ring
+    vertices = np.arange(len(closed))
+    added = np.linspace(0, len(closed) - 1, _RESAMPLES - len(closed))
+    at = np.insert(added, np.searchsorted(added, vertices), vertices)
+    return np.stack([np.interp(at, vertices, closed[:, axis]) for axis in (0, 1)], axis=1)
 
 
 def smallest_rectangle(instance: Instance, width: int, height: int) -> Ring:

@@ -101,7 +101,7 @@ class CocoReader(Reader):
 
 
 class YoloReader(Reader):
-    """The rule of ultralytics' loader: boxes from the outermost vertices, masks by fillPoly after truncation."""
+    """The rule of ultralytics' loader: boxes from the outermost vertices, masks by fillPoly of 1000 points."""
 
     name = "fillPoly"
     tolerance = YOLO_TOLERANCE
@@ -124,8 +124,9 @@ class YoloReader(Reader):
         return super().members(part) if stems == labels else set()
 
     def load(self, image: LabelledImage) -> list[Found]:
-        import cv2
         import numpy as np
+
+        from converters.polygons import filled_with_lines
 
         width, height = image.width, image.height
         found = []
@@ -136,8 +137,7 @@ class YoloReader(Reader):
                 found.append(Found(class_index, np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]), None))
                 continue
             points = numbers.reshape(-1, 2) * np.array((width, height), np.float32)
-            mask = np.zeros((height, width), np.uint8)
-            cv2.fillPoly(mask, [points.astype(np.int32)], 1)
+            mask = filled_with_lines([points], (height, width))
             box = np.concatenate([points.min(axis=0), points.max(axis=0)]).astype(float)
             found.append(Found(class_index, box, mask))
         return found
