@@ -208,7 +208,7 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
         "seeds": sorted(row.answers),
         "random_weights": bool(record.get("random_weights")),
         "seen_test": record.get("seen_test"),
-        "cost": {name: record.get(name) for name in COSTS},
+        "cost": {name: about.get(name, record.get(name)) for name in COSTS},
         "pixels_from": first[0].answer.kind,
         "thresholds": {
             "image": [item.threshold for item in first],
