@@ -154,7 +154,7 @@ def test_verify_prints_the_iou_and_accepts_it(folder: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("format_", ["coco", "yolo-seg"])
-def test_verify_finds_a_vertex_that_moved(folder: Path, tmp_path: Path, format_: str) -> None:
+def test_verify_finds_a_vertex_that_moved_far(folder: Path, tmp_path: Path, format_: str) -> None:
     dataset = converted("all", folder, tmp_path / "out", "--simplify", 1)
     if format_ == "coco":
         path = dataset / "coco" / "annotations" / "instances_train.json"
@@ -165,7 +165,7 @@ def test_verify_finds_a_vertex_that_moved(folder: Path, tmp_path: Path, format_:
     else:
         path = next(iter(sorted((dataset / "yolo-seg" / "labels").rglob("*crack*.txt"))))
         row = path.read_text("utf-8").split()
-        row[9] = f"{float(row[9]) + 3 / 64:.8f}"
+        row[9] = f"{float(row[9]) + 12 / 64:.8f}"
         path.write_text(" ".join(row) + "\n", "utf-8")
     result = run_cli("verify", dataset)
     assert result.exit_code == 1
