@@ -17,6 +17,7 @@ COMMANDS = (
     "verify",
     "describe",
     "preview",
+    "augment",
     "sample",
     "download",
     "from_coco",

@@ -161,7 +161,7 @@ def convert_dataset(
         more = f" (and {len(problems) - 1} more; --on-error skip goes on without them)" if problems[1:] else ""
         raise DatasetError(f"{root}/{problems[0]}{more}")
     split = splits.make_split(samples, conversion.split)
-    class_names = [_class_name(sample, conversion.classes) for sample in samples if sample.key in split.parts]
+    class_names = [class_of(sample, conversion.classes) for sample in samples if sample.key in split.parts]
     classes = tuple(sorted(set(class_names) - {GOOD}))
     if conversion.classes == "category-defect":
         _check_class_names(samples)
@@ -267,12 +267,13 @@ def _check_class_names(samples: list[Sample]) -> None:
     meant: dict[str, tuple[str, str]] = {}
     for sample in samples:
         pair = sample.category, sample.defect
-        name = _class_name(sample, "category-defect")
+        name = class_of(sample, "category-defect")
         if name != GOOD and meant.setdefault(name, pair) != pair:
             raise DatasetError(f"{sample.category}: the class {name} would stand for two defect types: rename a folder")
 
 
-def _class_name(sample: Sample, mode: str) -> str:
+def class_of(sample: Sample, mode: str) -> str:
+    """The class of a sample's defects, or ``good``; ``mode`` is the option ``--classes``."""
     if sample.defect == GOOD:
         return GOOD
     return {"single": "defect", "category-defect": f"{sample.category}-{sample.defect}"}.get(mode, sample.defect)
@@ -290,7 +291,7 @@ def plan_images(samples: list[Sample], parts: dict[str, str], classes: tuple[str
         stem = Path(name).stem
         if stem in plans:
             raise DatasetError(f"{sample.image} and {plans[stem].sample.image} would both be {stem}: rename one")
-        class_name = _class_name(sample, mode)
+        class_name = class_of(sample, mode)
         index = None if class_name == GOOD else classes.index(class_name)
         plans[stem] = Planned(len(plans) + 1, sample, name, parts[sample.key], index)
     return list(plans.values())

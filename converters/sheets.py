@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from converters.instances import Instance
+from converters.instances import Instance, find_instances, mask_of
 from converters.polygons import Ring, corner_rings
 from converters.samples import Sample
 
@@ -47,6 +47,7 @@ ROW = CAPTION + PANEL + 16
 MASK_OPACITY = 0.75
 PIXELS_SHOW_FROM = 4.0  # screen pixels per image pixel from which pixels are shown as squares
 LEAST_REGION = 24  # px
+MADE_HEADINGS = ("parent: defect", "parent: good image", "made image", "made image, zoom", "zoom + mask")
 HEADINGS = ("image", "zoom", "zoom + mask", "zoom + boxes", "zoom + polygons")
 
 
@@ -139,6 +140,41 @@ def good_sheet(title: str, subtitle: str, rows: Sequence[tuple[str, Sequence[Sam
         panels = [View((0, 0, s.width, s.height)).show(read_rgb(s)) for s in samples]
         _row(sheet, draw, HEAD + index * ROW, [caption, ", ".join(s.image.name for s in samples)], panels)
     return sheet
+
+
+@dataclass(frozen=True)
+class Child:
+    """A made image beside its parents: the good image, and the one that its first defect (or texture) is from."""
+
+    made: Sample
+    background: Sample
+    source: Sample
+
+
+def made_sheet(title: str, subtitle: str, children: Sequence[Child]) -> Image.Image:
+    """A sheet with one row for each made image."""
+    top = HEAD + CAPTION
+    sheet, draw = _blank(title, subtitle, top + len(children) * ROW)
+    for column, heading in enumerate(MADE_HEADINGS):
+        draw.text((_left(column), top - 26), heading, INK, _font(17))
+    for index, child in enumerate(children):
+        caption = [child.made.image.name, child.made.defect, f"from {child.source.key} and {child.background.key}"]
+        _row(sheet, draw, top + index * ROW, caption, made_panels(child))
+    return sheet
+
+
+def made_panels(child: Child) -> list[Rgb]:
+    """The COLUMNS panels of one made image; the third and the fifth show where its mask is."""
+    instances, parts = (find_instances(mask_of(s).mask) if s.mask else [] for s in (child.made, child.source))
+    whole = View((0, 0, child.made.width, child.made.height))
+    zoom = View(zoom_region(instances, child.made.width, child.made.height))
+    source = View(zoom_region(parts, child.source.width, child.source.height)).show(read_rgb(child.source))
+    overview, plain = (view.show(read_rgb(child.made)) for view in (whole, zoom))
+    masked = plain.copy()
+    _stroke(overview, whole, [_rectangle(zoom.region)], FRAME)
+    zoom.paint(masked, _joint_mask(child.made, instances), MASK, MASK_OPACITY)
+    background = View((0, 0, child.background.width, child.background.height)).show(read_rgb(child.background))
+    return [source, background, overview, plain, masked]
 
 
 def defect_panels(defect: Defect) -> tuple[list[Rgb], View]:

@@ -13,9 +13,12 @@ import click
 from converters import splits, tiles
 from converters.card import Simplification, read_card
 from converters.errors import DatasetError
-from converters.options import FOLDER, command, json_option, max_pixels_option, progress, table, to_json
+from converters.made import FOLDER, read_made
+from converters.options import FOLDER as PATH
+from converters.options import command, json_option, max_pixels_option, progress, table, to_json
 from converters.readback import Found, Reader, readers
 from converters.readers import find_categories, read_category
+from converters.samples import Category, Sample
 from converters.splits import PARTS
 from converters.staging import recover
 from converters.writer import LabelledImage
@@ -61,19 +64,19 @@ class Result:
         return self.format, self.reader, *masks, boxes, self.split
 
 
-def source_images(
+def source_of(
     dataset: Path, root: Path | None, split: dict[str, Any], max_pixels: int = 256_000_000
-) -> list[LabelledImage]:
-    """The images, or tiles, of a dataset as its sources define them, without instances (see ``with_instances``).
+) -> tuple[list[Category], list[Sample]]:
+    """What a dataset was converted from: its categories, and all their samples.
 
     Raises DatasetError if the sources are gone or have changed since the conversion.
     """
-    from converters.pipeline import all_samples, plan_images
+    from converters.pipeline import all_samples
 
-    card = read_card(dataset)
-    layout = card["settings"].get("layout", "auto")
+    settings = read_card(dataset)["settings"]
+    layout = settings.get("layout", "auto")
     categories = []
-    for name, relative in card["settings"]["source"].items():
+    for name, relative in settings["source"].items():
         folder = (dataset.resolve() / relative).resolve() if root is None else find_categories(root, name, layout)[0]
         if not folder.is_dir():
             raise DatasetError(f"{folder}: the source of {dataset} is gone: name it with --root")
@@ -81,6 +84,25 @@ def source_images(
     samples, _ = all_samples(categories)
     if splits.hash_sources(samples) != split["sources"]:
         raise DatasetError(f"{dataset}: its source has changed since the conversion: convert again with --overwrite")
+    return categories, samples
+
+
+def source_images(
+    dataset: Path, root: Path | None, split: dict[str, Any], max_pixels: int = 256_000_000
+) -> list[LabelledImage]:
+    """The images, or tiles, of a dataset as its sources define them, without instances (see ``with_instances``).
+
+    Raises DatasetError if the sources are gone or have changed since the conversion.
+    """
+    from converters.pipeline import plan_images
+
+    card = read_card(dataset)
+    categories, samples = source_of(dataset, root, split, max_pixels)
+    if split.get("base"):
+        made = read_made(dataset, categories[0].name, max_pixels)
+        if splits.hash_sources(made) != split["base"]["made"]:
+            raise DatasetError(f"{dataset / FOLDER}: has changed since it was written: make the dataset again")
+        samples += made
     left_out = {problem["file"] for problem in card["left_out"]}
     classes = tuple(card["classes"])
     plans = plan_images(samples, split["parts"], classes, card["settings"]["classes"])
@@ -256,8 +278,8 @@ def failures(result: Result) -> list[str]:
 
 
 @command()
-@click.argument("datasets", type=FOLDER, nargs=-1, required=True)
-@click.option("--root", type=FOLDER, help="Where the source lies, if it has moved since the conversion.")
+@click.argument("datasets", type=PATH, nargs=-1, required=True)
+@click.option("--root", type=PATH, help="Where the source lies, if it has moved since the conversion.")
 @max_pixels_option
 @json_option
 def main(datasets: tuple[Path, ...], root: Path | None, max_pixels: int, as_json: bool) -> None:
