@@ -35,13 +35,15 @@ def collect(datasets: Sequence[Dataset], runs: Sequence[Path], results: Sequence
     for dataset in datasets:
         for folder in (folder for root in runs for folder in find_runs(root, dataset)):
             record = read_run(folder, dataset)
+            name = folder.parent.name + (record["dataset"].removeprefix(dataset.name) if "base" in record else "")
+            more = len(record["classes"]) - len(dataset.classes) if "base" in record else 0
             for path in sorted(path for path in (folder / "predictions").glob("*") if path.is_dir()):
-                row = rows.setdefault((folder.parent.name, path.name), Row(folder.parent.name, path.name))
+                row = rows.setdefault((name, path.name), Row(name, path.name))
                 seed = folder.name.removeprefix("seed-")
                 if dataset.name in row.answers.get(seed, {}):
                     other = row.answers[seed][dataset.name].source.parents[1]
                     raise DatasetError(f"{folder} and {other} are both called {row.name}, seed {seed}: rename one")
-                row.answers.setdefault(seed, {})[dataset.name] = PredictionSet(path)
+                row.answers.setdefault(seed, {})[dataset.name] = PredictionSet(path, more)
                 row.records.setdefault(seed, {})[dataset.name] = record
         for name, path in results:
             row = rows.setdefault((name, ""), Row(name, ""))
@@ -109,7 +111,11 @@ def _results(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
 @click.option("--family", metavar="NAME@kfold-K", help="All folds of one split, instead of --dataset.")
 @out_option
 @click.option(
-    "--runs", type=FOLDER, multiple=True, default=["runs"], help="Where runs lie, or one run's folder; repeat."
+    "--runs",
+    type=FOLDER,
+    multiple=True,
+    default=["runs"],
+    help="Where runs lie, or the folder of one dataset's runs, or of one run; repeat.",
 )
 @click.option(
     "--results",
@@ -176,8 +182,11 @@ def main(
 def _where(target: Path | None, runs: Path, name: str, several: bool) -> Path:
     if target is not None:
         return target / name if several else target
-    beside = runs.parent.parent if (runs / "run.json").is_file() else runs / name  # --runs may name one run
-    return beside / "report"
+    if (runs / "run.json").is_file():  # --runs names one run
+        runs = runs.parent.parent.parent
+    elif any(runs.glob("*/seed-*/run.json")):  # or those of one dataset
+        runs = runs.parent
+    return runs / name / "report"
 
 
 def _datasets(out: Path, name: str, runs: Sequence[Path]) -> list[Dataset]:

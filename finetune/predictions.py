@@ -93,9 +93,17 @@ class Run:
             "commit": git_commit(),
             "seconds": round(self.seconds, 1),
             "peak_memory_mb": peak_memory_mb(),
+            **made_of(self.dataset),
             **results,
         }
         (self.folder / "run.json").write_text(to_json(record), "utf-8")
+
+
+def made_of(dataset: Dataset) -> dict[str, Any]:
+    """Of a dataset with made images: the one without them, how many there are, and the classes; else nothing."""
+    if "base" not in dataset.split:
+        return {}
+    return {"base": dataset.split["base"], "made_images": dataset.card["made"], "classes": dataset.classes}
 
 
 def run_folder(runs: Path, dataset: Dataset, name: str, seed: int) -> Path:
@@ -154,6 +162,7 @@ class PredictionSet:
     """What a model said when asked in one way: a folder ``predictions/SET/``, or one COCO results file for test."""
 
     source: Path
+    more_classes: int = 0  # that only made images have; what is found of them names no type, and is left out
 
     @property
     def name(self) -> str:
@@ -189,12 +198,12 @@ class PredictionSet:
                     f"{path}: image_id {entry['image_id']} is not in {part} of {dataset.folder}: "
                     "were these predictions made for another split?"
                 )
-            if not 1 <= entry["category_id"] <= len(dataset.classes):
+            if not 1 <= entry["category_id"] <= len(dataset.classes) + self.more_classes:
                 raise DatasetError(
                     f"{path}: category_id {entry['category_id']} is none of 1 to {len(dataset.classes)} "
                     f"({', '.join(dataset.classes)})"
                 )
-        return found
+        return [entry for entry in found if entry["category_id"] <= len(dataset.classes)]
 
     def scores(self, dataset: Dataset, part: str) -> dict[str, list[float]] | None:
         """Image name -> its defect score and one a class (NaN where the model tells no classes); None without file."""
@@ -244,15 +253,21 @@ class PredictionSet:
 
 
 def find_runs(runs: Path, dataset: Dataset) -> list[Path]:
-    """Folders ``RUNS/DATASET/NAME/seed-S`` that hold a finished run; ``runs`` may also be one run's folder itself."""
+    """Folders ``RUNS/DATASET/NAME/seed-S`` that hold a finished run; ``runs`` may also be one of these folders."""
     if (runs / "run.json").is_file():
         return [runs]
-    return sorted(path.parent for path in (runs / dataset.name).glob("*/seed-*/run.json"))
+    here = sorted(path.parent for path in runs.glob("*/seed-*/run.json"))  # RUNS/DATASET, of whichever dataset
+    return here or sorted(path.parent for path in (runs / dataset.name).glob("*/seed-*/run.json"))
 
 
 def read_run(folder: Path, dataset: Dataset) -> dict[str, Any]:
-    """A run's record; raises DatasetError if it was trained on another split than the dataset's."""
+    """A run's record; raises DatasetError if it was trained on another split than the dataset's.
+
+    A run on the dataset with made images added to train will do: val and test are the same.
+    """
     record = _read_json(folder / "run.json", dict)
+    if record.get("base", {}).get("sha256") == dataset.split["sha256"]:
+        return record
     for key, ours in (("family", dataset.split["family"]), ("split_sha256", dataset.split["sha256"])):
         if record.get(key) != ours:
             what = "family of splits" if key == "family" else "split"

@@ -208,6 +208,7 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
         "seeds": sorted(row.answers),
         "random_weights": bool(record.get("random_weights")),
         "seen_test": record.get("seen_test"),
+        "made_images": record.get("made_images"),
         "cost": {name: about.get(name, record.get(name)) for name in COSTS},
         "pixels_from": first[0].answer.kind,
         "thresholds": {

@@ -63,11 +63,17 @@ def summary(report: dict[str, Any], style: str, oracle: bool) -> str:
     shown = [name for name in HEADLINES if any(name in row["measures"] for row in rows)]
     header = ["model", "labels", "seeds", *(MEASURES[name].label for name in shown)]
     body = [
-        [row["name"], row["label"] or "?", len(row["seeds"])]
+        [row["name"], labels_of(row), len(row["seeds"])]
         + [cell(row["measures"].get(name), MEASURES[name]) for name in shown]
         for row in rows
     ]
     return table(body, header, style)
+
+
+def labels_of(row: dict[str, Any]) -> str:
+    """The kind of label that a model needs, and how many made images were added to train."""
+    made = row.get("made_images")
+    return (row["label"] or "?") + (f" + {made} made images" if made else "")
 
 
 def as_markdown(report: dict[str, Any]) -> str:

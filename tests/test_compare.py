@@ -300,6 +300,58 @@ def test_no_runs_is_one_line(root: Path, tmp_path: Path) -> None:
     assert "no finished run" in refusal(compare(root, tmp_path))
 
 
+@pytest.fixture(scope="session")
+def made(root: Path, widget: Dataset) -> Dataset:
+    """The same dataset with two made images in train, one of a class of its own, as ``converters.augment`` has them."""
+    folder = root / "made" / "widget@paste-2"
+    shutil.copytree(widget.folder, folder)
+    split = json.loads((folder / "split.json").read_text())
+    split["parts"] |= {f"zz-made/{name}.png": "train" for name in ("a", "b")}
+    split["base"] = {"dataset": "widget", "sha256": widget.split["sha256"], "made": "0" * 64}
+    (folder / "split.json").write_text(json.dumps(split))
+    made = Dataset(folder)
+    for part in ("train", "val", "test"):
+        path = folder / f"coco/annotations/instances_{part}.json"
+        truth = json.loads(path.read_text())
+        truth["info"]["split_sha256"] = made.split["sha256"]
+        path.write_text(json.dumps(truth))
+    card = json.loads((folder / "card.json").read_text())
+    card |= {"made": 2, "classes": [*card["classes"], "synthetic"]}
+    (folder / "card.json").write_text(json.dumps(card))
+    return made
+
+
+def test_runs_with_made_images_stand_beside_those_without(
+    root: Path, runs: Path, widget: Dataset, made: Dataset, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "runs", made, "yolo", {"tuned": ("box", 0.9)})
+    path = folder / "predictions/tuned/test.json"
+    found = json.loads(path.read_text())
+    stranger = found[0] | {"category_id": len(widget.classes) + 1, "score": 1.0}
+    path.write_text(json.dumps([*found, stranger]))  # of the class that only made images have
+    result = compare(root, runs, "--runs", folder.parents[1], "--no-html", "--report", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "r/report.json").read_text())
+    row = row_of(report, "yolo@paste-2")
+    assert row["made_images"] == 2 and row["measures"]["map50"]["value"] > 0.3
+    assert "box + 2 made images" in result.stdout
+    known = [entry for entry in found if entry["category_id"] <= len(widget.classes)]
+    from finetune.metrics import box_metrics
+
+    expected = box_metrics(widget.ground_truth("test"), known).map50
+    assert row["measures"]["map50"]["value"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_runs_with_made_images_of_another_split_are_refused(
+    root: Path, runs: Path, made: Dataset, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "runs", made, "yolo", {"tuned": ("box", 0.9)})
+    record = json.loads((folder / "run.json").read_text())
+    record["base"]["sha256"] = "1" * 64
+    (folder / "run.json").write_text(json.dumps(record))
+    assert "another split" in refusal(compare(root, runs, "--runs", folder, "--no-html"))
+
+
 # ------------------------------------------------------------------------------------------- folds and categories
 
 
