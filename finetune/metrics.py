@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 Floats = NDArray[np.float64]
 BOUNDARY_RATIOS = (0.02, 0.005)  # of the diagonal; Cheng et al. use 0.02, small defects need the finer one
 PRO_LIMITS = (0.3, 0.05)  # false-positive rates up to which the PRO curve is integrated
+SIZES = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}  # COCO's, square px
 GOOD_QUANTILE = 0.95  # threshold among good images where val holds no defects
 
 
@@ -135,6 +136,29 @@ class BoxMetrics:
         return {"mAP50": self.map50, "mAP50-95": self.map, "AR100": _mean(self.ar100), "classes": per_class}
 
 
+def size_metrics(truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """COCO's AP and AR by size of the instance (its area in the ground truth), for the sizes that occur.
+
+    A detection that matches nothing counts where its own box is of that size, as in pycocotools.
+    """
+    evaluation = _evaluate(truth, detections, use_classes=True, sizes=tuple(SIZES))
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    found = {}
+    for index, (size, (low, high)) in enumerate(SIZES.items()):
+        count = sum(low <= entry["area"] <= high for entry in truth["annotations"])
+        if size != "all" and count:
+            precision = evaluation.eval["precision"][:, :, :, index, -1]  # IoU x recall x class; -1: no instance
+            recall = evaluation.eval["recall"][:, :, index, -1]
+            found[size] = {
+                "instances": count,
+                "AP50": float(precision[0][precision[0] >= 0].mean()),
+                "AP50-95": float(precision[precision >= 0].mean()),
+                "AR100": float(recall[recall >= 0].mean()),
+            }
+    return found
+
+
 @dataclass(frozen=True)
 class ClassMatches:
     """One class's detections, surest first, as pycocotools matched them at T = 10 IoU thresholds."""
@@ -232,7 +256,54 @@ def best_box_threshold(matches: Sequence[ClassMatches]) -> float:
     return float(scores[order][int(np.argmax(f1))])
 
 
-def _evaluate(truth: dict[str, Any], detections: Sequence[dict[str, Any]], use_classes: bool) -> COCOeval:
+def counts_at(matches: Sequence[ClassMatches], threshold: float) -> dict[str, float]:
+    """Precision, recall and F1 over all classes of boxes with at least a score, at IoU 0.5."""
+    kept = sum(int((match.scores >= threshold).sum()) for match in matches)
+    true = sum(int(match.hit[0][match.scores >= threshold].sum()) for match in matches)
+    instances = sum(float(match.instances.sum()) for match in matches)
+    return {
+        "precision": true / max(1, kept),
+        "recall": true / max(1.0, instances),
+        "F1": 2 * true / max(1.0, kept + instances),
+    }
+
+
+def precision_curves(truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> dict[str, Floats]:
+    """Class with instances -> pycocotools' precision at IoU 0.5, at the recalls 0, 0.01 ... 1; (101,) each."""
+    evaluation = _evaluate(truth, detections, use_classes=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    names = {entry["id"]: entry["name"] for entry in truth["categories"]}
+    curves = evaluation.eval["precision"][0, :, :, 0, -1].T
+    return {names[id_]: curve for id_, curve in zip(evaluation.params.catIds, curves, strict=True) if curve[0] >= 0}
+
+
+def box_confusion(truth: dict[str, Any], detections: Sequence[dict[str, Any]], threshold: float) -> NDArray[np.int64]:
+    """Boxes with at least a score, matched at IoU 0.5 whatever their class; (C + 1) x (C + 1), truth by prediction.
+
+    The last row holds false alarms, the last column misses.
+    """
+    evaluation = _evaluate(truth, [found for found in detections if found["score"] >= threshold], use_classes=False)
+    classes = len(truth["categories"])
+    confusion = np.zeros((classes + 1, classes + 1), np.int64)
+    truths = {entry["id"]: entry["category_id"] - 1 for entry in truth["annotations"]}
+    for entry in evaluation.evalImgs:
+        if entry:
+            found = {id_: evaluation.cocoDt.anns[id_]["category_id"] - 1 for id_ in entry["dtIds"]}
+            matched = dict(zip(entry["dtIds"], entry["dtMatches"][0].astype(int), strict=True))
+            for id_, of in matched.items():
+                confusion[truths[of] if of else classes, found[id_]] += 1
+            for id_ in set(entry["gtIds"]) - set(matched.values()):
+                confusion[truths[id_], classes] += 1
+    return confusion
+
+
+def _evaluate(
+    truth: dict[str, Any],
+    detections: Sequence[dict[str, Any]],
+    use_classes: bool,
+    sizes: Sequence[str] = ("all",),
+) -> COCOeval:
     with contextlib.redirect_stdout(io.StringIO()):
         coco = _index(truth)
         found = (
@@ -240,7 +311,7 @@ def _evaluate(truth: dict[str, Any], detections: Sequence[dict[str, Any]], use_c
         )
         evaluation = COCOeval(coco, found, "bbox")
         evaluation.params.useCats = int(use_classes)
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [SIZES[size] for size in sizes], list(sizes)
         evaluation.params.maxDets = [100]
         evaluation.evaluate()
     return evaluation

@@ -1,27 +1,38 @@
 """Train ultralytics YOLO on a converted dataset, and measure it on the test part.
 
     python finetune/yolo.py --category screw --weights yolo11n.pt
-    python finetune/yolo.py --category screw --weights none --epochs 40 --imgsz 320   # random start
+    python finetune/yolo.py --category screw --weights none --pretrain screw@paste-500   # random start
+    python finetune/yolo.py --category screw --resume                                    # after Ctrl-C
+    python finetune/yolo.py --category screw --folds 5                                   # screw@kfold-5-0 ... -4
+    python finetune/yolo.py --category screw --eval-only runs/screw/yolo/seed-0 --export onnx
 
-Val chooses the epoch, test is looked at once, and mAP comes from the saved predictions by pycocotools.
+Val chooses the epoch and the threshold, test is looked at once, and all measures come from the saved predictions by
+pycocotools.
 ultralytics is AGPL-3.0, its checkpoints are pickles that can run code: load only those that you trust.
 """
 
+import json
 import os
 import shutil
+import signal
+import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 if not __package__:  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from converters.errors import DatasetError
+from converters.made import KEYS
 from converters.options import (
     FOLDER,
     command,
@@ -34,12 +45,16 @@ from converters.options import (
     to_json,
 )
 from finetune.category import Dataset, open_dataset
-from finetune.predictions import Run, image_scores, run_folder, start_run
+from finetune.predictions import Run, image_scores, read_run, run_folder, start_run
 from finetune.weights import RANDOM, find_weights, sha256
 
 FORMATS = {"detect": "yolo", "segment": "yolo-seg", "obb": "yolo-obb"}
 SUFFIXES = {"detect": "", "segment": "-seg", "obb": "-obb"}
 SIZES = [f"{family}{size}" for family in ("yolo11", "yolo26") for size in "nsmlx"]
+STAGES = ("pretrain", "train")  # a run's trainings, each in a folder of its name
+SETTINGS = "settings.json"  # what a run was begun with, for --resume
+BEGUN = ("task", "arch", "weights", "pretrain", "pretrain_epochs", "device", "seed")  # that and the recipe
+CHECKPOINTS = Path("weights")  # where ultralytics keeps last.pt and best.pt, in the folder of a training
 LEAST_SCORE = 0.001  # average precision wants the whole curve, not only the sure detections
 
 
@@ -163,32 +178,75 @@ def train(
     seed: int,
     name: str = "train",
     trainer: Callable[..., Any] | None = None,
+    resume: bool = False,
 ) -> Path:
     """Train in the run's folder ``name`` with val choosing the epoch; return the best checkpoint.
 
-    ``trainer`` makes ultralytics' trainer, where it isn't the usual one of the model.
+    ``trainer`` makes ultralytics' trainer, where it isn't the usual one of the model. With ``resume``, ``model`` is
+    the last.pt of the same folder, and goes on with the settings and the epoch that it holds.
     """
     import torch
 
-    cores = os.cpu_count() or 1
+    threads = int(os.environ["OMP_NUM_THREADS"])
     bar: Any = progress(None, recipe.epochs, "training", item_show_func=lambda item: item)
-    model.add_callback("on_train_start", lambda trainer: torch.set_num_threads(cores))  # it trains on cores - 1
+    model.add_callback("on_train_start", lambda trainer: torch.set_num_threads(threads))  # it trains on cores - 1
+    model.add_callback("on_train_start", lambda trainer: bar.update(trainer.start_epoch))
     model.add_callback("on_fit_epoch_end", lambda trainer: bar.update(1, f"val mAP50 {_map50(trainer):.3f}"))
+    folder = run.folder.absolute() / name
+    overrides = {"resume": True, "save_dir": str(folder)} if resume else recipe.overrides()
     log_file = run.folder / f"{name}.log"
-    with log_file.open("w", encoding="utf-8") as log, bar, redirect_stdout(log), redirect_stderr(log):
+    with (
+        log_file.open("a", encoding="utf-8") as log,
+        bar,
+        redirect_stdout(log),
+        redirect_stderr(log),
+        interrupted_between_batches(model),
+    ):
         model.train(
             trainer=trainer,
             data=str(data),
-            project=str(run.folder.absolute()),
+            project=str(folder.parent),
             name=name,
             exist_ok=True,
             device=device or None,
             seed=seed,
             verbose=False,
             plots=False,
-            **recipe.overrides(),
+            **overrides,
         )
-    return run.folder / name / "weights" / "best.pt"
+    return folder / CHECKPOINTS / "best.pt"
+
+
+@contextmanager
+def interrupted_between_batches(model: Any) -> Iterator[None]:
+    """Let Ctrl-C wait for the end of a training step, so that last.pt is never half written. A second one does not."""
+    wanted: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if wanted:
+            raise KeyboardInterrupt
+        wanted.append(number)
+
+    def check(_: Any) -> None:
+        if wanted:
+            raise KeyboardInterrupt
+
+    model.add_callback("on_train_batch_end", check)
+    if threading.current_thread() is not threading.main_thread():  # Python takes signals there only
+        yield
+        return
+    before = signal.signal(signal.SIGINT, note)  # workers that load images inherit it, and stay calm
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def unfinished(last: Path) -> bool:
+    """Whether the training that left last.pt was interrupted: it still holds the optimizer and the epoch then."""
+    from ultralytics.utils.patches import torch_load
+
+    return last.is_file() and torch_load(last, map_location="cpu")["epoch"] >= 0
 
 
 def _map50(trainer: Any) -> float:
@@ -234,20 +292,43 @@ def _rle(mask: Any) -> dict[str, Any]:
     return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
 
 
-def evaluate(model: Any, run: Run, task: str, imgsz: int, device: str) -> dict[str, Any]:
-    """Predict val and test, save both, and measure the saved boxes."""
-    from finetune.metrics import box_metrics
+def evaluate(
+    model: Any,
+    run: Run,
+    task: str,
+    imgsz: int,
+    device: str,
+    name: str = "tuned",
+    /,
+    tiles: Dataset | None = None,
+    **about: Any,
+) -> dict[str, Any]:
+    """Predict val and test, save both as the set ``name``, and measure the saved boxes; ``about`` goes to set.json.
 
-    measured = {}
+    With ``tiles`` of the run's dataset, the model looks at these, and what it finds is put together on whole images.
+    Returns measures by part, and the seconds that an image of test took, from file to boxes.
+    """
+    from finetune.detections import draw_figures, measure
+    from finetune.tiles import on_whole_images
+
+    dataset = run.dataset
+    found, seconds = {}, 0.0
     for part in ("val", "test"):
-        detections = list(predict(model, run.dataset, task, part, imgsz, device))
-        names = run.dataset.images(part)
-        scores = image_scores(names, run.dataset.image_ids, len(run.dataset.classes), detections)
-        run.write_predictions("tuned", part, detections, scores)
-        measured[part] = box_metrics(run.dataset.ground_truth(part), detections).as_dict()
+        started = time.perf_counter()
+        found[part] = list(predict(model, tiles or dataset, task, part, imgsz, device))
+        if tiles:
+            found[part] = on_whole_images(found[part], tiles)
+        seconds = time.perf_counter() - started
+        names = dataset.images(part)
+        run.write_predictions(
+            name, part, found[part], image_scores(names, dataset.image_ids, len(dataset.classes), found[part])
+        )
     label = "box" if task == "detect" else "mask"
-    run.describe_set("tuned", model="YOLO", prompt=None, oracle=False, label=label)
-    return measured
+    run.describe_set(name, **{"model": "YOLO", "prompt": None, "oracle": False, "label": label} | about)
+    measured = measure({part: dataset.ground_truth(part) for part in found}, found)
+    title = f"{dataset.name}, {name}, test" + (", SYNTHETIC" if dataset.synthetic else "")
+    draw_figures(run.folder / "figures" / name, dataset, found["test"], measured["test"].get("threshold"), title)
+    return measured | {"seconds_per_image": round(seconds / max(1, len(names)), 4)}
 
 
 def metric_rows(metrics: dict[str, Any]) -> Iterable[tuple[str, ...]]:
@@ -255,6 +336,229 @@ def metric_rows(metrics: dict[str, Any]) -> Iterable[tuple[str, ...]]:
         yield entry["class"], entry["instances"], f"{entry['AP50']:.3f}", f"{entry['AP50-95']:.3f}"
     total = sum(entry["instances"] for entry in metrics["classes"])
     yield "mean", total, f"{metrics['mAP50']:.3f}", f"{metrics['mAP50-95']:.3f}"
+
+
+def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
+    """The options that make up a recipe, with its fields as parameters."""
+    options = (
+        click.option("--epochs", type=click.IntRange(1), default=defaults.epochs),
+        click.option("--imgsz", type=click.IntRange(32), default=defaults.imgsz, help="Longest side in training, px."),
+        click.option("--batch", type=click.IntRange(1), default=defaults.batch),
+        click.option("--lr", type=click.FloatRange(0, min_open=True), default=defaults.lr),
+        click.option("--optimizer", type=click.Choice(["AdamW", "SGD", "MuSGD"]), default=defaults.optimizer),
+        click.option(
+            "--freeze", type=click.IntRange(0), default=defaults.freeze, help="First layers that stay as they are."
+        ),
+        click.option(
+            "--patience", type=click.IntRange(1), default=defaults.patience, help="Epochs without gain before a stop."
+        ),
+        click.option(
+            "--background",
+            type=click.FloatRange(0, 1, max_open=True),
+            default=defaults.background,
+            help="Share of good images.",
+        ),
+    )
+
+    def add(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for, apart from the recipe and the dataset; the fields are the command's options."""
+
+    out: Path
+    runs: Path
+    run_name: str
+    task: str
+    arch: str
+    weights: str
+    pretrain: str | None
+    device: str
+    seed: int
+    pretrain_epochs: int | None
+    export: str | None
+    overwrite: bool
+    resume: bool
+
+
+def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """Leave a whole run on one dataset; return its measures by part.
+
+    A run on tiles is a run of the dataset of whole images that they were cut from, and is measured on those.
+    """
+    whole = whole_images(wish, dataset)
+    dataset.format(FORMATS[wish.task])
+    if not dataset.classes:
+        raise DatasetError(f"{dataset.folder}: holds no defects to learn")
+    first = None
+    if wish.pretrain:
+        first = open_dataset(wish.out, wish.pretrain)
+        first.format(FORMATS[wish.task])
+        check_apart(first, dataset)
+    folder = run_folder(wish.runs, whole, wish.run_name, wish.seed)
+    prepare_ultralytics(wish.runs / ".ultralytics")
+    check_device(wish.device)
+    if wish.resume:
+        settings = json.loads((folder / SETTINGS).read_text("utf-8"))
+        run, model = Run(folder, whole, settings), None
+    else:
+        checkpoint = find_weights(wish.weights, [f"{size}{SUFFIXES[wish.task]}.pt" for size in SIZES], fetch_weights)
+        if checkpoint and folder.resolve() in checkpoint.resolve().parents:
+            raise DatasetError(f"--weights {wish.weights}: lies in the run that would be replaced; name another --run")
+        model = load_model(wish.arch, checkpoint, wish.task)
+        settings = {name: getattr(wish, name) for name in BEGUN}
+        settings |= {"weights_sha256": checkpoint and sha256(checkpoint)} | asdict(recipe)
+        settings["tiles"] = dataset.name if dataset.tiles else None
+        run = start_run(folder, whole, settings, wish.overwrite)
+        (folder / SETTINGS).write_text(to_json(settings), "utf-8")
+    cpu = cpu_seconds()
+    try:
+        best = train_in_turn(model, [part for part in (first, dataset) if part], wish, recipe, run)
+    except KeyboardInterrupt:
+        click.echo(f"{folder}: interrupted; the same command with --resume goes on after its last epoch", err=True)
+        raise
+    cpu, seconds = cpu_seconds() - cpu, run.seconds
+    model = load_model(wish.arch, best, wish.task)
+    tiles = dataset if dataset.tiles else None
+    measured = evaluate(model, run, wish.task, recipe.imgsz, wish.device, tiles=tiles)
+    if wish.export:
+        export_onnx(best, wish.task, recipe.imgsz)
+    run.finish(
+        model="YOLO",
+        parameters=sum(parameter.numel() for parameter in model.model.parameters()),
+        random_weights=wish.weights == RANDOM,
+        weights_sha256=settings["weights_sha256"],
+        weights_bytes=best.stat().st_size,
+        pretrained_on=wish.pretrain,
+        made_images=sum(map(made_images, filter(None, (first, dataset)))),
+        resumed=wish.resume,
+        train_seconds=round(seconds, 1),
+        train_cpu_seconds=round(cpu, 1),
+        seconds_per_image=measured.pop("seconds_per_image"),
+        device=str(next(model.model.parameters()).device),
+        metrics=measured,
+    )
+    return measured
+
+
+def whole_images(wish: Wish, dataset: Dataset) -> Dataset:
+    """The dataset of whole images that tiles were cut from; any other is its own."""
+    if dataset.tiles is None:
+        return dataset
+    whole = open_dataset(wish.out, dataset.base)
+    if whole.split["sha256"] != dataset.tiles["split_sha256"]:
+        raise DatasetError(f"{dataset.folder}: was cut on another split than {whole.folder}: convert it again")
+    return whole
+
+
+def train_in_turn(model: Any, datasets: Sequence[Dataset], wish: Wish, recipe: Recipe, run: Run) -> Path:
+    """Train on each dataset, the next one from the best checkpoint of the one before; return the last best.
+
+    A model of None goes on where an interrupted run stopped.
+    """
+    best = None
+    for name, dataset in zip(STAGES[-len(datasets) :], datasets, strict=True):
+        weights, data = run.folder / name / CHECKPOINTS, run.folder / f"{name}-data"
+        resume = wish.resume and unfinished(weights / "last.pt")
+        if wish.resume and not resume and (weights / "best.pt").is_file():
+            best = weights / "best.pt"  # this one had ended
+            continue
+        if resume:
+            model = load_model(wish.arch, weights / "last.pt", wish.task)
+        else:
+            model = load_model(wish.arch, best, wish.task) if best else model
+            shutil.rmtree(data, ignore_errors=True)
+            view_of(dataset, wish.task, recipe.background, data)
+        epochs = wish.pretrain_epochs if name == "pretrain" and wish.pretrain_epochs else recipe.epochs
+        own = replace(recipe, epochs=epochs)
+        best = train(model, data / "data.yaml", own, run, wish.device, wish.seed, name, resume=resume)
+    assert best is not None
+    return best
+
+
+def check_apart(first: Dataset, dataset: Dataset) -> None:
+    """Raise DatasetError if training on ``first`` would show images of the val or test part of ``dataset``."""
+    held_back = {sha256(dataset.image_file(part, name)) for part in ("val", "test") for name in dataset.images(part)}
+    for name in first.images("train"):
+        if sha256(first.image_file("train", name)) in held_back:
+            raise DatasetError(
+                f"--pretrain {first.name}: its train part holds {name}, which {dataset.name} keeps for val or test: "
+                "make it from the same split"
+            )
+    base = first.split.get("base")
+    if base and base["dataset"] == dataset.name and base["sha256"] != dataset.split["sha256"]:
+        raise DatasetError(
+            f"--pretrain {first.name}: was made from another split of {dataset.name}: its made images may show val "
+            "or test; make it again"
+        )
+
+
+def made_images(dataset: Dataset) -> int:
+    """How many images of the train part were made by `python -m converters.augment`."""
+    return sum(name.startswith(f"{KEYS}__") for name in dataset.images("train"))
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended, such as workers that load images."""
+    return sum(os.times()[:4])
+
+
+def export_onnx(best: Path, task: str, imgsz: int) -> Path:
+    """Write best.onnx beside best.pt: 1 x 3 x imgsz x imgsz of 0..1 in, boxes after NMS out (see docs/measurements)."""
+    try:
+        import onnx  # noqa: F401
+    except ImportError:
+        raise DatasetError("--export onnx: needs onnx: pip install -e '.[onnx]'") from None
+    model = load_model("", best, task)
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        return Path(model.export(format="onnx", imgsz=imgsz, nms=True, conf=LEAST_SCORE, simplify=False, device="cpu"))
+
+
+def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]:
+    """Predict and measure anew with the best checkpoint of a finished run, and write that into the run."""
+    if not (folder / "run.json").is_file():
+        raise DatasetError(f"--eval-only {folder}: holds no finished run (no run.json)")
+    record = read_run(folder, dataset)
+    best = folder / "train" / CHECKPOINTS / "best.pt"
+    if record.get("model") != "YOLO" or not best.is_file():
+        raise DatasetError(f"--eval-only {folder}: is no YOLO run that holds {best.relative_to(folder)}")
+    prepare_ultralytics(wish.runs / ".ultralytics")
+    check_device(wish.device)
+    settings = record["settings"]
+    model = load_model(settings["arch"], best, settings["task"])
+    tiles = open_dataset(wish.out, settings["tiles"]) if settings["tiles"] else None
+    run = Run(folder, dataset, settings)
+    measured = evaluate(model, run, settings["task"], settings["imgsz"], wish.device, tiles=tiles)
+    record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured}
+    (folder / "run.json").write_text(to_json(record), "utf-8")
+    if wish.export:
+        export_onnx(best, settings["task"], settings["imgsz"])
+    return measured
+
+
+def as_begun(wish: Wish, recipe: Recipe, folder: Path, given: set[str]) -> tuple[Wish, Recipe]:
+    """What an interrupted run was begun with; raises DatasetError for an option in ``given`` that says otherwise."""
+    if (folder / "run.json").is_file():
+        raise DatasetError(f"--resume: {folder} is a finished run; train anew with --overwrite")
+    if not (folder / SETTINGS).is_file() or not any(
+        (folder / name / CHECKPOINTS / "last.pt").is_file() for name in STAGES
+    ):
+        raise DatasetError(f"--resume: {folder} holds no interrupted run with a last.pt; start it without --resume")
+    settings = json.loads((folder / SETTINGS).read_text("utf-8"))
+    for name in sorted(given & settings.keys()):
+        now = getattr(wish, name) if hasattr(wish, name) else getattr(recipe, name)
+        if now != settings[name] and name != "device":
+            raise DatasetError(
+                f"--{name.replace('_', '-')} {now}: this run was begun with {settings[name]}; leave it out to resume"
+            )
+    begun = {name: settings[name] for name in BEGUN if name != "device"}
+    return replace(wish, **begun), Recipe(**{field.name: settings[field.name] for field in fields(Recipe)})
 
 
 @command()
@@ -265,76 +569,99 @@ def metric_rows(metrics: dict[str, Any]) -> Iterable[tuple[str, ...]]:
 @click.option("--task", type=click.Choice(list(FORMATS)), default="detect", help="Boxes, polygons or rotated boxes.")
 @click.option("--arch", type=click.Choice(SIZES), default="yolo11n", help="Architecture, for --weights none.")
 @click.option("--weights", default="yolo11n.pt", help="Published name, checkpoint FILE, or none (random).")
-@click.option("--epochs", type=click.IntRange(1), default=Recipe.epochs)
-@click.option("--imgsz", type=click.IntRange(32), default=Recipe.imgsz, help="Longest side in training, px.")
-@click.option("--batch", type=click.IntRange(1), default=Recipe.batch)
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=Recipe.lr)
-@click.option("--optimizer", type=click.Choice(["AdamW", "SGD", "MuSGD"]), default=Recipe.optimizer)
-@click.option("--freeze", type=click.IntRange(0), default=Recipe.freeze, help="First layers that stay as they are.")
-@click.option("--patience", type=click.IntRange(1), default=Recipe.patience, help="Epochs without gain before a stop.")
-@click.option(
-    "--background", type=click.FloatRange(0, 1, max_open=True), default=Recipe.background, help="Share of good images."
-)
+@click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")
+@click.option("--pretrain-epochs", type=click.IntRange(1), show_default="as --epochs", help="Epochs of --pretrain.")
+@recipe_options(Recipe())
+@click.option("--folds", type=click.IntRange(3), help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, 0, or 0,1 for two GPUs.")
 @seed_option
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@click.option("--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure anew with a finished run's weights.")
+@click.option("--export", type=click.Choice(["onnx"]), help="Also write the best checkpoint as best.onnx.")
+@click.option("--world", is_flag=True, help="YOLO-World, which knows words: the options of finetune/yolo_world.py.")
 @overwrite_option
 @json_option
+@click.pass_context
 def main(
+    ctx: click.Context,
     name: str,
-    out: Path,
-    runs: Path,
-    run_name: str,
-    task: str,
-    arch: str,
-    weights: str,
-    device: str,
-    seed: int,
-    overwrite: bool,
+    folds: int | None,
+    eval_only: Path | None,
+    world: bool,
     as_json: bool,
-    **recipe_options: Any,
+    **options: Any,
 ) -> None:
     """Train YOLO on a converted dataset; print mAP on test; leave a run folder.
 
     The run folder RUNS/DATASET/RUN/seed-SEED holds run.json, predictions/tuned/ for val and test in the COCO
-    results format, and train/weights/best.pt.
+    results format, figures/, and train/weights/best.pt.
     """
-    recipe = Recipe(**recipe_options)
-    dataset = open_dataset(out, name)
-    dataset.format(FORMATS[task])
-    if not dataset.classes:
-        raise DatasetError(f"{dataset.folder}: holds no defects to learn")
-    folder = run_folder(runs, dataset, run_name, seed)
-    prepare_ultralytics(runs / ".ultralytics")
-    known = [f"{size}{SUFFIXES[task]}.pt" for size in SIZES]
-    checkpoint = find_weights(weights, known, fetch_weights)
-    settings = {"task": task, "arch": arch, "weights": weights, "device": device, "seed": seed, **asdict(recipe)}
-    if checkpoint and folder.resolve() in checkpoint.resolve().parents:
-        raise DatasetError(f"--weights {weights}: lies in the run that would be replaced; name another run with --run")
-    check_device(device)
-    model = load_model(arch, checkpoint, task)
-    weights_sha256 = None if checkpoint is None else sha256(checkpoint)
-    run = start_run(folder, dataset, settings, overwrite)
-    best = train(model, view_of(dataset, task, recipe.background, folder / "data"), recipe, run, device, seed)
-    seconds = run.seconds
-    model = load_model(arch, best, task)
-    measured = evaluate(model, run, task, recipe.imgsz, device)
-    run.finish(
-        model="YOLO",
-        parameters=sum(parameter.numel() for parameter in model.model.parameters()),
-        random_weights=checkpoint is None,
-        weights_sha256=weights_sha256,
-        train_seconds=round(seconds, 1),
-        metrics=measured,
-    )
+    if world:
+        raise DatasetError("--world: is for the command line; from Python, call finetune.yolo_world.main")
+    recipe = Recipe(**{field.name: options.pop(field.name) for field in fields(Recipe)})
+    wish = Wish(**options)
+    names = [f"{name}@kfold-{folds}-{fold}" for fold in range(folds)] if folds else [name]
+    if eval_only:
+        if folds or wish.resume:
+            raise DatasetError("--eval-only: takes one finished run; leave --folds and --resume out")
+        found = {name: evaluate_again(wish, eval_only, open_dataset(wish.out, name))}
+    else:
+        datasets = [open_dataset(wish.out, each) for each in names]  # all of them, before the first is trained on
+        given = {key for key in ctx.params if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE}
+        found = {}
+        for dataset in datasets:
+            own = (wish, recipe)
+            if wish.resume:
+                folder = run_folder(wish.runs, whole_images(wish, dataset), wish.run_name, wish.seed)
+                if folds and (folder / "run.json").is_file():
+                    found[dataset.name] = read_run(folder, dataset)["metrics"]
+                    continue
+                own = as_begun(wish, recipe, folder, given)
+            found[dataset.name] = train_and_evaluate(*own, dataset)
     if as_json:
-        click.echo(to_json(measured), nl=False)
+        click.echo(to_json(found if folds else found[name]), nl=False)
         return
-    start = "random weights" if weights == RANDOM else weights
-    synthetic = ", SYNTHETIC images" if dataset.synthetic else ""
-    click.echo(f"{dataset.name}: YOLO from {start}, seed {seed}, {seconds:.0f} s of training{synthetic}; on test:")
-    click.echo(table(list(metric_rows(measured["test"])), ("class", "instances", "mAP50", "mAP50-95")))
-    click.echo(f"run: {folder}")
+    for each, measured in found.items():
+        whole = whole_images(wish, open_dataset(wish.out, each))
+        folder = eval_only or run_folder(wish.runs, whole, wish.run_name, wish.seed)
+        click.echo(report(folder, measured["test"]))
+    if folds:
+        click.echo(spread([measured["test"] for measured in found.values()]))
+
+
+def report(folder: Path, measured: dict[str, Any]) -> str:
+    """A run and its measures on test as text for the terminal."""
+    record = json.loads((folder / "run.json").read_text("utf-8"))
+    start = "random weights" if record["random_weights"] else record["settings"]["weights"]
+    first = (
+        f", first on {record['pretrained_on']} ({record['made_images']} made images)" if record["pretrained_on"] else ""
+    )
+    lines = [
+        f"{record['dataset']}: YOLO from {start}{first}, seed {record['settings']['seed']}, "
+        f"{record['train_seconds']:.0f} s of training{', SYNTHETIC images' if record['synthetic'] else ''}; on test:",
+        table(list(metric_rows(measured)), ("class", "instances", "mAP50", "mAP50-95")),
+    ]
+    if "F1" in measured:
+        lines.append(
+            f"F1 {measured['F1']:.3f} (precision {measured['precision']:.3f}, recall {measured['recall']:.3f}) "
+            f"at the threshold of val, {measured['threshold']:.3f}"
+        )
+    return "\n".join([*lines, f"run: {folder}"])
+
+
+def spread(measured: Sequence[dict[str, Any]]) -> str:
+    """Mean and standard deviation over folds."""
+    parts = []
+    for key in ("mAP50", "mAP50-95"):
+        values = [entry[key] for entry in measured]
+        parts.append(f"{key} {statistics.mean(values):.3f} +- {statistics.stdev(values):.3f}")
+    return f"mean and standard deviation of {len(measured)} folds: {', '.join(parts)}"
 
 
 if __name__ == "__main__":
+    if "--world" in sys.argv:
+        from finetune.yolo_world import main as main_of_world
+
+        sys.argv.remove("--world")
+        main_of_world(prog_name="python finetune/yolo_world.py")
     main(prog_name="python finetune/yolo.py")
