@@ -46,6 +46,12 @@ class Dataset:
         return self.card["classes"]
 
     @property
+    def label_settings(self) -> dict[str, Any]:
+        """What decides what its images are said to show, besides the split: options of the conversion, and classes."""
+        options = ("classes", "instances", "connectivity", "merge_gap", "min_area", "tile")
+        return {"class_names": self.classes} | {name: self.card["settings"].get(name) for name in options}
+
+    @property
     def synthetic(self) -> bool:
         return self.card["synthetic"]
 

@@ -87,6 +87,7 @@ class Run:
             "synthetic": self.dataset.synthetic,
             "split_sha256": self.dataset.split["sha256"],
             "family": self.dataset.split["family"],
+            "label_settings": self.dataset.label_settings,
             "command": sys.argv,
             "settings": self.settings,
             "versions": installed_versions(),
@@ -266,6 +267,7 @@ def read_run(folder: Path, dataset: Dataset) -> dict[str, Any]:
     A run on the dataset with made images added to train will do: val and test are the same.
     """
     record = _read_json(folder / "run.json", dict)
+    _check_labels(folder, record, dataset)
     if record.get("base", {}).get("sha256") == dataset.split["sha256"]:
         return record
     for key, ours in (("family", dataset.split["family"]), ("split_sha256", dataset.split["sha256"])):
@@ -276,6 +278,20 @@ def read_run(folder: Path, dataset: Dataset) -> dict[str, Any]:
                 f"({ours[:12]}): its test images are others; train it again, or name another dataset"
             )
     return record
+
+
+def _check_labels(folder: Path, record: dict[str, Any], dataset: Dataset) -> None:
+    """Raise DatasetError for a run whose classes or instances are not the dataset's; a record may be silent on them."""
+    ours, theirs = dataset.label_settings, record.get("label_settings", {})
+    said = {name: theirs.get(name) for name in ours}
+    if "base" in record and theirs:  # made images may have classes of their own, which come last
+        said["class_names"] = theirs["class_names"][: len(dataset.classes)]
+    differ = [name for name in ours if theirs and said[name] != ours[name]]
+    if differ:
+        raise DatasetError(
+            f"{folder}: was trained with other {differ[0].replace('_', ' ')} ({said[differ[0]]}) than {dataset.folder} "
+            f"has ({ours[differ[0]]}): train it again, or name another dataset"
+        )
 
 
 def _read_json(path: Path, kind: type) -> Any:

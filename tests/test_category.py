@@ -1,0 +1,88 @@
+"""Trainers and comparison open only whole datasets, and only runs that were trained on the same labels."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import converted, run_cli, write_category
+
+from converters.errors import DatasetError
+from finetune.category import Dataset, open_dataset
+from finetune.predictions import Run, read_run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_category(tmp_path / "data")
+
+
+def finished_run(dataset: Dataset, folder: Path) -> Path:
+    folder.mkdir()
+    Run(folder, dataset, {"seed": 0}).finish()
+    return folder
+
+
+def reconverted(folder: Path, out: Path, *options: object) -> Dataset:
+    return open_dataset(out, converted("to_coco", folder, out, "--overwrite", *options).name)
+
+
+def test_a_run_is_read_for_the_dataset_that_it_was_trained_on(folder: Path, tmp_path: Path) -> None:
+    run = finished_run(reconverted(folder, tmp_path / "out"), tmp_path / "run")
+    same = reconverted(folder, tmp_path / "out", "--segmentation", "rle")
+    assert read_run(run, same)["label_settings"]["class_names"] == ["crack", "hole"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--classes", "single"], "other class names (['crack', 'hole']) than"),
+        (["--instances", "image"], "other instances (component) than"),
+        (["--merge-gap", 5], "other merge gap (0) than"),
+        (["--min-area", 9], "other min area (1) than"),
+    ],
+    ids=str,
+)
+def test_a_run_of_other_labels_on_the_same_split_is_refused(
+    folder: Path, tmp_path: Path, options: list[object], words: str
+) -> None:
+    before = reconverted(folder, tmp_path / "out")
+    run = finished_run(before, tmp_path / "run")
+    after = reconverted(folder, tmp_path / "out", *options)
+    assert after.split["sha256"] == before.split["sha256"]
+    with pytest.raises(DatasetError, match="train it again, or name another dataset") as refused:
+        read_run(run, after)
+    assert words in refused.value.message and "\n" not in refused.value.message
+
+
+def test_a_run_on_tiles_is_none_on_whole_images(folder: Path, tmp_path: Path) -> None:
+    whole = reconverted(folder, tmp_path / "out")
+    run_cli("to_coco", "--root", folder, "--out", tmp_path / "out", "--workers", 1, "--tile", 32)
+    tiles = open_dataset(tmp_path / "out", "widget@tile-32")
+    assert tiles.split["sha256"] == whole.split["sha256"]
+    with pytest.raises(DatasetError, match="other tile"):
+        read_run(finished_run(tiles, tmp_path / "run"), whole)
+
+
+def test_a_record_without_labels_is_judged_by_its_split(folder: Path, tmp_path: Path) -> None:
+    dataset = reconverted(folder, tmp_path / "out")
+    run = finished_run(dataset, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    del record["label_settings"]
+    (run / "run.json").write_text(json.dumps(record), "utf-8")
+    assert read_run(run, dataset)["dataset"] == "widget"
+    with pytest.raises(DatasetError, match="another family"):
+        read_run(run, reconverted(folder, tmp_path / "out", "--seed", 1))
+
+
+def test_a_dataset_that_a_killed_run_moved_aside_is_brought_back(folder: Path, tmp_path: Path) -> None:
+    """Between the two renames of publishing, the earlier dataset lies under a hidden name."""
+    dataset = converted("to_coco", folder, tmp_path / "out")
+    dataset.rename(dataset.with_name(f".{dataset.name}.earlier"))
+    assert open_dataset(tmp_path / "out", dataset.name).classes == ["crack", "hole"]
+    assert dataset.is_dir() and not dataset.with_name(f".{dataset.name}.earlier").exists()
+
+
+def test_a_dataset_that_never_was_is_still_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no such dataset"):
+        open_dataset(tmp_path / "out", "widget")
+    assert not (tmp_path / "out").exists()
