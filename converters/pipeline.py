@@ -21,7 +21,7 @@ from converters.samples import GOOD, Category, Problem, Sample
 from converters.splits import Split, SplitRule
 from converters.tiles import TileRule
 from converters.workers import in_processes
-from converters.writer import LONGEST_NAME, TOO_SMALL, DatasetInfo, LabelledImage, Outcome, Planned, Writer
+from converters.writer import TOO_SMALL, DatasetInfo, LabelledImage, Outcome, Planned, Writer, check_length
 
 MOST_CLASSES = 254  # 0 is background and 255 VOC's void
 MASKS_PER_WORKER = 200  # starting a process costs about as much as converting this many masks
@@ -286,8 +286,7 @@ def plan_images(samples: list[Sample], parts: dict[str, str], classes: tuple[str
         if sample.key not in parts:
             continue
         name = sample.key.replace("/", "__")
-        if len(name.encode()) > LONGEST_NAME:
-            raise DatasetError(f"{sample.image}: {name!r} would be longer than {LONGEST_NAME} bytes: shorten the name")
+        check_length(name, sample)
         stem = Path(name).stem
         if stem in plans:
             raise DatasetError(f"{sample.image} and {plans[stem].sample.image} would both be {stem}: rename one")

@@ -13,9 +13,8 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.errors import DatasetError
 from converters.samples import FORMATS, Crop
-from converters.writer import LONGEST_NAME, Planned
+from converters.writer import Planned, check_length
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,8 +63,7 @@ def cut(plans: Iterable[Planned], rule: TileRule) -> list[Planned]:
 
 def _name(plan: Planned, crop: Crop) -> str:
     name = f"{Path(plan.name).stem}@{crop[0]}_{crop[1]}.png"
-    if len(name.encode()) > LONGEST_NAME:
-        raise DatasetError(f"{plan.sample.image}: {name!r} would be longer than {LONGEST_NAME} bytes: shorten the name")
+    check_length(name, plan.sample)
     return name
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from converters.errors import DatasetError
 from converters.samples import Crop, Problem, Sample
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 255  # bytes, what common file systems take
 TOO_SMALL = "all of its instances are below --min-area"
+
+
+def check_length(name: str, sample: Sample) -> None:
+    """Raise DatasetError if file systems would refuse this name for an image."""
+    if len(name.encode()) > LONGEST_NAME:
+        raise DatasetError(f"{sample.image}: {name!r} would be longer than {LONGEST_NAME} bytes: shorten the name")
 
 
 @dataclass(frozen=True)

@@ -287,10 +287,10 @@ def _check_labels(folder: Path, record: dict[str, Any], dataset: Dataset) -> Non
     if "base" in record and theirs:  # made images may have classes of their own, which come last
         said["class_names"] = theirs["class_names"][: len(dataset.classes)]
     differ = [name for name in ours if theirs and said[name] != ours[name]]
-    if differ:
+    for setting in differ[:1]:
         raise DatasetError(
-            f"{folder}: was trained with other {differ[0].replace('_', ' ')} ({said[differ[0]]}) than {dataset.folder} "
-            f"has ({ours[differ[0]]}): train it again, or name another dataset"
+            f"{folder}: was trained with another {setting} ({said[setting]}) than {dataset.folder} has "
+            f"({ours[setting]}): train it again, or name another dataset"
         )
 
 

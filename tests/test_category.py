@@ -35,10 +35,10 @@ def test_a_run_is_read_for_the_dataset_that_it_was_trained_on(folder: Path, tmp_
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--classes", "single"], "other class names (['crack', 'hole']) than"),
-        (["--instances", "image"], "other instances (component) than"),
-        (["--merge-gap", 5], "other merge gap (0) than"),
-        (["--min-area", 9], "other min area (1) than"),
+        (["--classes", "single"], "another class_names (['crack', 'hole']) than"),
+        (["--instances", "image"], "another instances (component) than"),
+        (["--merge-gap", 5], "another merge_gap (0) than"),
+        (["--min-area", 9], "another min_area (1) than"),
     ],
     ids=str,
 )
@@ -59,7 +59,7 @@ def test_a_run_on_tiles_is_none_on_whole_images(folder: Path, tmp_path: Path) ->
     run_cli("to_coco", "--root", folder, "--out", tmp_path / "out", "--workers", 1, "--tile", 32)
     tiles = open_dataset(tmp_path / "out", "widget@tile-32")
     assert tiles.split["sha256"] == whole.split["sha256"]
-    with pytest.raises(DatasetError, match="other tile"):
+    with pytest.raises(DatasetError, match="another tile"):
         read_run(finished_run(tiles, tmp_path / "run"), whole)
 
 
