@@ -1,0 +1,382 @@
+"""Fine-tune YOLO-World, a detector that knows words, and see what the words, the boxes and both together are worth.
+
+    python finetune/yolo_world.py --category screw --weights yolov8s-worldv2.pt
+    python finetune/yolo_world.py --category screw --prompts words.yaml                  # synonyms a class, averaged
+    python finetune/yolo_world.py --category screw --keep-vocabulary scratch_head        # known by its words alone
+    python finetune/yolo_world.py --category washer --weights none --text-weights none   # random: shows the road only
+
+One run leaves three prediction sets: `zero-shot` (words alone), `tuned` (fine-tuned on boxes) and `prompt-tuned` (only
+the vectors of the words are trained, all else is frozen). Val chooses the epoch, test is looked at once.
+YOLO-World is Cheng et al. 2024; training vectors in place of words follows CoOp, Zhou et al. 2022.
+ultralytics is AGPL-3.0, its checkpoints are pickles that can run code: load only those that you trust.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if not __package__:  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from converters.errors import DatasetError
+from converters.options import FOLDER, command, json_option, out_option, overwrite_option, seed_option, table, to_json
+from finetune.category import Dataset, open_dataset
+from finetune.predictions import Run, run_folder, start_run
+from finetune.vocabulary import (
+    PUBLISHED,
+    TEMPLATE,
+    Prompts,
+    class_vectors,
+    find_tower,
+    prompts_from,
+    read_prompts,
+    read_vectors,
+    write_vectors,
+)
+from finetune.weights import RANDOM, find_weights, sha256
+from finetune.yolo import (
+    Recipe,
+    check_device,
+    cpu_seconds,
+    evaluate,
+    fetch_weights,
+    prepare_ultralytics,
+    recipe_options,
+    train,
+    view_of,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ARCHS = [f"yolov8{size}-worldv2" for size in "smlx"]
+SETS = {"zero-shot": "none", "tuned": "box", "prompt-tuned": "box"}  # and the labels that each needs
+MOST_CLASSES = 80  # ultralytics shows no more words than this in a training step
+RECIPE = Recipe(lr=2e-4)  # the rate of the paper: a larger one makes the detector forget words
+PROMPT_LR = 1e-3  # few numbers, which may move far: a vector's components are about 0.04
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the classes of a dataset are called, and how that looks to the detector."""
+
+    classes: Sequence[str]
+    prompts: Prompts | None  # None: ready vectors were given
+    vectors: "NDArray[Any]"  # classes x 512, of length 1
+    source: str  # where the vectors come from
+    kept: str | None = None  # the class that training does not see
+
+    @property
+    def trained(self) -> list[str]:
+        return [name for name in self.classes if name != self.kept]
+
+    def of(self, names: Sequence[str]) -> "NDArray[Any]":
+        return self.vectors[[self.classes.index(name) for name in names]]
+
+    def with_learned(self, vectors: "NDArray[Any]") -> "NDArray[Any]":
+        """Classes x 512: learned vectors for the trained classes, the words' for one that was kept back."""
+        merged = self.vectors.copy()
+        merged[[self.classes.index(name) for name in self.trained]] = vectors
+        return merged
+
+
+def load_world(arch: str, weights: Path | None, seed: int = 0) -> Any:
+    """A YOLO-World model from a checkpoint or, for None, of the named architecture with random weights."""
+    import torch
+    from ultralytics import YOLOWorld
+    from ultralytics.nn.tasks import WorldModel
+
+    if weights is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return YOLOWorld(f"{arch}.yaml")
+    try:
+        model = YOLOWorld(str(weights))
+    except Exception as error:  # whatever a foreign file makes its loader raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DatasetError(f"--weights {weights}: is no YOLO-World checkpoint ({reason})") from None
+    if not isinstance(model.model, WorldModel):
+        raise DatasetError(f"--weights {weights}: knows no words; name a YOLO-World checkpoint such as {ARCHS[0]}.pt")
+    return model
+
+
+def set_words(model: Any, classes: Sequence[str], vectors: "NDArray[Any]") -> None:
+    """Ask for these classes (vectors: classes x 512). ultralytics' own ``set_classes`` would call CLIP."""
+    import torch
+
+    network = model.model
+    network.txt_feats = torch.from_numpy(vectors).float()[None]
+    network.model[-1].nc = len(classes)
+    network.names = dict(enumerate(classes))
+    model.predictor = None  # it holds on to the words before
+
+
+def word_trainer(start: Any, classes: Sequence[str], vectors: "NDArray[Any]", tune_words: bool) -> Callable[..., Any]:
+    """ultralytics' trainer of YOLO-World for given vectors (classes x 512) instead of CLIP.
+
+    It begins with the network ``start``. With ``tune_words``, the vectors are a parameter of the network, and the
+    recipe is expected to freeze all layers. Where ultralytics would call CLIP, and what is here instead: caching the
+    embeddings of the training set (nothing is cached), the callback that gives words to the averaged network that
+    val is measured with (not added: that is a copy of our network, words and all), and validation of a checkpoint
+    with other names than the dataset's (the names are equal). The fourth is ``set_classes``: see ``set_words``.
+    """
+    import torch
+    from ultralytics.models.yolo.detect import DetectionTrainer
+    from ultralytics.models.yolo.world import WorldTrainer
+    from ultralytics.nn.tasks import WorldModel
+    from ultralytics.utils.torch_utils import unwrap_model
+
+    words = torch.from_numpy(vectors).float()[None]
+    index = {name: number for number, name in enumerate(classes)}
+
+    class WordTrainer(WorldTrainer):
+        def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
+            network = WorldModel(start.yaml["yaml_file"], ch=self.data["channels"], nc=len(classes), verbose=False)
+            network.load(start)
+            network.txt_feats = torch.nn.Parameter(words.clone()) if tune_words else words.clone()
+            return network
+
+        def set_text_embeddings(self, datasets: list[Any], batch: int | None) -> None:
+            """Nothing to cache, and nothing written into the dataset."""
+
+        def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+            """Add ``txt_feats``, images x words x 512, which the loss reads: each image has its own order of words."""
+            batch = DetectionTrainer.preprocess_batch(self, batch)
+            rows = torch.tensor([[index[text] for text in texts] for texts in batch["texts"]], device=self.device)
+            batch["txt_feats"] = unwrap_model(self.model).txt_feats.to(self.device)[0][rows]
+            return batch
+
+        def build_optimizer(self, model: Any, **settings: Any) -> Any:
+            """Vectors of words do not decay: zero means nothing among them."""
+            return super().build_optimizer(model, **settings | ({"decay": 0.0} if tune_words else {}))
+
+    return WordTrainer
+
+
+def take_learned(checkpoint: Path) -> "NDArray[Any]":
+    """The vectors (classes x 512) that prompt tuning learned; they become plain words in the checkpoint.
+
+    As a parameter they would stand in the way of anyone's ``set_classes``.
+    """
+    import torch
+    from ultralytics.utils.patches import torch_load
+
+    saved = torch_load(checkpoint, map_location="cpu")
+    learned = saved["model"].txt_feats.detach().float()
+    del saved["model"].txt_feats
+    saved["model"].txt_feats = learned
+    torch.save(saved, checkpoint)
+    return learned[0].numpy()
+
+
+def hold_back(data: Path, dataset: Dataset, kept: str) -> None:
+    """Take a class out of a training view: its images leave train and val, the classes behind it move up."""
+    import yaml
+
+    number = dataset.classes.index(kept)
+    for part in ("train", "val"):
+        for name in dataset.images(part):
+            image = data.parent / "images" / part / name
+            label = data.parent / "labels" / part / f"{Path(name).stem}.txt"
+            rows = [row.split(" ", 1) for row in label.read_text("utf-8").splitlines()]
+            label.unlink()  # a link into the dataset
+            if any(int(row[0]) == number for row in rows):
+                image.unlink(missing_ok=True)
+                continue
+            moved = (f"{int(row[0]) - (int(row[0]) > number)} {row[1]}\n" for row in rows)
+            label.write_text("".join(moved), "utf-8")
+    about = yaml.safe_load(data.read_text("utf-8"))
+    about["names"] = dict(enumerate(name for name in dataset.classes if name != kept))
+    data.unlink()
+    data.write_text(yaml.safe_dump(about, sort_keys=False), "utf-8")
+
+
+def find_words(
+    dataset: Dataset,
+    template: str,
+    prompts_file: Path | None,
+    embeddings: Path | None,
+    text_weights: str,
+    kept: str | None,
+    seed: int,
+    cache: Path,
+) -> Words:
+    """Prompts and their vectors; raises DatasetError for what is missing or does not fit the dataset."""
+    classes = dataset.classes
+    if kept is not None and kept not in classes:
+        raise DatasetError(f"--keep-vocabulary {kept}: no such class; the dataset has {', '.join(classes)}")
+    if len(classes) == 1 and kept:
+        raise DatasetError(f"--keep-vocabulary {kept}: is the only class; nothing is left to train on")
+    if len(classes) > MOST_CLASSES:
+        raise DatasetError(f"{dataset.folder}: has {len(classes)} classes; YOLO-World trains on up to {MOST_CLASSES}")
+    if embeddings:
+        if prompts_file:
+            raise DatasetError("--text-embeddings: are the vectors of the classes; leave --prompts out")
+        return Words(classes, None, read_vectors(embeddings, classes), f"file {embeddings.name}", kept)
+    categories = list(dataset.card["settings"]["source"])
+    prompts = read_prompts(prompts_file, classes) if prompts_file else prompts_from(template, classes, categories)
+    tower = find_tower(text_weights, seed, cache)
+    return Words(classes, prompts, class_vectors(prompts, tower.encode), tower.model, kept)
+
+
+def tune(
+    start: Any, words: Words, recipe: Recipe, run: Run, device: str, seed: int, name: str, tune_words: bool
+) -> tuple[Path, dict[str, Any]]:
+    """Train in the run's folder ``name``; return the best checkpoint, and what it cost."""
+    if tune_words:
+        recipe = replace(recipe, freeze=len(start.model.model), lr=PROMPT_LR)
+    before, cpu = run.seconds, cpu_seconds()
+    trainer = word_trainer(start.model, words.trained, words.of(words.trained), tune_words)
+    best = train(start, run.folder / "data" / "data.yaml", recipe, run, device, seed, name, trainer)
+    cost = {"train_seconds": round(run.seconds - before, 1), "train_cpu_seconds": round(cpu_seconds() - cpu, 1)}
+    return best, cost
+
+
+def three_results(
+    load_start: Callable[[], Any], words: Words, recipe: Recipe, run: Run, device: str, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Zero-shot, fine-tuned and prompt-tuned: predictions of each are saved as a set; measures and costs by set.
+
+    ``load_start`` gives the start anew each time, since training and predicting change a model.
+    """
+    results = {}
+    for name, label in SETS.items():
+        model, vectors, cost = load_start(), words.vectors, {"train_seconds": 0.0, "train_cpu_seconds": 0.0}
+        size = None
+        if name != "zero-shot":
+            best, cost = tune(model, words, recipe, run, device, seed, name, name == "prompt-tuned")
+            if name == "prompt-tuned":
+                vectors = words.with_learned(take_learned(best))
+                write_vectors(run.folder / "prompt-tuned.npz", words.classes, vectors)
+            model, size = load_world("", best), best.stat().st_size
+        set_words(model, words.classes, vectors)
+        about = {
+            "model": "YOLO-World",
+            "prompt": "learned vectors" if name == "prompt-tuned" else "text",
+            "label": label,
+            "prompts": words.prompts,
+            "text_model": words.source,
+            "random_text_weights": is_random(words),
+            "known_by_words_only": list(words.classes) if name == "zero-shot" else [words.kept] if words.kept else [],
+        }
+        measured = evaluate(model, run, "detect", recipe.imgsz, device, name, **about, **cost)
+        results[name] = {
+            **cost,
+            "seconds_per_image": measured.pop("seconds_per_image"),
+            "weights_bytes": size,
+            "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
+            "device": str(next(model.model.parameters()).device),
+            "metrics": measured,
+        }
+    return results
+
+
+def is_random(words: Words) -> bool:
+    return " random " in words.source
+
+
+def rows_of(results: dict[str, dict[str, Any]], kept: str | None) -> Iterator[tuple[Any, ...]]:
+    """AP50 on test of each class in each set, and the means over classes."""
+    tests = [result["metrics"]["test"] for result in results.values()]
+    for entries in zip(*(test["classes"] for test in tests), strict=True):
+        name = entries[0]["class"]
+        shown = f"{name} (words only)" if name == kept else name
+        yield shown, entries[0]["instances"], *(f"{entry['AP50']:.3f}" for entry in entries)
+    instances = sum(entry["instances"] for entry in tests[0]["classes"])
+    yield "mAP50", instances, *(f"{test['mAP50']:.3f}" for test in tests)
+    yield "mAP50-95", instances, *(f"{test['mAP50-95']:.3f}" for test in tests)
+
+
+@command()
+@click.option("--category", "--dataset", "name", required=True, metavar="NAME", help="Dataset in --out to train on.")
+@out_option
+@click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
+@click.option("--run", "run_name", show_default="yolo-world, or yolo-world-without-CLASS", help="Name of the run.")
+@click.option("--arch", type=click.Choice(ARCHS), default=ARCHS[0], help="Architecture, for --weights none.")
+@click.option("--weights", default=f"{ARCHS[0]}.pt", help="Published name, checkpoint FILE, or none (random).")
+@click.option("--template", default=TEMPLATE, help="How a class name becomes a prompt.")
+@click.option("--prompts", type=FOLDER, help="YAML file of `class: prompt` or `class: [prompt, synonym]`.")
+@click.option("--text-weights", default=PUBLISHED, help="CLIP's text tower: openai, open_clip FILE, or none (random).")
+@click.option("--text-embeddings", type=FOLDER, help="NPZ file of ready vectors (names, embeddings) instead.")
+@click.option("--keep-vocabulary", "kept", metavar="CLASS", help="Keep this class out of training: words alone.")
+@recipe_options(RECIPE)
+@click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or the number of one GPU.")
+@seed_option
+@overwrite_option
+@json_option
+def main(
+    name: str,
+    out: Path,
+    runs: Path,
+    run_name: str | None,
+    arch: str,
+    weights: str,
+    template: str,
+    prompts: Path | None,
+    text_weights: str,
+    text_embeddings: Path | None,
+    kept: str | None,
+    device: str,
+    seed: int,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Ask YOLO-World for the classes of a dataset in words, fine-tune it, tune its words; print all three on test.
+
+    The run folder RUNS/DATASET/RUN/seed-SEED holds run.json, predictions/{zero-shot,tuned,prompt-tuned}/ for val and
+    test in the COCO results format, figures/, the vectors of the words (text_embeddings.npz, prompt-tuned.npz; give
+    them back with --text-embeddings), and a best.pt below tuned/ and prompt-tuned/.
+    """
+    recipe = Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
+    dataset = open_dataset(out, name)
+    dataset.format("yolo")
+    if not dataset.classes:
+        raise DatasetError(f"{dataset.folder}: holds no defects to learn")
+    if "," in device:
+        raise DatasetError(f"--device {device}: YOLO-World trains on one device here; name one")
+    run_name = run_name or (f"yolo-world-without-{kept}" if kept else "yolo-world")
+    folder = run_folder(runs, dataset, run_name, seed)
+    prepare_ultralytics(runs / ".ultralytics")
+    check_device(device)
+    checkpoint = find_weights(weights, [f"{arch}.pt" for arch in ARCHS], fetch_weights)
+    for given in (checkpoint, text_embeddings):
+        if given and folder.resolve() in given.resolve().parents:
+            raise DatasetError(f"{given}: lies in the run that would be replaced; name another run with --run")
+    words = find_words(dataset, template, prompts, text_embeddings, text_weights, kept, seed, folder.parent / "text")
+    load_world(arch, checkpoint, seed)  # what is no such model is refused before a run is begun
+    settings = {"arch": arch, "weights": weights, "device": device, "seed": seed, **asdict(recipe)}
+    settings |= {"text_weights": text_weights, "keep_vocabulary": kept, "prompts": words.prompts}
+    run = start_run(folder, dataset, settings, overwrite)
+    data = view_of(dataset, "detect", recipe.background, folder / "data")
+    if kept:
+        hold_back(data, dataset, kept)
+    write_vectors(folder / "text_embeddings.npz", words.classes, words.vectors)
+    results = three_results(lambda: load_world(arch, checkpoint, seed), words, recipe, run, device, seed)
+    run.finish(
+        model="YOLO-World",
+        random_weights=checkpoint is None,
+        random_text_weights=is_random(words),
+        weights_sha256=checkpoint and sha256(checkpoint),
+        text_model=words.source,
+        sets=results,
+        **results["tuned"],
+    )
+    if as_json:
+        click.echo(to_json({name: result["metrics"] for name, result in results.items()}), nl=False)
+        return
+    start = "random weights" if weights == RANDOM else weights
+    text = "RANDOM text weights" if is_random(words) else f"text from {text_embeddings or text_weights}"
+    seconds = sum(result["train_seconds"] for result in results.values())
+    synthetic = ", SYNTHETIC images" if dataset.synthetic else ""
+    click.echo(f"{dataset.name}: YOLO-World from {start}, {text}, seed {seed}, {seconds:.0f} s of training{synthetic}")
+    click.echo(table(list(rows_of(results, kept)), ("AP50 on test", "instances", *SETS)))
+    click.echo(f"run: {folder}")
+
+
+if __name__ == "__main__":
+    main(prog_name="python finetune/yolo_world.py")

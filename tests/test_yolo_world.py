@@ -1,0 +1,268 @@
+"""`finetune/yolo_world.py`: refusals, words given and taken, and whole runs without CLIP, network or other traces."""
+
+import importlib.abc
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from conftest import converted, refusal, tree, write_category
+
+pytest.importorskip("ultralytics")
+
+import torch
+
+from finetune import yolo_world
+from finetune.category import open_dataset
+from finetune.metrics import box_metrics
+from finetune.vocabulary import read_vectors, write_vectors
+from finetune.yolo import view_of
+
+ARCH = "yolov8s-worldv2"
+CLASSES = ["crack", "dent", "hole"]
+FAST = ("--weights", "none", "--epochs", 1, "--imgsz", 64, "--batch", 4, "--device", "cpu")
+
+
+class NoClip(importlib.abc.MetaPathFinder):
+    """Makes any import of CLIP, and of the module of ultralytics that is built on it, fail the test."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name.split(".")[0] == "clip" or name == "ultralytics.nn.text_model":
+            raise AssertionError(f"{name} is imported")
+
+
+class NoSocket(socket.socket):
+    """No socket but those between processes of this machine, over which torch's workers hand tensors."""
+
+    def __init__(self, family: int = -1, *arguments: object, **named: object) -> None:
+        assert family == socket.AF_UNIX, "a socket is opened"
+        super().__init__(family, *arguments, **named)
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No CLIP, no socket."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a host is looked up")
+
+    for name in [name for name in sys.modules if name == "ultralytics.nn.text_model" or name.split(".")[0] == "clip"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NoClip(), *sys.meta_path])
+    monkeypatch.setattr(socket, "socket", NoSocket)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    """A folder of datasets that holds `widget`, of three classes, in YOLO and COCO format."""
+    root = tmp_path_factory.mktemp("datasets")
+    folder = write_category(root / "data", masks=dict.fromkeys(CLASSES, 5), size=(64, 64))
+    converted("to_yolo", folder, root / "out")
+    converted("to_coco", folder, root / "out")
+    return root / "out"
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory) -> Path:
+    """Ready vectors of the three classes."""
+    file = tmp_path_factory.mktemp("vectors") / "words.npz"
+    write_vectors(file, CLASSES, np.random.default_rng(0).normal(size=(3, 512)))
+    return file
+
+
+def run_world(*arguments: object) -> Result:
+    return CliRunner().invoke(yolo_world.main, [str(argument) for argument in arguments])
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--keep-vocabulary", "stain"), "--keep-vocabulary stain: no such class; the dataset has crack, dent, hole"),
+        (("--device", "0,1"), "--device 0,1: YOLO-World trains on one device here"),
+        (("--weights", "mine.pt"), "--weights mine.pt: no such file"),
+        (("--prompts", "gone.yaml"), "gone.yaml"),
+        (("--text-embeddings", "gone.npz"), "--text-embeddings gone.npz: no such file"),
+        (("--text-embeddings", "gone.npz", "--prompts", "p.yaml"), "leave --prompts out"),
+        (("--text-weights", "mine.pt"), "--text-weights mine.pt: no such file"),
+        (("--template", "{colour}"), "--template '{colour}': has a field other than"),
+    ],
+)
+def test_bad_usage_is_refused_in_one_line(out, tmp_path, arguments, expected):
+    line = refusal(run_world("--category", "widget", "--out", out, "--runs", tmp_path, *FAST, *arguments))
+    assert expected in line
+    assert not (tmp_path / "widget").exists()
+
+
+def test_the_only_class_cannot_be_held_back(tmp_path):
+    folder = write_category(tmp_path / "data", masks={"crack": 5})
+    converted("to_yolo", folder, tmp_path / "out")
+    line = refusal(run_world("--category", "widget", "--out", tmp_path / "out", *FAST, "--keep-vocabulary", "crack"))
+    assert "is the only class" in line
+
+
+def test_checkpoints_that_know_no_words_are_refused(out, vectors, tmp_path):
+    from ultralytics import YOLO
+
+    YOLO("yolo11n.yaml").save(tmp_path / "plain.pt")
+    (tmp_path / "notes.pt").write_text("no checkpoint")
+    options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--text-embeddings", vectors)
+    assert "plain.pt: knows no words" in refusal(run_world(*options, "--weights", tmp_path / "plain.pt"))
+    assert "is no YOLO-World checkpoint" in refusal(run_world(*options, "--weights", tmp_path / "notes.pt"))
+
+
+def test_help_does_not_import_torch():
+    asked = "yolo_world.main(['--help'], standalone_mode=False)"
+    code = f"import sys; from finetune import yolo_world; {asked}; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.endswith("False\n")
+
+
+# ---------------------------------------------------------------- words
+
+
+def test_words_swapped_are_scores_swapped_and_any_number_of_them_can_be_asked(vectors, offline):
+    model = yolo_world.load_world(ARCH, None, seed=1)
+    given = read_vectors(vectors, CLASSES)
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def scores(order: list[int]) -> np.ndarray:
+        yolo_world.set_words(model, [CLASSES[index] for index in order], given[order])
+        with torch.inference_mode():
+            return model.model.eval()(image)[0][0, 4:].numpy()  # classes x anchors, after the boxes
+
+    assert scores([0, 1, 2]).shape[0] == 3
+    assert np.allclose(scores([0, 1, 2]), scores([2, 0, 1])[[1, 2, 0]], atol=1e-6)
+    assert model.names == {0: "hole", 1: "crack", 2: "dent"}
+    assert scores([1]).shape[0] == 1
+
+
+def test_random_starts_are_equal_for_a_seed_and_leave_the_generator_alone():
+    state = torch.random.get_rng_state()
+    one, same, other = (yolo_world.load_world(ARCH, None, seed).model.state_dict() for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    name = "model.0.conv.weight"
+    assert torch.equal(one[name], same[name]) and not torch.equal(one[name], other[name])
+
+
+def test_vectors_that_are_trained_do_not_decay_and_others_do(vectors):
+    start = yolo_world.load_world(ARCH, None).model
+    for tune_words, decays in ((True, {0.0}), (False, {0.0, 0.5})):
+        made = yolo_world.word_trainer(start, CLASSES, read_vectors(vectors, CLASSES), tune_words)
+        trainer = object.__new__(made)
+        trainer.data = {"channels": 3, "nc": 3}
+        network = trainer.get_model()
+        assert ("txt_feats" in dict(network.named_parameters())) is tune_words
+        settings = {"name": "AdamW", "lr": 0.1, "momentum": 0.9, "decay": 0.5, "iterations": 10}
+        groups = trainer.build_optimizer(model=network, **settings).param_groups
+        assert {group["weight_decay"] for group in groups} == decays
+
+
+def test_a_class_held_back_leaves_the_training_view_and_the_dataset_stays_as_it_is(out, tmp_path):
+    """Against the labels as they are in the dataset, read by hand."""
+    before, dataset = tree(out), open_dataset(out, "widget")
+    data = view_of(dataset, "detect", 0.5, tmp_path / "data")
+    seen = {
+        part: {path.name for path in (data.parent / "images" / part).iterdir()} for part in ("train", "val", "test")
+    }
+    yolo_world.hold_back(data, dataset, "dent")
+    assert yaml.safe_load(data.read_text())["names"] == {0: "crack", 1: "hole"}
+    for part in ("train", "val", "test"):
+        left = {path.name for path in (data.parent / "images" / part).iterdir()}
+        gone = {name for name in seen[part] if "__dent__" in name} if part != "test" else set()
+        assert left == seen[part] - gone and (gone or part == "test")
+        for name in left:
+            text = (data.parent / "labels" / part / f"{Path(name).stem}.txt").read_text()
+            theirs = (dataset.folder / "yolo" / "labels" / part / f"{Path(name).stem}.txt").read_text()
+            expected = (
+                theirs
+                if part == "test"
+                else "".join(
+                    line.replace("2", "1", 1) if line.startswith("2") else line
+                    for line in theirs.splitlines(keepends=True)
+                )
+            )
+            assert text == expected
+    assert tree(out) == before
+
+
+# ---------------------------------------------------------------- whole runs
+
+
+@pytest.mark.slow
+def test_three_results_without_clip_network_or_trace_elsewhere(out, vectors, tmp_path, monkeypatch, offline):
+    from ultralytics import YOLOWorld
+
+    monkeypatch.chdir(tmp_path)
+    before = tree(out)
+    options = ("--category", "widget", "--out", out, "--runs", "runs", "--text-embeddings", vectors, *FAST)
+    result = run_world(*options, "--epochs", 2)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert tree(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+    folder, dataset = tmp_path / "runs" / "widget" / "yolo-world" / "seed-0", open_dataset(out, "widget")
+    record = json.loads((folder / "run.json").read_text())
+    assert record["random_weights"] is True and record["random_text_weights"] is False
+    assert list(record["sets"]) == ["zero-shot", "tuned", "prompt-tuned"]
+    assert record["metrics"] == record["sets"]["tuned"]["metrics"]
+    for field in ("seconds_per_image", "device", "weights_bytes", "train_cpu_seconds", "parameters"):
+        assert record[field], field
+    for name, found in record["sets"].items():
+        about = json.loads((folder / "predictions" / name / "set.json").read_text())
+        assert about["label"] == ("none" if name == "zero-shot" else "box") and about["oracle"] is False
+        for part in ("val", "test"):
+            detections = json.loads((folder / "predictions" / name / f"{part}.json").read_text())
+            assert found["metrics"][part]["mAP50"] == box_metrics(dataset.ground_truth(part), detections).map50
+
+    start = yolo_world.load_world(ARCH, None, seed=0).model.half().float()  # checkpoints hold half precision
+    given = torch.from_numpy(read_vectors(vectors, CLASSES))[None]
+    tuned, prompted = (
+        YOLOWorld(str(folder / name / "weights" / "best.pt")).model.float() for name in ("tuned", "prompt-tuned")
+    )
+    assert torch.equal(tuned.txt_feats, given)
+    assert not torch.equal(tuned.state_dict()["model.0.conv.weight"], start.state_dict()["model.0.conv.weight"])
+    assert not torch.equal(prompted.txt_feats, given)
+    assert (prompted.txt_feats - given).abs().max() < 0.1  # moved by a few steps, not replaced
+    for name, value in start.state_dict().items():  # statistics of batch normalization among them
+        assert torch.equal(prompted.state_dict()[name], value), name
+    learned = read_vectors(folder / "prompt-tuned.npz", CLASSES)
+    unit = prompted.txt_feats[0] / prompted.txt_feats[0].norm(dim=-1, keepdim=True)
+    assert np.allclose(learned, unit.numpy(), atol=1e-3)
+
+    best = YOLOWorld(str(folder / "prompt-tuned" / "weights" / "best.pt"))
+    best.val(
+        data=str(folder / "data" / "data.yaml"), imgsz=64, device="cpu", project=str(tmp_path / "val"), plots=False
+    )
+    with pytest.raises(AssertionError, match="is imported"):  # the ban works: ultralytics' own way is caught
+        best.set_classes(["a scratch"])
+
+
+@pytest.mark.slow
+def test_a_class_known_by_its_words_alone_is_measured_beside_the_trained_ones(out, vectors, tmp_path, offline):
+    from ultralytics import YOLOWorld
+
+    options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--text-embeddings", vectors, *FAST)
+    result = run_world(*options, "--keep-vocabulary", "dent")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "dent (words only)" in result.output
+    folder = tmp_path / "widget" / "yolo-world-without-dent" / "seed-0"
+    record = json.loads((folder / "run.json").read_text())
+    given = read_vectors(vectors, CLASSES)
+    learned = read_vectors(folder / "prompt-tuned.npz", CLASSES)
+    assert np.allclose(learned[1], given[1], atol=1e-6) and not np.allclose(learned, given, atol=1e-6)
+    for name in ("tuned", "prompt-tuned"):
+        assert YOLOWorld(str(folder / name / "weights" / "best.pt")).names == {0: "crack", 1: "hole"}
+        about = json.loads((folder / "predictions" / name / "set.json").read_text())
+        assert about["known_by_words_only"] == ["dent"]
+        assert [e["class"] for e in record["sets"][name]["metrics"]["test"]["classes"]] == CLASSES
+        asked = {e["category_id"] for e in json.loads((folder / "predictions" / name / "test.json").read_text())}
+        assert asked <= {1, 2, 3}
