@@ -1,0 +1,497 @@
+"""Fine-tune SAM's mask decoder on a converted dataset, prompted as it will be used, and measure it before and after.
+
+    python finetune/sam_decoder.py --category screw                                  # vit_b, embeddings cached
+    python finetune/sam_decoder.py --category screw --auto --boxes runs/screw/yolo/seed-0
+    python finetune/sam_decoder.py --category washer --arch tiny --weights none --train all
+    python finetune/sam_decoder.py --category screw --export sam_screw.pth           # for Meta's SamPredictor
+
+The frozen image encoder runs once for each image (and view), then only the decoder is trained. Val chooses the
+epoch and all thresholds; test is looked at once.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if not __package__:  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from converters.errors import DatasetError
+from converters.options import (
+    FOLDER,
+    command,
+    json_option,
+    out_option,
+    overwrite_option,
+    progress,
+    seed_option,
+    table,
+    to_json,
+)
+from finetune.category import Dataset, open_dataset
+from finetune.predictions import Run, run_folder, start_run
+from finetune.weights import find_weights, sha256
+
+if TYPE_CHECKING:
+    from finetune.sam_images import Picture
+    from finetune.sam_models import Segmenter, Tiny
+    from finetune.sam_training import Source
+
+ARCHS = ("tiny", "vit_b", "vit_l", "vit_h")
+VIEW_ORDER = (0, 4, 2, 6, 1, 3, 5, 7)  # as it is, mirrored, half a turn, ...: the first N of them for --views N
+WARM_UP = 1200  # steps
+RATE, REFERENCE = 8e-4, 256  # SAM's own rate, at its own batch; scaled by the square root of the batch's share
+RANDOM_RATE = 1e-3  # where everything is learned anew
+
+
+def parse_train(wanted: str) -> dict[str, Any]:
+    """What ``--train`` names, joined by commas, as settings of a Recipe; the decoder is always among it."""
+    found: dict[str, Any] = {}
+    for word in wanted.split(","):
+        name, _, rank = word.strip().partition(":")
+        if name == "lora" and rank.isdigit() and int(rank):
+            found["lora"] = int(rank)
+        elif word == "prompt-encoder":
+            found["prompt_encoder"] = True
+        elif word == "all":
+            found |= {"prompt_encoder": True, "image_encoder": True}
+        elif word != "decoder":
+            raise DatasetError(f"--train {wanted}: known are decoder, prompt-encoder, all and lora:RANK (e.g. lora:4)")
+    if found.get("lora") and found.get("image_encoder"):
+        raise DatasetError(f"--train {wanted}: lora adapts a frozen image encoder, and all trains it: choose one")
+    return found
+
+
+def find_checkpoint(arch: str, weights: str | None) -> Path | None:
+    """The checkpoint of ``--weights``, by default the published one of the architecture."""
+    from finetune.sam_models import PUBLISHED, fetch_published
+
+    own = f"sam_{arch}"
+    wanted = own if weights is None else weights
+    if own not in PUBLISHED and weights is None:
+        raise DatasetError("--arch tiny: nobody has published its weights; add --weights FILE, or none for random ones")
+    if wanted in PUBLISHED and wanted != own and not Path(wanted).exists():
+        raise DatasetError(f"--weights {wanted}: are not those of --arch {arch}")
+    return find_weights(wanted, [own] if own in PUBLISHED else [], fetch_published)
+
+
+def geometry(arch: str, imgsz: int | None) -> "Tiny":
+    from finetune.sam_models import SIDE, TINY, Tiny
+
+    tiny = Tiny() if imgsz is None else Tiny(side=imgsz)
+    if arch != TINY and imgsz not in (None, SIDE):
+        raise DatasetError(f"--imgsz {imgsz}: {arch} takes {SIDE} px and nothing else; --arch tiny can be changed")
+    if tiny.side % tiny.patch:
+        raise DatasetError(f"--imgsz {imgsz}: a multiple of {tiny.patch} is needed")
+    return tiny
+
+
+# -------------------------------------------------------------------------------------------------------- embeddings
+
+
+def encode(segmenter: "Segmenter", batch: Sequence[tuple["Picture", int]]) -> Any:
+    """Embeddings of images in views, B x C x g x g."""
+    import torch
+
+    from finetune.sam_models import framed
+
+    frames = [framed(segmenter.sam, picture.pixels(view)) for picture, view in batch]
+    return segmenter.sam.image_encoder(torch.stack(frames))
+
+
+def cached_source(
+    segmenter: "Segmenter", wanted: Sequence[tuple["Picture", int]], folder: Path, cache_gb: float, batch: int
+) -> "Source":
+    """Embed all images in all views that are asked for, unless they lie in the cache; then read them from there."""
+    import numpy as np
+    import torch
+
+    from finetune.embeddings import GB, EmbeddingCache
+    from finetune.sam_models import hash_of
+
+    sam = segmenter.sam
+    side = sam.prompt_encoder.image_embedding_size[0]
+    encoder = f"{hash_of(sam.image_encoder)} {sam.image_encoder.img_size}"
+    cache = EmbeddingCache(folder, encoder, (sam.prompt_encoder.embed_dim, side, side), int(cache_gb * GB))
+    keys = {(picture.name, view): cache.key(picture.path, view) for picture, view in wanted}
+    missing = sum(cache.read(key) is None for key in keys.values())
+    click.echo(
+        f"embeddings: {len(keys)} of {cache.entry_bytes / 1e6:.1f} MB, together "
+        f"{len(keys) * cache.entry_bytes / GB:.2f} GB in {folder}; {missing} are to be made",
+        err=True,
+    )
+    cache.make_room(keys.values())
+
+    @torch.no_grad()
+    def embed(pairs: Sequence[Any]) -> Any:
+        return encode(segmenter, pairs).float().cpu().numpy()
+
+    with progress(None, missing, "embedding") as bar:
+        cache.fill([(keys[picture.name, view], (picture, view)) for picture, view in wanted], embed, batch, bar.update)
+
+    def source(pairs: Sequence[tuple["Picture", int]], training: bool) -> Any:
+        entries = [cache.read(keys[picture.name, view]) for picture, view in pairs]
+        if any(entry is None for entry in entries):
+            raise DatasetError(f"{folder}: embeddings vanished during the run: another run with a smaller --cache-gb?")
+        return torch.from_numpy(np.stack(entries).astype(np.float32)).to(sam.device)
+
+    return source
+
+
+def encoding_source(segmenter: "Segmenter", learns: bool) -> "Source":
+    """Encode in the loop: where the encoder learns, or once it has. Training images change in colour as well."""
+    import torch
+
+    from finetune.sam_models import framed
+
+    sam = segmenter.sam
+
+    def source(pairs: Sequence[tuple["Picture", int]], training: bool) -> Any:
+        frames = []
+        for picture, view in pairs:
+            pixels = picture.pixels(view)
+            frames.append(framed(sam, recolour(pixels) if training else pixels))
+        with torch.set_grad_enabled(training and learns):
+            return sam.image_encoder(torch.stack(frames))
+
+    return source
+
+
+def recolour(pixels: Any) -> Any:
+    """H x W x 3, RGB, with brightness, contrast and saturation changed by up to 30 %, by torch's random generator."""
+    import torch
+    from torchvision.transforms import v2
+
+    return v2.ColorJitter(0.3, 0.3, 0.3)(torch.from_numpy(pixels).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+
+
+# -------------------------------------------------------------------------------------------------------- evaluation
+
+
+def evaluate(
+    segmenter: "Segmenter",
+    source: "Source",
+    parts: dict[str, list["Picture"]],
+    dataset: Dataset,
+    boxes: dict[str, dict[int, list[dict[str, Any]]]] | None,
+    run: Run | None,
+) -> dict[str, list[Any]]:
+    """Rows of test for each way of asking; with a run, predictions for val and test are written as its sets."""
+    from finetune import sam_evaluation as measuring
+    from finetune.predictions import image_scores
+
+    about = {"model": "SAM decoder", "label": "mask"}
+    rows: dict[str, list[Any]] = {}
+    for kind in measuring.ORACLES:
+        for part in ("val", "test") if run else ("test",):
+            rows[kind], expected = measuring.ask(segmenter, source, parts[part], kind)
+            if run:
+                found = [
+                    measuring.detection(dataset.image_ids[row.picture.name], row.kind, score, row.rle)
+                    for row, score in zip(rows[kind], expected, strict=True)
+                    if row.rle
+                ]
+                names = dataset.images(part)
+                run.write_predictions(
+                    kind, part, found, image_scores(names, dataset.image_ids, len(dataset.classes), found)
+                )
+        if run:
+            run.describe_set(kind, **about, prompt=kind, oracle=True, clicks=measuring.CLICKS[kind])
+    makers: dict[str, Any] = {}
+    if segmenter.tokens is not None and run:
+        makers[measuring.AUTO] = lambda picture: measuring.token_map(segmenter, source, picture)
+    if boxes:
+        by_id = boxes["val"] | boxes["test"]
+
+        def from_boxes(picture: "Picture") -> Any:
+            id_ = dataset.image_ids[picture.name]
+            return measuring.boxes_map(segmenter, source, picture, id_, by_id.get(id_, []))
+
+        makers[measuring.BOXES] = from_boxes
+    for kind, make in makers.items():
+        rows[kind], level = measuring.measure_maps(make, parts, kind, run)
+        if run:
+            run.describe_set(
+                kind, **about, prompt=None if kind == measuring.AUTO else "box", oracle=False, clicks=0,
+                heatmap="chance of a defect", heatmap_scale=1.0, **level,
+            )  # fmt: skip
+    return rows
+
+
+def compare_rows(
+    dataset: Dataset, before: dict[str, list[Any]], after: dict[str, list[Any]]
+) -> dict[str, dict[str, Any]]:
+    """Measures of each way of asking, before and after, and what was gained over both rivals."""
+    import numpy as np
+
+    from finetune.sam_evaluation import gain, summarise
+
+    found: dict[str, dict[str, Any]] = {}
+    for kind, rows in after.items():
+        found[kind] = {"after": summarise(rows, dataset.classes)}
+        if not np.isnan([row.rival for row in rows]).any():
+            found[kind]["over_filled_box"] = gain(dataset, "test", rows, [row.rival for row in rows])
+        if kind in before:
+            found[kind]["before"] = summarise(before[kind], dataset.classes)
+            found[kind]["over_before"] = gain(dataset, "test", rows, [row.measures["iou"] for row in before[kind]])
+    return found
+
+
+HEADER = (
+    "prompt", "of", "IoU before", "IoU after", "filled box", "over filled box, 95 %", "Dice", "boundary 0.02",
+    "boundary 0.005", "worst class",
+)  # fmt: skip
+
+
+def cells(kind: str, found: dict[str, Any]) -> tuple[str, ...]:
+    after, over = found["after"], found.get("over_filled_box")
+    worst = next(entry for entry in after["classes"] if entry["class"] == after["worst_class"])
+    low, high = (over or {}).get("interval") or (float("nan"),) * 2
+    return (
+        kind,
+        f"{after['count']} {'images' if kind in ('auto', 'yolo-box') else 'instances'}",
+        f"{found['before']['iou']:.3f}" if "before" in found else "-",
+        f"{after['iou']:.3f}",
+        f"{after['filled_box_iou']:.3f}" if over else "-",
+        f"{over['gain']:+.3f} ({low:+.3f} to {high:+.3f})" if over else "-",
+        f"{after['dice']:.3f}",
+        f"{after['boundary_iou_0.02']:.3f}",
+        f"{after['boundary_iou_0.005']:.3f}",
+        f"{after['worst_class']} {worst['iou']:.2f}",
+    )
+
+
+def seconds_per_image(segmenter: "Segmenter", pictures: Sequence["Picture"]) -> float:
+    """Wall time of encoder and decoder for an image and one box, without the cache; the mean of up to four."""
+    import numpy as np
+    import torch
+
+    from finetune.prompts import Prompt
+    from finetune.sam_evaluation import answer
+
+    began = time.perf_counter()
+    with torch.no_grad():
+        for picture in pictures[:4]:
+            size = picture.size()
+            box = Prompt(box=np.array([0, 0, size[1], size[0]], np.float32))
+            list(answer(segmenter, encode(segmenter, [(picture, 0)]), [box], size))
+    return round((time.perf_counter() - began) / len(pictures[:4]), 4)
+
+
+# --------------------------------------------------------------------------------------------------------------- CLI
+
+
+@command()
+@click.option("--category", "--dataset", "name", required=True, metavar="NAME", help="Dataset in --out to train on.")
+@out_option
+@click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
+@click.option("--run", "run_name", default="sam", help="Name of the run.")
+@click.option("--arch", type=click.Choice(ARCHS), default="vit_b", help="tiny: SAM's classes at 256 px, untrained.")
+@click.option("--weights", default=None, show_default="the published ones", help="sam_vit_b, ..., FILE, or none.")
+@click.option("--train", "wanted", default="decoder", help="decoder, prompt-encoder, all, lora:RANK; joined by commas.")
+@click.option("--auto", is_flag=True, help="Also learn to find defects without a prompt.")
+@click.option(
+    "--instances", type=click.Choice(["component", "image"]), default="component",
+    help="The dataset's instances, or one for all defects of an image.",
+)  # fmt: skip
+@click.option("--views", type=click.IntRange(1, 8), default=2, help="Flips and quarter turns of an image, with itself.")
+@click.option("--boxes", type=FOLDER, default=None, metavar="RUN", help="Also prompt with this run's predicted boxes.")
+@click.option("--epochs", type=click.IntRange(1), default=30)
+@click.option("--imgsz", type=click.IntRange(32), default=None, show_default="256", help="Side of tiny's input, px.")
+@click.option("--batch", type=click.IntRange(1), default=8, help="Images a step.")
+@click.option(
+    "--lr",
+    type=click.FloatRange(0, min_open=True),
+    default=None,
+    show_default="8e-4 x sqrt(batch / 256); 1e-3 for all of random weights",
+)
+@click.option(
+    "--warm-up",
+    type=click.IntRange(0),
+    default=None,
+    show_default=f"{WARM_UP} for a tiny one of random weights with --train all",
+    help="Steps on crops with made-up shapes.",
+)
+@click.option("--patience", type=click.IntRange(1), default=10, help="Epochs without gain on val before a stop.")
+@click.option("--cache-gb", type=click.FloatRange(0), default=50.0, help="Bound of RUNS/.cache/embeddings.")
+@click.option("--export", "export_to", type=FOLDER, default=None, help="Write a checkpoint for Meta's SamPredictor.")
+@click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")
+@seed_option
+@overwrite_option
+@json_option
+def main(
+    name: str,
+    out: Path,
+    runs: Path,
+    run_name: str,
+    arch: str,
+    weights: str | None,
+    wanted: str,
+    auto: bool,
+    instances: str,
+    views: int,
+    boxes: Path | None,
+    epochs: int,
+    imgsz: int | None,
+    batch: int,
+    lr: float | None,
+    warm_up: int | None,
+    patience: int,
+    cache_gb: float,
+    export_to: Path | None,
+    device: str,
+    seed: int,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Fine-tune SAM on a converted dataset; print IoU on test before and after; leave a run folder.
+
+    RUNS/DATASET/RUN/seed-SEED holds run.json, tuned.pt (what was trained; finetune.sam_models.load_tuned reads
+    it), worst.png, and predictions/ with a set for each way of asking: gt-box, jittered-box, one-point,
+    three-points (prompts from the truth), yolo-box (--boxes) and auto (--auto).
+    """
+    trained = parse_train(wanted)
+    dataset = open_dataset(out, name)
+    if not dataset.classes:
+        raise DatasetError(f"{dataset.folder}: holds no defects to learn")
+    folder = run_folder(runs, dataset, run_name, seed)
+    tiny = geometry(arch, imgsz)
+    from finetune.sam_evaluation import read_boxes
+    from finetune.sam_images import pictures_of
+    from finetune.sam_models import TINY, Origin, load_tuned, save_tuned
+    from finetune.sam_training import Recipe, choose_trained, fit
+
+    parts = {part: pictures_of(dataset, part, instances == "image") for part in ("train", "val", "test")}
+    given = read_boxes(boxes, dataset) if boxes else None
+    device = prepare_device(device, seed)
+    checkpoint = find_checkpoint(arch, weights)
+    if checkpoint and folder.resolve() in checkpoint.resolve().parents:
+        raise DatasetError(f"--weights {weights}: lies in the run that would be replaced; name another with --run")
+    segmenter = start(arch, checkpoint, tiny, dataset.classes, auto).to(device)
+    anew = checkpoint is None and bool(trained.get("image_encoder"))
+    if warm_up is None:
+        warm_up = WARM_UP if anew and arch == TINY else 0
+    if warm_up and not (anew and arch == TINY):
+        raise DatasetError("--warm-up: is for --arch tiny --weights none --train all, which learns everything anew")
+    rate = lr or (RANDOM_RATE if anew else RATE * (batch / REFERENCE) ** 0.5)
+    recipe = Recipe(**trained, epochs=epochs, batch=batch, lr=rate, seed=seed, patience=patience)
+    settings = {"arch": arch, "weights": weights, "train": wanted, "auto": auto, "instances": instances}
+    settings |= {"views": views, "boxes": boxes and str(boxes), "imgsz": segmenter.sam.image_encoder.img_size}
+    settings |= {"warm_up": warm_up}
+    run = start_run(folder, dataset, settings | asdict(recipe), overwrite)
+
+    frozen = not (recipe.image_encoder or recipe.lora)
+    chosen_views = VIEW_ORDER[:views]
+    if frozen:
+        used = [picture for picture in parts["train"] if picture.marked or auto]
+        needed = [(picture, view) for picture in used for view in chosen_views]
+        needed += [(picture, 0) for part in ("val", "test") for picture in parts[part]]
+        source = cached_source(segmenter, needed, runs / ".cache" / "embeddings", cache_gb, batch)
+    else:
+        source = encoding_source(segmenter, True)
+    embed_seconds = run.seconds
+    before = evaluate(segmenter, source, parts, dataset, given, None)
+    began, cpu = run.seconds, time.process_time()
+    if warm_up:
+        from finetune.sam_warmup import warm_up as learn_shapes
+
+        learn_shapes(segmenter, tiny, parts["train"], warm_up, recolour, seed)
+    choose_trained(segmenter, recipe)
+    history = fit(segmenter, source, parts["train"], chosen_views, recipe, judge_of(segmenter, source, parts["val"]))
+    train_seconds, train_cpu_seconds = run.seconds - began, time.process_time() - cpu
+    save_tuned(segmenter, Origin(arch, tiny, checkpoint, recipe.lora), folder / "tuned.pt")
+    parameters = sum(value.numel() for value in segmenter.parameters() if value.requires_grad)
+    segmenter = load_tuned(folder / "tuned.pt").to(device)  # what is measured is what was saved
+    source = source if frozen else encoding_source(segmenter, False)
+    after = evaluate(segmenter, source, parts, dataset, given, run)
+    measured = compare_rows(dataset, before, after)
+    from finetune.sam_evaluation import draw_worst
+
+    draw_worst(after["gt-box"], dataset.classes, folder / "worst.png")
+    if export_to:
+        from finetune.sam_models import export
+
+        export(segmenter.sam, export_to)
+    run.finish(
+        model="SAM decoder",
+        parameters=sum(value.numel() for value in segmenter.parameters()),
+        trained_parameters=parameters,
+        random_weights=checkpoint is None,
+        weights_sha256=None if checkpoint is None else sha256(checkpoint),
+        embed_seconds=round(embed_seconds, 1),
+        train_seconds=round(train_seconds, 1),
+        train_cpu_seconds=round(train_cpu_seconds, 1),
+        seconds_per_image=seconds_per_image(segmenter, parts["test"]),
+        weights_bytes=(folder / "tuned.pt").stat().st_size,
+        device=device,
+        history=history,
+        metrics=measured,
+    )
+    if as_json:
+        click.echo(to_json(measured), nl=False)
+        return
+    origin = "random weights" if checkpoint is None else checkpoint.name
+    synthetic = ", SYNTHETIC images" if dataset.synthetic else ""
+    click.echo(
+        f"{name}: SAM {arch} from {origin}, {wanted} trained {train_seconds:.0f} s, seed {seed}{synthetic}; test:"
+    )
+    click.echo(table([cells(kind, found) for kind, found in measured.items()], HEADER))
+    click.echo(f"run: {folder}")
+
+
+def start(arch: str, checkpoint: Path | None, tiny: "Tiny", classes: Sequence[str], auto: bool) -> "Segmenter":
+    from finetune.sam_models import Segmenter, load_sam
+
+    return Segmenter(load_sam(arch, checkpoint, tiny), classes, auto)
+
+
+def judge_of(segmenter: "Segmenter", source: "Source", val: Sequence["Picture"]) -> Any:
+    """What chooses the epoch: the mean IoU of val's instances with their boxes; None where val shows no defect.
+
+    With learned tokens, the mean of that and of the Dice of their map at one half.
+    """
+    import numpy as np
+
+    from finetune.sam_evaluation import TOP, mean_iou, overlap, token_map
+
+    marked = [picture for picture in val if picture.marked]
+    if not marked:
+        return None
+
+    def judge() -> float:
+        score = mean_iou(segmenter, source, marked)
+        if segmenter.tokens is None:
+            return score
+        heats = ((picture.mask(), token_map(segmenter, source, picture).heat) for picture in marked)
+        dices = [overlap((heat > TOP // 2).astype(np.uint8), mask, ())["dice"] for mask, heat in heats]
+        return (score + float(np.mean(dices))) / 2
+
+    return judge
+
+
+def prepare_device(wanted: str, seed: int) -> str:
+    """The device by name, a GPU where there is one; seeds torch."""
+    import os
+
+    import cv2
+    import torch
+
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DatasetError(f"--device {wanted}: {str(error).splitlines()[0]}") from None
+    torch.manual_seed(seed)
+    return device
+
+
+if __name__ == "__main__":
+    main(prog_name="python finetune/sam_decoder.py")

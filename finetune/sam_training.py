@@ -1,0 +1,303 @@
+"""The training of SAM's decoder: its loss, one step, the loop.
+
+Prompts are simulated as in A. Kirillov et al., Segment Anything, ICCV 2023: an interaction begins with a point or a
+noisy box, and goes on with points where the answer is wrong, together with that answer as a mask prompt.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import lr_scheduler
+
+from converters.options import progress
+from finetune.prompts import Mask, box_of, error_point, first_prompt
+from finetune.sam_images import Picture, binary, covered, fitted
+from finetune.sam_models import Segmenter, add_lora, decode, embed_prompts, trained_state
+
+FOCAL, DICE, IOU = 20.0, 1.0, 1.0  # weights of the loss's three terms
+GAMMA, ALPHA = 2.0, 0.25  # T. Lin et al., Focal Loss for Dense Object Detection, ICCV 2017
+FINER = 2  # the loss is taken at this many times the decoder's own resolution, or at the image's if that is less
+
+Source = Callable[[Sequence[tuple[Picture, int]], bool], Tensor]  # (image, view) and whether it is for training
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training is like; SAM's own values but for those that depend on size."""
+
+    decoder: bool = True
+    prompt_encoder: bool = False
+    image_encoder: bool = False
+    lora: int = 0  # rank of adapters in the image encoder; 0 for none
+    epochs: int = 30
+    batch: int = 8  # images a step
+    lr: float = 8e-4
+    weight_decay: float = 0.1
+    warmup: float = 0.1  # share of the steps
+    clip: float = 1.0  # norm of the gradient
+    ema: float = 0.99
+    patience: int = 10  # judgements without gain before a stop
+    rounds: int = 2  # of prompt and answer in an interaction
+    most: int = 16  # instances of an image in a step
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a step learns from one view of one image: N instances, h x w px, the size at which the loss is taken."""
+
+    cover: Tensor  # N x h x w: how much of each cell an instance covers, 0..1
+    masks: list[Mask]  # N binary ones, h x w, for simulating prompts
+    boxes: list[NDArray[np.float32]]  # N boxes, exact to fractions of a cell
+    maps: Tensor | None  # (1 + C) x h x w: all defects, and those of each class; None without learned tokens
+
+
+def loss_size(sam: Sam, size: Sequence[int]) -> tuple[int, int]:
+    """(height, width) at which masks of an image of ``size`` are compared; never more than the image has."""
+    own = FINER * 4 * sam.prompt_encoder.image_embedding_size[0]
+    return fitted(size, min(max(size), own))
+
+
+def scene_of(
+    segmenter: Segmenter, ids: NDArray[np.int64], kinds: Sequence[int], most: int, generator: np.random.Generator
+) -> Scene:
+    """At most ``most`` of an image's instances, drawn anew each time.
+
+    ``ids`` is H x W, each pixel's instance (1, 2, ... or 0); ``kinds`` are the instances' classes.
+    """
+    size = loss_size(segmenter.sam, ids.shape)
+    chosen = [int(number) for number in generator.permutation(np.unique(ids[ids > 0]))[:most]]
+    whole = [(ids == number).astype(np.uint8) for number in chosen]
+    cover = [covered(mask, size) for mask in whole]
+    factor = np.array([size[1] / ids.shape[1], size[0] / ids.shape[0]] * 2, np.float32)
+    maps = None
+    if segmenter.tokens is not None:
+        classes = np.append(-1, kinds)[ids]
+        wanted = [classes >= 0, *(classes == kind for kind in range(len(segmenter.classes)))]
+        maps = torch.from_numpy(np.stack([covered(mask.astype(np.uint8), size) for mask in wanted]))
+    return Scene(
+        torch.from_numpy(np.stack(cover)) if cover else torch.zeros(0, *size),
+        [binary(cells) for cells in cover],
+        [box_of(mask) * factor for mask in whole],
+        maps,
+    )
+
+
+def mask_losses(logits: Tensor, cover: Tensor) -> Tensor:
+    """20 focal + 1 dice of M masks for each of N instances, N x M.
+
+    ``logits`` are N x M x h x w; ``cover``, N x h x w in 0..1, is the target: a cell that is covered in part counts
+    in part. Dice of an empty target (a learned token's) counts every pixel found as a false one.
+    """
+    target = cover[:, None].expand_as(logits)
+    chance = logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    agreement = chance * target + (1 - chance) * (1 - target)
+    balance = ALPHA * target + (1 - ALPHA) * (1 - target)
+    focal = (balance * (1 - agreement) ** GAMMA * entropy).mean((-2, -1))
+    overlap, sizes = (chance * target).sum((-2, -1)), (chance + target).sum((-2, -1))
+    return FOCAL * focal + DICE * (1 - (2 * overlap + 1) / (sizes + 1))
+
+
+def reached_iou(logits: Tensor, cover: Tensor) -> Tensor:
+    """IoU of M masks (N x M x h x w, logits) with N instances (N x h x w), N x M; what the IoU head is to foretell."""
+    found, target = logits.detach() > 0, (cover >= 0.5)[:, None]
+    return (found & target).sum((-2, -1)) / (found | target).sum((-2, -1)).clamp(min=1)
+
+
+def scene_loss(
+    segmenter: Segmenter, embedding: Tensor, scene: Scene, rounds: int, generator: np.random.Generator
+) -> Tensor:
+    """The mean loss over all instances of an image and ``rounds`` of prompt and answer; one decoder call a round.
+
+    A single point is ambiguous: the best of masks 1 to 3 counts. All other prompts are answered by mask 0.
+    """
+    sam, size = segmenter.sam, (scene.cover.shape[1], scene.cover.shape[2])
+    factor = sam.image_encoder.img_size / max(size)
+    cover = scene.cover.to(embedding.device)
+    prompts = [first_prompt(mask, box, size, generator) for mask, box in zip(scene.masks, scene.boxes, strict=True)]
+    single = [index for index, prompt in enumerate(prompts) if prompt.box is None]
+    total, low = embedding.new_zeros(()), None
+    for _ in range(rounds):
+        lows, ious = decode(sam, embedding, *embed_prompts(sam, prompts, factor, low), fast=True)
+        sure = [index for index in range(len(prompts)) if index not in single]
+        answers = [(indices, masks) for indices, masks in ((sure, slice(0, 1)), (single, slice(1, 4))) if indices]
+        chosen = torch.zeros(len(prompts), dtype=torch.long)
+        found = np.zeros((len(prompts), *size), np.uint8)
+        for indices, masks in answers:
+            logits = enlarged_to(sam, lows[indices, masks], size)
+            foretold, target = ious[indices, masks], cover[indices]
+            error = ((foretold - reached_iou(logits, target)) ** 2).mean(1)
+            total = total + (mask_losses(logits, target).amin(1) + IOU * error).sum() / (len(prompts) * rounds)
+            best = foretold.argmax(1)
+            chosen[indices] = best.cpu() + masks.start
+            found[indices] = (logits[torch.arange(len(indices)), best] > 0).cpu().numpy()
+        low = lows[torch.arange(len(prompts)), chosen][:, None].detach()
+        prompts = [
+            prompt.with_point(*error_point(mask, answer, generator))
+            for prompt, mask, answer in zip(prompts, scene.masks, found, strict=True)
+        ]
+        single = []
+    return total
+
+
+def enlarged_to(sam: Sam, low: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits at the loss's size, by one interpolation: N x M x 4g x 4g -> N x M x h x w."""
+    height, width = fitted(size, low.shape[-1])
+    return F.interpolate(low[..., :height, :width], size, mode="bilinear", align_corners=False)
+
+
+def token_loss(segmenter: Segmenter, embedding: Tensor, scene: Scene) -> Tensor:
+    """The mean loss of the learned tokens' maps; a good image's are empty."""
+    assert segmenter.tokens is not None and scene.maps is not None
+    sam, maps = segmenter.sam, scene.maps.to(embedding.device)
+    low, ious = token_answers(segmenter, embedding, fast=True)
+    logits = enlarged_to(sam, low, (maps.shape[1], maps.shape[2]))
+    error = (ious - reached_iou(logits, maps)) ** 2
+    return (mask_losses(logits, maps) + IOU * error).mean()
+
+
+def token_answers(segmenter: Segmenter, embedding: Tensor, fast: bool = False) -> tuple[Tensor, Tensor]:
+    """What the decoder says without a prompt: logits (1 + C) x 1 x 4g x 4g and IoU (1 + C) x 1."""
+    assert segmenter.tokens is not None
+    dense = segmenter.sam.prompt_encoder(None, None, None)[1].expand(len(segmenter.tokens), -1, -1, -1)
+    low, ious = decode(segmenter.sam, embedding, segmenter.tokens, dense, fast)
+    return low[:, :1], ious[:, :1]
+
+
+# ------------------------------------------------------------------------------------------------------------ loop
+
+
+def choose_trained(segmenter: Segmenter, recipe: Recipe) -> None:
+    """Freeze all but what the recipe trains."""
+    sam = segmenter.sam
+    segmenter.requires_grad_(False)
+    sam.mask_decoder.requires_grad_(recipe.decoder)
+    sam.prompt_encoder.requires_grad_(recipe.prompt_encoder)
+    sam.image_encoder.requires_grad_(recipe.image_encoder)
+    if recipe.lora:
+        add_lora(sam.image_encoder, recipe.lora)
+    if segmenter.tokens is not None:
+        segmenter.tokens.requires_grad_(True)
+
+
+class Averaged:
+    """The moving average of weights, which is what is judged and kept."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+        self.parameters, self.decay, self.steps = list(parameters), decay, 0
+        self.means = [parameter.detach().clone() for parameter in parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))  # the first ones are soon forgotten
+        torch._foreach_lerp_(self.means, [parameter.detach() for parameter in self.parameters], 1 - decay)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        own = [parameter.detach().clone() for parameter in self.parameters]
+        self._assign(self.means)
+        try:
+            yield
+        finally:
+            self._assign(own)
+
+    @torch.no_grad()
+    def _assign(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+def optimizer_of(
+    parameters: Sequence[nn.Parameter], rate: float, weight_decay: float, warmup: float, steps: int
+) -> tuple[Any, Any]:
+    """AdamW, and its rate step by step: a linear warm-up over a share of the steps, then a half cosine to nothing."""
+    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=weight_decay)
+    first = max(1, round(warmup * steps))
+    rise = lr_scheduler.LinearLR(optimizer, 1 / first, total_iters=first)
+    fall = lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - first))
+    return optimizer, lr_scheduler.SequentialLR(optimizer, [rise, fall], [first])
+
+
+def take_step(
+    segmenter: Segmenter, embeddings: Tensor, scenes: Sequence[Scene], rounds: int, generator: np.random.Generator
+) -> float:
+    """Add the gradients of a batch, B x C x g x g and B scenes; return its mean loss.
+
+    Each image's graph is freed before the next one's is built; the encoder's, if it has one, is gone through last.
+    """
+    leaf, total = embeddings.detach().requires_grad_(embeddings.requires_grad), 0.0
+    for index, scene in enumerate(scenes):
+        terms = []
+        if len(scene.masks):
+            terms.append(scene_loss(segmenter, leaf[index : index + 1], scene, rounds, generator))
+        if scene.maps is not None:
+            terms.append(token_loss(segmenter, leaf[index : index + 1], scene))
+        if not terms:
+            continue
+        loss = torch.stack(terms).sum() / len(scenes)
+        loss.backward()
+        total += float(loss.detach())
+    if embeddings.requires_grad and leaf.grad is not None:
+        embeddings.backward(leaf.grad)
+    return total
+
+
+def fit(
+    segmenter: Segmenter,
+    source: Source,
+    pictures: Sequence[Picture],
+    views: Sequence[int],
+    recipe: Recipe,
+    judge: Callable[[], float] | None,
+) -> list[dict[str, float]]:
+    """Train in place, and leave the weights of the epoch that ``judge`` (higher is better) likes best; its history.
+
+    Without a judge (val shows no defect), the last epoch's are kept. ``pictures`` without instances are taken for
+    the learned tokens alone, half as many an epoch as there are others.
+    """
+    marked = [picture for picture in pictures if picture.marked]
+    good = [picture for picture in pictures if not picture.marked] if segmenter.tokens is not None else []
+    each = len(marked) + min(len(good), len(marked) // 2)
+    parameters = [parameter for parameter in segmenter.parameters() if parameter.requires_grad]
+    steps = -(-each // recipe.batch)
+    optimizer, schedule = optimizer_of(parameters, recipe.lr, recipe.weight_decay, recipe.warmup, recipe.epochs * steps)
+    averaged, generator = Averaged(parameters, recipe.ema), np.random.default_rng(recipe.seed)
+    history: list[dict[str, float]] = []
+    best, state, began = -np.inf, trained_state(segmenter), time.process_time()
+    with progress(None, recipe.epochs, "training", item_show_func=lambda item: item) as bar:
+        for epoch in range(1, recipe.epochs + 1):
+            drawn = marked + [good[i] for i in generator.permutation(len(good))[: len(marked) // 2]]
+            order = generator.permutation(len(drawn))
+            losses = []
+            for start in range(0, len(order), recipe.batch):
+                batch = [(drawn[i], int(generator.choice(views))) for i in order[start : start + recipe.batch]]
+                scenes = [scene_of(segmenter, *p.instances(view), recipe.most, generator) for p, view in batch]
+                optimizer.zero_grad()
+                losses.append(take_step(segmenter, source(batch, True), scenes, recipe.rounds, generator))
+                nn.utils.clip_grad_norm_(parameters, recipe.clip)
+                optimizer.step()
+                schedule.step()
+                averaged.update()
+            entry = {"epoch": epoch, "loss": float(np.mean(losses)), "lr": schedule.get_last_lr()[0]}
+            with averaged.in_use():
+                score = judge() if judge else float(epoch)
+                if score > best:
+                    best, state, chosen = score, trained_state(segmenter), epoch
+            entry["cpu_seconds"] = round(time.process_time() - began, 1)
+            history.append(entry | ({"val": score} if judge else {}))
+            bar.update(1, f"val {score:.3f}" if judge else "")
+            if judge and epoch - chosen >= recipe.patience:
+                break
+    segmenter.load_state_dict(state, strict=False)
+    return history
