@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if not __package__:  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -58,6 +59,7 @@ SETS = {"zero-shot": "none", "tuned": "box", "prompt-tuned": "box"}  # and the l
 MOST_CLASSES = 80  # ultralytics shows no more words than this in a training step
 RECIPE = Recipe(lr=2e-4)  # the rate of the paper: a larger one makes the detector forget words
 PROMPT_LR = 1e-3  # few numbers, which may move far: a vector's components are about 0.04
+OVERRULED = {"text_embeddings": {"prompts", "template", "text_weights"}, "prompts": {"template"}}
 
 
 @dataclass(frozen=True)
@@ -214,8 +216,6 @@ def find_words(
     if len(classes) > MOST_CLASSES:
         raise DatasetError(f"{dataset.folder}: has {len(classes)} classes; YOLO-World trains on up to {MOST_CLASSES}")
     if embeddings:
-        if prompts_file:
-            raise DatasetError("--text-embeddings: are the vectors of the classes; leave --prompts out")
         return Words(classes, None, read_vectors(embeddings, classes), f"file {embeddings.name}", kept)
     categories = list(dataset.card["settings"]["source"])
     prompts = read_prompts(prompts_file, classes) if prompts_file else prompts_from(template, classes, categories)
@@ -291,6 +291,10 @@ def rows_of(results: dict[str, dict[str, Any]], kept: str | None) -> Iterator[tu
     yield "mAP50-95", instances, *(f"{test['mAP50-95']:.3f}" for test in tests)
 
 
+def _flag(parameter: str) -> str:
+    return f"--{parameter.replace('_', '-')}"
+
+
 @command()
 @click.option("--category", "--dataset", "name", required=True, metavar="NAME", help="Dataset in --out to train on.")
 @out_option
@@ -308,7 +312,9 @@ def rows_of(results: dict[str, dict[str, Any]], kept: str | None) -> Iterator[tu
 @seed_option
 @overwrite_option
 @json_option
+@click.pass_context
 def main(
+    ctx: click.Context,
     name: str,
     out: Path,
     runs: Path,
@@ -332,6 +338,10 @@ def main(
     test in the COCO results format, figures/, the vectors of the words (text_embeddings.npz, prompt-tuned.npz; give
     them back with --text-embeddings), and a best.pt below tuned/ and prompt-tuned/.
     """
+    given = {key for key in ctx.params if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE}
+    for stronger, others in OVERRULED.items():
+        for other in sorted(others & given if stronger in given else ()):
+            raise DatasetError(f"{_flag(other)}: is not used with {_flag(stronger)}; leave one of them out")
     recipe = Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
     dataset = open_dataset(out, name)
     dataset.format("yolo")
@@ -344,13 +354,18 @@ def main(
     prepare_ultralytics(runs / ".ultralytics")
     check_device(device)
     checkpoint = find_weights(weights, [f"{arch}.pt" for arch in ARCHS], fetch_weights)
-    for given in (checkpoint, text_embeddings):
-        if given and folder.resolve() in given.resolve().parents:
-            raise DatasetError(f"{given}: lies in the run that would be replaced; name another run with --run")
+    for file in (checkpoint, text_embeddings):
+        if file and folder.resolve() in file.resolve().parents:
+            raise DatasetError(f"{file}: lies in the run that would be replaced; name another run with --run")
     words = find_words(dataset, template, prompts, text_embeddings, text_weights, kept, seed, folder.parent / "text")
     load_world(arch, checkpoint, seed)  # what is no such model is refused before a run is begun
     settings = {"arch": arch, "weights": weights, "device": device, "seed": seed, **asdict(recipe)}
-    settings |= {"text_weights": text_weights, "keep_vocabulary": kept, "prompts": words.prompts}
+    settings |= {
+        "text_weights": text_weights,
+        "keep_vocabulary": kept,
+        "prompts": words.prompts,
+        "prompt_lr": PROMPT_LR,
+    }
     run = start_run(folder, dataset, settings, overwrite)
     data = view_of(dataset, "detect", recipe.background, folder / "data")
     if kept:

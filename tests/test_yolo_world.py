@@ -21,6 +21,7 @@ from finetune import yolo_world
 from finetune.category import open_dataset
 from finetune.metrics import box_metrics
 from finetune.vocabulary import read_vectors, write_vectors
+from finetune.weights import sha256
 from finetune.yolo import view_of
 
 ARCH = "yolov8s-worldv2"
@@ -91,7 +92,9 @@ def run_world(*arguments: object) -> Result:
         (("--weights", "mine.pt"), "--weights mine.pt: no such file"),
         (("--prompts", "gone.yaml"), "gone.yaml"),
         (("--text-embeddings", "gone.npz"), "--text-embeddings gone.npz: no such file"),
-        (("--text-embeddings", "gone.npz", "--prompts", "p.yaml"), "leave --prompts out"),
+        (("--text-embeddings", "a.npz", "--prompts", "p.yaml"), "--prompts: is not used with --text-embeddings"),
+        (("--text-embeddings", "a.npz", "--text-weights", "none"), "--text-weights: is not used with"),
+        (("--template", "{defect}", "--prompts", "p.yaml"), "--template: is not used with --prompts"),
         (("--text-weights", "mine.pt"), "--text-weights mine.pt: no such file"),
         (("--template", "{colour}"), "--template '{colour}': has a field other than"),
     ],
@@ -247,15 +250,23 @@ def test_three_results_without_clip_network_or_trace_elsewhere(out, vectors, tmp
 
 
 @pytest.mark.slow
-def test_a_class_known_by_its_words_alone_is_measured_beside_the_trained_ones(out, vectors, tmp_path, offline):
+def test_a_class_known_by_its_words_alone_is_measured_beside_the_trained_ones_from_a_file(
+    out, vectors, tmp_path, offline
+):
     from ultralytics import YOLOWorld
 
+    start = yolo_world.load_world(ARCH, None, seed=7)
+    start.save(tmp_path / "start.pt")
     options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--text-embeddings", vectors, *FAST)
-    result = run_world(*options, "--keep-vocabulary", "dent")
+    result = run_world(*options, "--keep-vocabulary", "dent", "--weights", tmp_path / "start.pt")
     assert result.exit_code == 0, (result.output, result.exception)
     assert "dent (words only)" in result.output
     folder = tmp_path / "widget" / "yolo-world-without-dent" / "seed-0"
     record = json.loads((folder / "run.json").read_text())
+    assert record["random_weights"] is False and record["weights_sha256"] == sha256(tmp_path / "start.pt")
+    frozen = YOLOWorld(str(folder / "prompt-tuned" / "weights" / "best.pt")).model.state_dict()
+    for name, value in start.model.half().float().state_dict().items():  # training began there
+        assert torch.equal(frozen[name], value), name
     given = read_vectors(vectors, CLASSES)
     learned = read_vectors(folder / "prompt-tuned.npz", CLASSES)
     assert np.allclose(learned[1], given[1], atol=1e-6) and not np.allclose(learned, given, atol=1e-6)
