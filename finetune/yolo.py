@@ -12,6 +12,7 @@ ultralytics is AGPL-3.0, its checkpoints are pickles that can run code: load onl
 """
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -53,8 +54,9 @@ SUFFIXES = {"detect": "", "segment": "-seg", "obb": "-obb"}
 SIZES = [f"{family}{size}" for family in ("yolo11", "yolo26") for size in "nsmlx"]
 STAGES = ("pretrain", "train")  # a run's trainings, each in a folder of its name
 SETTINGS = "settings.json"  # what a run was begun with, for --resume
-BEGUN = ("task", "arch", "weights", "pretrain", "pretrain_epochs", "device", "seed")  # that and the recipe
+BEGUN = ("task", "arch", "weights", "crop", "pretrain", "pretrain_epochs", "device", "seed")  # that and the recipe
 CHECKPOINTS = Path("weights")  # where ultralytics keeps last.pt and best.pt, in the folder of a training
+LIGHT = Path(__file__).with_name("yolo11n-light.yaml")  # ultralytics takes the `n` for a size: yolo11-light.yaml
 LEAST_SCORE = 0.001  # average precision wants the whole curve, not only the sure detections
 
 
@@ -70,6 +72,8 @@ class Recipe:
     freeze: int = 0  # 10 keeps the backbone of a pre-trained start
     patience: int = 50  # val holds few defects, so its mAP is noisy
     background: float = 0.2  # share of good images in training: they prevent false alarms, but teach no defect
+    mosaic: float = 1.0  # share of training images that are put together from parts of four
+    degrees: float = 0.0  # up to 180 where products lie as they fall; boxes grow when they are turned
 
     def overrides(self) -> dict[str, Any]:
         """The same in ultralytics' words, with what products under a camera allow as augmentation."""
@@ -82,9 +86,13 @@ class Recipe:
             "freeze": self.freeze or None,
             "patience": self.patience,
             "cos_lr": True,
+            "scale": 0.25,  # a camera keeps its distance
+            "mosaic": self.mosaic,
+            "degrees": self.degrees,
             "close_mosaic": min(10, self.epochs // 5),  # its default of 10 means no mosaic at all in short runs
             "flipud": 0.5,  # a product has no "up" to its defects
             "fliplr": 0.5,
+            "warmup_bias_lr": 0.0,  # its default of 0.1 is for SGD: a hundred times AdamW's rate
             "hsv_h": 0.0,  # colour is what some defects are
             "hsv_s": 0.2,
             "hsv_v": 0.3,
@@ -118,7 +126,7 @@ def load_model(arch: str, weights: Path | None, task: str) -> Any:
     from ultralytics import YOLO
 
     if weights is None:
-        return YOLO(f"{arch}{SUFFIXES[task]}.yaml", task=task)
+        return YOLO(LIGHT if arch == LIGHT.stem else f"{arch}{SUFFIXES[task]}.yaml", task=task)
     try:
         model = YOLO(str(weights))
     except Exception as error:  # whatever a foreign file makes its loader raise
@@ -142,10 +150,11 @@ def check_device(device: str) -> None:
         raise DatasetError(f"--device {device}: not on this machine; leave it out, or name cpu") from None
 
 
-def view_of(dataset: Dataset, task: str, background: float, folder: Path) -> Path:
+def view_of(dataset: Dataset, task: str, background: float, folder: Path, crop: int = 0) -> Path:
     """A folder of links to the dataset's files, since ultralytics writes caches beside labels; its data.yaml.
 
-    Good images of the train part beyond the share ``background`` are left out of it.
+    Good images of the train part beyond the share ``background`` are left out of it. With ``crop``, the train part
+    is squares of so many px instead of whole images.
     """
     import yaml
 
@@ -154,11 +163,19 @@ def view_of(dataset: Dataset, task: str, background: float, folder: Path) -> Pat
     if data["split_sha256"] != dataset.split["sha256"]:
         raise DatasetError(f"{source}: made from another split than {dataset.folder / 'split.json'}: convert it again")
     shutil.copytree(source.absolute(), folder, copy_function=os.symlink)
-    labels = {name: folder / "labels" / "train" / f"{Path(name).stem}.txt" for name in dataset.images("train")}
-    good = [name for name, label in labels.items() if not label.stat().st_size]
-    keep = round(background / (1 - background) * (len(labels) - len(good)))
+    images, labels = (folder / kind / "train" for kind in ("images", "labels"))
+    names = dataset.images("train")
+    if crop:
+        from finetune.crops import cut_train_part
+
+        for part in (images, labels):
+            shutil.rmtree(part)
+            part.mkdir()
+        names = cut_train_part(dataset, crop, images, labels)
+    good = [name for name in names if not (labels / f"{Path(name).stem}.txt").stat().st_size]
+    keep = round(background / (1 - background) * (len(names) - len(good)))
     for name in evenly_left_out(good, keep):
-        (folder / "images" / "train" / name).unlink()
+        (images / name).unlink()
     return folder / "data.yaml"
 
 
@@ -190,6 +207,7 @@ def train(
     threads = int(os.environ["OMP_NUM_THREADS"])
     bar: Any = progress(None, recipe.epochs, "training", item_show_func=lambda item: item)
     model.add_callback("on_train_start", lambda trainer: torch.set_num_threads(threads))  # it trains on cores - 1
+    model.add_callback("on_train_start", use_bfloat16)
     model.add_callback("on_train_start", lambda trainer: bar.update(trainer.start_epoch))
     model.add_callback("on_fit_epoch_end", lambda trainer: bar.update(1, f"val mAP50 {_map50(trainer):.3f}"))
     folder = run.folder.absolute() / name
@@ -215,6 +233,27 @@ def train(
             **overrides,
         )
     return folder / CHECKPOINTS / "best.pt"
+
+
+def use_bfloat16(trainer: Any) -> None:
+    """Let a CPU that multiplies bfloat16 matrices in hardware (AMX) do so: half the time a step. Weights stay float32.
+
+    ultralytics' own ``amp`` knows GPUs only, as does its ``channels_last``. Validation stays as it is.
+    """
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    if trainer.device.type != "cpu" or not torch.cpu._is_amx_tile_supported():
+        return
+    network = trainer.model.to(memory_format=torch.channels_last)
+    plain = network.predict
+
+    def predict(*images: Any, **settings: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            answer = plain(*images, **settings)
+        return tree_map_only(torch.Tensor, torch.Tensor.float, answer)
+
+    network.predict = predict  # the copy of the network that is averaged and saved was made before
 
 
 @contextmanager
@@ -358,6 +397,12 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
             default=defaults.background,
             help="Share of good images.",
         ),
+        click.option(
+            "--mosaic", type=click.FloatRange(0, 1), default=defaults.mosaic, help="Share of images made of four."
+        ),
+        click.option(
+            "--degrees", type=click.FloatRange(0, 180), default=defaults.degrees, help="Turned by up to this."
+        ),
     )
 
     def add(function: Any) -> Any:
@@ -378,6 +423,7 @@ class Wish:
     task: str
     arch: str
     weights: str
+    crop: int
     pretrain: str | None
     device: str
     seed: int
@@ -394,6 +440,10 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
     """
     whole = whole_images(wish, dataset)
     dataset.format(FORMATS[wish.task])
+    if wish.arch == LIGHT.stem and wish.task != "detect":
+        raise DatasetError(f"--arch {wish.arch}: finds boxes only; choose another for --task {wish.task}")
+    if wish.crop and (wish.task != "detect" or dataset.tiles):
+        raise DatasetError("--crop: is for boxes on whole images; make tiles with the converter's --tile instead")
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
     first = None
@@ -417,18 +467,19 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
         settings["tiles"] = dataset.name if dataset.tiles else None
         run = start_run(folder, whole, settings, wish.overwrite)
         (folder / SETTINGS).write_text(to_json(settings), "utf-8")
+    size = size_of_whole(dataset, recipe.imgsz, wish.crop)
     cpu = cpu_seconds()
     try:
-        best = train_in_turn(model, [part for part in (first, dataset) if part], wish, recipe, run)
+        best = train_in_turn(model, [part for part in (first, dataset) if part], wish, recipe, run, size)
     except KeyboardInterrupt:
         click.echo(f"{folder}: interrupted; the same command with --resume goes on after its last epoch", err=True)
         raise
     cpu, seconds = cpu_seconds() - cpu, run.seconds
     model = load_model(wish.arch, best, wish.task)
     tiles = dataset if dataset.tiles else None
-    measured = evaluate(model, run, wish.task, recipe.imgsz, wish.device, tiles=tiles)
+    measured = evaluate(model, run, wish.task, size, wish.device, tiles=tiles)
     if wish.export:
-        export_onnx(best, wish.task, recipe.imgsz)
+        export_onnx(best, wish.task, size)
     run.finish(
         model="YOLO",
         parameters=sum(parameter.numel() for parameter in model.model.parameters()),
@@ -457,10 +508,36 @@ def whole_images(wish: Wish, dataset: Dataset) -> Dataset:
     return whole
 
 
-def train_in_turn(model: Any, datasets: Sequence[Dataset], wish: Wish, recipe: Recipe, run: Run) -> Path:
+def size_of_whole(dataset: Dataset, imgsz: int, crop: int) -> int:
+    """Longest side of the images when they are looked at, px: as large as in training, on squares too."""
+    from PIL import Image
+
+    if not crop:
+        return imgsz
+    with Image.open(dataset.image_file("val", dataset.images("val")[0])) as image:
+        return 32 * math.ceil(max(image.size) * imgsz / crop / 32)  # the network halves its input five times
+
+
+def whole_image_trainer(imgsz: int) -> Callable[..., Any]:
+    """ultralytics' trainer of boxes, which measures val on whole images of this size while it trains on squares."""
+    from ultralytics.data import build_yolo_dataset
+    from ultralytics.models.yolo.detect import DetectionTrainer
+    from ultralytics.utils import IterableSimpleNamespace
+
+    class WholeImageTrainer(DetectionTrainer):
+        def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
+            if mode == "train":
+                return super().build_dataset(img_path, mode, batch)
+            settings = IterableSimpleNamespace(**{**vars(self.args), "imgsz": imgsz})
+            return build_yolo_dataset(settings, img_path, batch, self.data, mode=mode, rect=True)
+
+    return WholeImageTrainer
+
+
+def train_in_turn(model: Any, datasets: Sequence[Dataset], wish: Wish, recipe: Recipe, run: Run, size: int) -> Path:
     """Train on each dataset, the next one from the best checkpoint of the one before; return the last best.
 
-    A model of None goes on where an interrupted run stopped.
+    A model of None goes on where an interrupted run stopped. ``size`` is that of whole images when they are looked at.
     """
     best = None
     for name, dataset in zip(STAGES[-len(datasets) :], datasets, strict=True):
@@ -474,10 +551,11 @@ def train_in_turn(model: Any, datasets: Sequence[Dataset], wish: Wish, recipe: R
         else:
             model = load_model(wish.arch, best, wish.task) if best else model
             shutil.rmtree(data, ignore_errors=True)
-            view_of(dataset, wish.task, recipe.background, data)
+            view_of(dataset, wish.task, recipe.background, data, wish.crop)
         epochs = wish.pretrain_epochs if name == "pretrain" and wish.pretrain_epochs else recipe.epochs
         own = replace(recipe, epochs=epochs)
-        best = train(model, data / "data.yaml", own, run, wish.device, wish.seed, name, resume=resume)
+        trainer = whole_image_trainer(size) if wish.crop else None
+        best = train(model, data / "data.yaml", own, run, wish.device, wish.seed, name, trainer, resume)
     assert best is not None
     return best
 
@@ -534,11 +612,12 @@ def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]
     model = load_model(settings["arch"], best, settings["task"])
     tiles = open_dataset(wish.out, settings["tiles"]) if settings["tiles"] else None
     run = Run(folder, dataset, settings)
-    measured = evaluate(model, run, settings["task"], settings["imgsz"], wish.device, tiles=tiles)
+    size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
+    measured = evaluate(model, run, settings["task"], size, wish.device, tiles=tiles)
     record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured}
     (folder / "run.json").write_text(to_json(record), "utf-8")
     if wish.export:
-        export_onnx(best, settings["task"], settings["imgsz"])
+        export_onnx(best, settings["task"], size)
     return measured
 
 
@@ -567,11 +646,14 @@ def as_begun(wish: Wish, recipe: Recipe, folder: Path, given: set[str]) -> tuple
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
 @click.option("--run", "run_name", default="yolo", help="Name of the run.")
 @click.option("--task", type=click.Choice(list(FORMATS)), default="detect", help="Boxes, polygons or rotated boxes.")
-@click.option("--arch", type=click.Choice(SIZES), default="yolo11n", help="Architecture, for --weights none.")
+@click.option(
+    "--arch", type=click.Choice([*SIZES, LIGHT.stem]), default="yolo11n", help="Architecture, for --weights none."
+)
 @click.option("--weights", default="yolo11n.pt", help="Published name, checkpoint FILE, or none (random).")
 @click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")
 @click.option("--pretrain-epochs", type=click.IntRange(1), show_default="as --epochs", help="Epochs of --pretrain.")
 @recipe_options(Recipe())
+@click.option("--crop", type=click.IntRange(0), default=0, help="Train on squares of so many px, scaled to --imgsz.")
 @click.option("--folds", type=click.IntRange(3), help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, 0, or 0,1 for two GPUs.")
 @seed_option

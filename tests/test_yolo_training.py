@@ -1,0 +1,209 @@
+"""Real trainings of `finetune/yolo.py` on plates with bright defects, which a small network learns in seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import REPOSITORY, converted, refusal, save_mask
+from PIL import Image
+
+pytest.importorskip("ultralytics")
+
+from finetune import yolo
+from finetune.category import open_dataset
+
+pytestmark = pytest.mark.slow
+SIZE = 96
+LEARN = ("--weights", "none", "--epochs", 45, "--imgsz", SIZE, "--batch", 8, "--lr", 0.003, "--device", "cpu")
+
+
+def write_plates(root: Path, name: str, seed: int, brightness: int = 60) -> Path:
+    """A category of 96 px plates: squares are `dent`, discs are `hole`, brighter than the plate."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    for kind, part, count in (("good", "train", 4), ("good", "test", 5), ("dent", "test", 20), ("hole", "test", 20)):
+        for index in range(count):
+            x, y, half = (int(value) for value in random.integers((20, 20, 7), (SIZE - 20, SIZE - 20, 13)))
+            distance = {
+                "good": np.full((SIZE, SIZE), SIZE),
+                "dent": np.maximum(abs(rows - y), abs(columns - x)),
+                "hole": np.hypot(rows - y, columns - x),
+            }
+            mask = distance[kind] <= half
+            pixels = random.normal(brightness, 12, (SIZE, SIZE)) + 100 * mask
+            path = root / name / part / kind / f"{index:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+            if kind != "good":
+                save_mask(root / name / "ground_truth" / kind / f"{index:03d}_mask.png", mask)
+    return root / name
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("plates")
+    for seed, name in enumerate(("plate", "slate")):
+        folder = write_plates(root / "data", name, seed, brightness=60 + 40 * seed)
+        for command in ("to_yolo", "to_coco"):
+            converted(command, folder, root / "out")
+    for command in ("to_yolo", "to_coco"):
+        converted(command, root / "data" / "plate", root / "out", "--tile", 64)
+    return root / "out"
+
+
+@pytest.fixture(scope="module")
+def learned(out, tmp_path_factory) -> Path:
+    """The folder of a finished run on `plate`."""
+    runs = tmp_path_factory.mktemp("runs")
+    result = run_yolo("--category", "plate", "--out", out, "--runs", runs, *LEARN)
+    assert result.exit_code == 0, result.output
+    return runs / "plate" / "yolo" / "seed-0"
+
+
+def run_yolo(*arguments: object) -> Result:
+    return CliRunner().invoke(yolo.main, [str(argument) for argument in arguments])
+
+
+def record_of(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text("utf-8"))
+
+
+def test_a_run_learns_and_says_what_it_cost(learned):
+    record = record_of(learned)
+    assert record["metrics"]["test"]["mAP50"] > 0.5
+    assert record["metrics"]["test"]["threshold"] == record["metrics"]["val"]["threshold"]
+    assert record["weights_bytes"] == (learned / "train" / "weights" / "best.pt").stat().st_size
+    assert record["train_cpu_seconds"] > 0 < record["seconds_per_image"]
+    assert record["device"] == "cpu" and record["made_images"] == 0
+    for name in ("precision_recall", "confusion"):
+        with Image.open(learned / "figures" / "tuned" / f"{name}.png") as image:
+            assert min(image.size) > 300
+
+
+def test_measures_are_those_of_ultralytics(out, learned, tmp_path):
+    """ours from saved predictions, at full size; theirs from their own validation of the same checkpoint."""
+    from ultralytics import YOLO
+
+    data = yolo.view_of(open_dataset(out, "plate"), "detect", 0.2, tmp_path / "data")
+    model = YOLO(str(learned / "train" / "weights" / "best.pt"))
+    settings = {"imgsz": SIZE, "batch": 1, "device": "cpu", "plots": False, "verbose": False, "project": str(tmp_path)}
+    theirs = model.val(data=str(data), split="test", **settings).box
+    ours = record_of(learned)["metrics"]["test"]
+    assert ours["mAP50"] == pytest.approx(theirs.map50, abs=0.01)
+    assert ours["mAP50-95"] == pytest.approx(theirs.map, abs=0.01)
+
+
+def test_evaluating_again_gives_the_same_numbers(out, learned):
+    before = record_of(learned)
+    result = run_yolo("--category", "plate", "--out", out, "--runs", learned.parents[2], "--eval-only", learned)
+    assert result.exit_code == 0, result.output
+    after = record_of(learned)
+    assert after["metrics"] == before["metrics"]
+    assert before.keys() == after.keys()
+
+
+def test_given_weights_are_where_training_starts(out, learned, tmp_path):
+    """One epoch on the other category: its mean loss is lower than from random weights."""
+
+    def first_losses(weights: object) -> float:
+        result = run_yolo(
+            *("--category", "slate", "--out", out, "--runs", tmp_path, "--run", Path(str(weights)).stem),
+            *("--weights", weights, "--epochs", 1, "--imgsz", SIZE, "--device", "cpu"),
+        )
+        assert result.exit_code == 0, result.output
+        file = tmp_path / "slate" / Path(str(weights)).stem / "seed-0" / "train" / "results.csv"
+        names, values = (line.split(",") for line in file.read_text("utf-8").splitlines()[:2])
+        return sum(float(value) for name, value in zip(names, values, strict=True) if name.startswith("train/"))
+
+    assert first_losses(learned / "train" / "weights" / "best.pt") < 0.9 * first_losses("none")
+
+
+def test_a_first_training_on_another_dataset_is_recorded(out, tmp_path):
+    options = ("--weights", "none", "--epochs", 1, "--imgsz", 64, "--device", "cpu")
+    result = run_yolo("--category", "plate", "--pretrain", "slate", "--out", out, "--runs", tmp_path, *options)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "plate" / "yolo" / "seed-0"
+    assert record_of(folder)["pretrained_on"] == "slate"
+    assert (folder / "pretrain" / "weights" / "best.pt").is_file()
+
+
+def test_tiles_are_trained_on_and_whole_images_are_measured(out, tmp_path):
+    options = ("--weights", "none", "--epochs", 1, "--imgsz", 64, "--device", "cpu")
+    result = run_yolo("--category", "plate@tile-64", "--out", out, "--runs", tmp_path, *options)
+    assert result.exit_code == 0, result.output
+    record = record_of(tmp_path / "plate" / "yolo" / "seed-0")
+    plate = open_dataset(out, "plate")
+    assert record["dataset"] == "plate" and record["split_sha256"] == plate.split["sha256"]
+    assert record["settings"]["tiles"] == "plate@tile-64"
+    found = json.loads((tmp_path / "plate" / "yolo" / "seed-0" / "predictions" / "tuned" / "test.json").read_text())
+    assert {entry["image_id"] for entry in found} <= {plate.image_ids[name] for name in plate.images("test")}
+
+
+def test_folds_are_trained_one_after_another(tmp_path):
+    folder = write_plates(tmp_path / "data", "plate", 0)
+    for fold in range(3):
+        settings = ("--protocol", "kfold", "--folds", 3, "--fold", fold)
+        converted("to_yolo", folder, tmp_path / "out", *settings)
+    options = ("--weights", "none", "--epochs", 1, "--imgsz", 64, "--device", "cpu")
+    result = run_yolo("--category", "plate", "--folds", 3, "--out", tmp_path / "out", "--runs", tmp_path, *options)
+    assert result.exit_code == 0, result.output
+    assert "standard deviation of 3 folds: mAP50 0.0" in result.output
+    assert [record_of(tmp_path / f"plate@kfold-3-{fold}" / "yolo" / "seed-0")["dataset"][-1] for fold in range(3)]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(out, tmp_path):
+    script = [sys.executable, str(REPOSITORY / "finetune" / "yolo.py"), "--category", "plate", "--out", str(out)]
+    script += ["--runs", str(tmp_path), "--device", "cpu"]
+    results = tmp_path / "plate" / "yolo" / "seed-0" / "train" / "results.csv"
+    last = results.parent / "weights" / "last.pt"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    settings = ["--weights", "none", "--epochs", "6", "--imgsz", "64"]
+    process = subprocess.Popen([*script, *settings], env=environment, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 100
+    while not last.is_file() and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "--resume" in process.stderr.read()
+    done = len(results.read_text("utf-8").splitlines()) - 1
+    assert 1 <= done < 6
+
+    resume = ("--category", "plate", "--out", out, "--runs", tmp_path, "--device", "cpu", "--resume")
+    assert "was begun with 6" in refusal(run_yolo(*resume, "--epochs", 7))
+    result = run_yolo(*resume)
+    assert result.exit_code == 0, result.output
+    assert len(results.read_text("utf-8").splitlines()) == 7
+    record = record_of(tmp_path / "plate" / "yolo" / "seed-0")
+    assert record["resumed"] is True and record["settings"]["epochs"] == 6 and record["random_weights"] is True
+    assert "is a finished run" in refusal(run_yolo(*resume))
+
+
+def test_onnxruntime_gives_the_same_boxes(learned):
+    """The exported file in onnxruntime alone, fed by Pillow and NumPy, beside the checkpoint in ultralytics."""
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    from ultralytics import YOLO
+
+    best = learned / "train" / "weights" / "best.pt"
+    session = runtime.InferenceSession(yolo.export_onnx(best, "detect", SIZE), providers=["CPUExecutionProvider"])
+    model = YOLO(str(best))
+    images = sorted((learned / "train-data" / "images" / "test").iterdir())
+    compared = 0
+    for path in images:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1)[None] / 255
+        (rows,) = session.run(None, {"images": pixels})[0]  # boxes x (x0, y0, x1, y1, score, class)
+        (answer,) = model.predict(str(path), imgsz=SIZE, conf=yolo.LEAST_SCORE, device="cpu", verbose=False)
+        theirs = answer.boxes.data.numpy()
+        rows, theirs = rows[rows[:, 4] > 0.05], theirs[theirs[:, 4] > 0.05]
+        assert len(rows) == len(theirs)
+        np.testing.assert_allclose(rows[np.argsort(-rows[:, 4])], theirs[np.argsort(-theirs[:, 4])], atol=0.05)
+        compared += len(rows)
+    assert compared >= 8
