@@ -1,9 +1,9 @@
 """Where the product lies in an image, and how it lies there.
 
 The method is simple and stated: the background's colour is the median of the image's border; Otsu's threshold
-(IEEE Trans. SMC, 1979) cuts the distance from it; the largest component is the product. Where that is hardly
-anything, nearly everything, one of many parts, or runs along the border, the image shows a texture, and all of it
-is the product.
+(IEEE Trans. SMC, 1979) cuts the distance from it; the largest component is the product, its small holes filled.
+Where that is hardly anything, nearly everything, one of many parts, or runs along the border, the image shows a
+texture, and all of it is the product.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ BORDER = 0.02  # of the shorter side: the rim that shows the background
 LEAST, MOST = 0.02, 0.9  # share of the image that a product covers
 MOST_OF_RIM = 0.25  # share of the rim that a product may cover
 LEAST_OF_PARTS = 0.7  # share of what is no background that the product has, the rest being specks
+LARGE_HOLE = 0.05  # of the product's area; smaller ones are rather bright spots, scratches among them
 SAME = 0.92  # IoU from which two outlines (convex hulls) count as the same
 SMALL = 128  # px, the side at which outlines are compared
 
@@ -67,7 +68,16 @@ def find_foreground(image: Pixels) -> Mask | None:
     whole = (
         LEAST <= mask.mean() <= MOST and mask[rim].mean() <= MOST_OF_RIM and areas.max() >= LEAST_OF_PARTS * areas.sum()
     )
-    return mask if whole else None
+    return _without_small_holes(mask) if whole else None
+
+
+def _without_small_holes(mask: Mask) -> Mask:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(1 - mask, connectivity=4)
+    left, top, right, bottom = stats[:, 0], stats[:, 1], stats[:, 0] + stats[:, 2], stats[:, 1] + stats[:, 3]
+    enclosed = (left > 0) & (top > 0) & (right < mask.shape[1]) & (bottom < mask.shape[0])
+    filled = enclosed & (stats[:, cv2.CC_STAT_AREA] < LARGE_HOLE * stats[0, cv2.CC_STAT_AREA])
+    filled[0] = True  # the product itself
+    return filled[labels].view(np.uint8)
 
 
 def _rim(shape: tuple[int, ...]) -> NDArray[np.bool_]:
