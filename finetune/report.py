@@ -1,5 +1,6 @@
 """The page of a comparison: one HTML file with its style, script, charts and images inside; it works offline."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 GRID = np.linspace(0, 1, 101)
 COLOURS = 8
 WIDTH, HEIGHT, LEFT, BOTTOM = 300, 220, 44, 30  # of a chart, in SVG units
+NONE = "\u2013"  # what is not known
 FOREST = ("auroc", "map50", "dice")  # differences that are drawn
 
 
@@ -50,6 +52,7 @@ def render(report: dict[str, Any], evidence: dict[str, dict[str, list[Evidence]]
         lstrip_blocks=True,
     )
     environment.filters |= {"size": human_size, "duration": human_duration, "quantity": human_quantity}
+    environment.filters["breakable"] = breakable
     oracles = {row["name"] for row in report["rows"] if row["oracle"]}
     cases = make_cases({name: next(iter(seeds.values())) for name, seeds in evidence.items()}, oracles)
     return environment.get_template("report.html").render(
@@ -64,6 +67,8 @@ def render(report: dict[str, Any], evidence: dict[str, dict[str, list[Evidence]]
         forest=[name for name in FOREST if any(name in row["differences"] for row in report["rows"])],
         reach=forest_reach(report),
         cases=cases,
+        oracles=oracles,
+        sides=[(told, rows) for told in (False, True) if (rows := [r for r in report["rows"] if r["oracle"] is told])],
         kinds=KINDS,
         cell=cell,
         style=(TEMPLATES / "report.css").read_text("utf-8"),
@@ -214,13 +219,20 @@ def _pro_point(item: Evidence) -> tuple[float, float] | None:
 # ------------------------------------------------------------------------------------------------- numbers as text
 
 
+def breakable(name: str) -> Any:
+    """A model's name as HTML, which may go on in the next line after / and _."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub("([/_])", r"\1<wbr>", str(escape(name))))
+
+
 def human_size(value: float | None) -> str:
-    return "-" if value is None else f"{value / 1e6:,.0f} MB" if value >= 1e6 else f"{value / 1e3:,.0f} kB"
+    return NONE if value is None else f"{value / 1e6:,.0f} MB" if value >= 1e6 else f"{value / 1e3:,.0f} kB"
 
 
 def human_duration(seconds: float | None) -> str:
     if seconds is None:
-        return "-"
+        return NONE
     if seconds < 60:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -228,5 +240,5 @@ def human_duration(seconds: float | None) -> str:
 
 def human_quantity(value: float | None) -> str:
     if value is None:
-        return "-"
+        return NONE
     return f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value:,.0f}"

@@ -30,7 +30,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(runs, dataset, "classifier", {"tuned": ("class", 0.6)}, train_seconds=90.0, seconds_per_image=0.02)
     for seed in range(3):
         write_run(runs, dataset, "yolo", {"tuned": ("box", 0.7)}, seed, random_weights=True)
-    write_run(runs, dataset, "sam", {"gt-box": ("mask", 0.95), "yolo-box": ("mask", 0.7)})
+    write_run(runs, dataset, "sam_decoder", {"gt-box": ("mask", 0.95), "yolo-box": ("mask", 0.7)})
     write_run(runs, dataset, "normality", {"tuned": ("good", 0.5)})
     shutil.copytree(runs / "widget/yolo", runs / "widget/odd")
     results = results_file(root / "theirs.json", dataset)
@@ -57,9 +57,22 @@ def test_page_is_small_and_every_image_has_a_text(text: str) -> None:
 
 
 def test_page_says_what_to_mind(text: str) -> None:
-    for words in ("random weights: ", "Oracle, told where the defects are: sam/gt-box", "No predictions for val"):
+    for words in (
+        "random weights: ",
+        "Oracle, told where the defects are: sam_decoder/gt-box",
+        "No predictions for val",
+    ):
         assert words in text
     assert "too few to trust" in text  # two test images of each type
+
+
+def test_oracles_stand_apart_in_every_table_of_models(text: str) -> None:
+    tables = re.findall(r"<table class=\"[^\"]*models\">(.*?)</table>", text, re.DOTALL)
+    by_row = [table for table in tables if "gt-box</th>" in table or "gt-box\n" in table]
+    assert len(by_row) >= 5  # summary, differences, costs and the measures of each ground
+    for table in by_row:
+        automatic, _, oracles = table.partition("Oracle: told where the defects are")
+        assert "gt-box\n" not in automatic and "yolo-box\n" not in oracles and "gt-box\n" in oracles
 
 
 def test_names_cannot_break_the_page(text: str) -> None:
@@ -184,6 +197,8 @@ def test_nothing_sticks_out_of_the_page(browser: Any, page: Path, width: int) ->
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", command)
     browser.get(page.as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    thumbs = "[...document.querySelectorAll('.case .thumb')].map((one) => one.getBoundingClientRect().right)"
+    assert max(browser.execute_script(f"return {thumbs}")) <= width - 10  # none is cut off by its row
 
 
 def _badness(browser: Any, model: str) -> list[float]:
