@@ -23,7 +23,13 @@ from finetune.tables import MEASURES
 HERE = Path(__file__).resolve().parent
 ALL = "all"
 CONVERT = "convert"  # who gets the arguments of --args besides the models
-SCRIPTS = ("classifier", "normality", "yolo", "yolo_world", "sam_decoder")  # they share --dataset --run --seed ...
+SCRIPTS = {  # by the usual name of their runs; they share --dataset --run --seed --out --runs --overwrite
+    "classifier": "classifier.py",
+    "normality": "normality.py",
+    "yolo": "yolo.py",
+    "yolo-world": "yolo_world.py",
+    "sam": "sam_decoder.py",
+}
 BAD_USAGE = 2  # the exit code that comes again however often a command is tried
 
 
@@ -146,7 +152,7 @@ def run_cell(cell: Cell, sweep: Sweep, dataset_name: str) -> Outcome:
     if finished:
         _check_command(folder, dataset, wanted)
     else:
-        script = str(sweep.scripts / f"{cell.model}.py")
+        script = str(sweep.scripts / SCRIPTS[cell.model])
         run_command([script, *wanted, *places, *(["--overwrite"] if sweep.overwrite else [])], sweep.log(cell.name))
     return Outcome(
         status="kept" if finished else "trained",
@@ -206,15 +212,6 @@ def attempts(log: Path) -> int:
 def last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
     return lines[-1][:300]
-
-
-def known_models(names: Sequence[str]) -> list[str]:
-    """Those of the scripts that are there; raises DatasetError for a model that has none."""
-    there = [name for name in SCRIPTS if (HERE / f"{name}.py").is_file()]
-    for name in names:
-        if name not in there:
-            raise DatasetError(f"--models {name}: known are {', '.join(there)}")
-    return list(names)
 
 
 def to_record(cell: Cell, outcome: Outcome) -> dict[str, Any]:

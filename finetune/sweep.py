@@ -47,7 +47,6 @@ from finetune.cells import (
     Sweep,
     attempts,
     cells,
-    known_models,
     make_dataset,
     recipes,
     run_cell,
@@ -169,6 +168,14 @@ def _names(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[
     return tuple(names)
 
 
+def _models(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    names = _names(ctx, parameter, value)
+    unknown = [name for name in names if name not in SCRIPTS]
+    if unknown:
+        raise click.BadParameter(f"{unknown[0]!r}: known are {', '.join(SCRIPTS)}")
+    return names
+
+
 def _shots(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
     wanted = _names(ctx, parameter, value)
     if not all(one == ALL or (one.isdecimal() and int(one) > 0) for one in wanted):
@@ -193,7 +200,7 @@ def _arguments(ctx: click.Context, parameter: click.Parameter, values: Sequence[
 
 @command()
 @click.option("--categories", required=True, callback=_names, metavar="A,B", help="Categories in --root.")
-@click.option("--models", required=True, callback=_names, metavar="A,B", help=f"Of {', '.join(SCRIPTS)}.")
+@click.option("--models", required=True, callback=_models, metavar="A,B", help=f"Of {', '.join(SCRIPTS)}.")
 @click.option("--folds", type=click.IntRange(1), default=5, help="Folds of `all`; draws of any other number of shots.")
 @click.option("--shots", default=ALL, callback=_shots, help="Labelled defect images to train on, e.g. 1,2,5,10,all.")
 @click.option(
@@ -237,7 +244,6 @@ def main(
     and SVG; RUNS/sweep/logs what the cells printed. Exit code 1: cells failed.
     """
     sweep = Sweep(out=out.absolute(), runs=runs.absolute(), root=root.absolute() if root else None, **options)
-    known_models(sweep.models)
     if ALL in sweep.shots and sweep.folds < 3:
         raise DatasetError(f"--folds {sweep.folds}: `--shots {ALL}` is a k-fold split, and needs 3 folds or more")
     grid = cells(sweep)
