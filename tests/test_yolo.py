@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from click.testing import CliRunner
 
 from finetune import yolo
 from finetune.category import open_dataset
-from finetune.metrics import box_metrics
+from finetune.crops import cut_train_part
+from finetune.detections import draw_figures, measure, worst_images
+from finetune.metrics import box_confusion, box_metrics, size_metrics
 from finetune.weights import find_weights
 
 FAST = ("--weights", "none", "--epochs", 1, "--imgsz", 64, "--batch", 4, "--device", "cpu")
@@ -101,6 +104,127 @@ def test_perfect_and_absent_detections_measure_one_and_zero(out):
     ]
     assert box_metrics(truth, perfect).map == pytest.approx(1)
     assert box_metrics(truth, []).map50 == 0
+
+
+def box(image: int, category: int, x: float, side: float, score: float | None = None) -> dict:
+    entry = {"image_id": image, "category_id": category, "bbox": [x, 0, side, side], "area": side**2, "iscrowd": 0}
+    return entry if score is None else {**entry, "score": score}
+
+
+def truth_of(*annotations: dict) -> dict:
+    return {
+        "images": [{"id": number, "width": 400, "height": 400, "file_name": f"{number}.png"} for number in (1, 2, 3)],
+        "categories": [{"id": 1, "name": "crack"}, {"id": 2, "name": "hole"}],
+        "annotations": [{**entry, "id": number} for number, entry in enumerate(annotations, start=1)],
+    }
+
+
+def test_threshold_is_chosen_on_val_and_used_on_test():
+    """Val is right from 0.6 on. On test 0.6 finds one of two, beside one false alarm: F1 = 2 / (2 + 2)."""
+    val = truth_of(box(1, 1, 0, 40), box(2, 2, 0, 40))
+    said = [box(1, 1, 0, 40, 0.9), box(2, 2, 0, 40, 0.6), box(3, 1, 0, 40, 0.5)]
+    test = truth_of(box(1, 1, 0, 40), box(2, 2, 0, 40))
+    found = [box(1, 1, 0, 40, 0.7), box(3, 1, 0, 40, 0.65), box(2, 2, 0, 40, 0.5)]
+    measured = measure({"val": val, "test": test}, {"val": said, "test": found})
+    assert measured["val"]["F1"] == 1
+    assert measured["test"]["threshold"] == measured["val"]["threshold"] == pytest.approx(0.6)
+    assert (measured["test"]["precision"], measured["test"]["recall"], measured["test"]["F1"]) == (0.5, 0.5, 0.5)
+
+
+def test_without_defects_in_val_there_is_no_threshold():
+    measured = measure({"val": truth_of(), "test": truth_of(box(1, 1, 0, 40))}, {"val": [], "test": []})
+    assert "threshold" not in measured["test"] and measured["test"]["mAP50"] == 0
+
+
+def test_sizes_are_measured_apart():
+    """Sides of 10, 50 and 200 px: small is missed, medium found exactly, large found with an IoU of 0.64."""
+    truth = truth_of(box(1, 1, 0, 10), box(2, 1, 0, 50), box(3, 1, 0, 200))
+    sizes = size_metrics(truth, [box(2, 1, 0, 50, 0.9), box(3, 1, 0, 160, 0.8)])
+    assert [(name, entry["instances"]) for name, entry in sizes.items()] == [("small", 1), ("medium", 1), ("large", 1)]
+    assert [entry["AP50"] for entry in sizes.values()] == pytest.approx([0, 1, 1])
+    assert [entry["AR100"] for entry in sizes.values()] == pytest.approx([0, 1, 0.3])  # 0.50, 0.55 and 0.60 of ten
+
+
+def test_confusion_counts_wrong_classes_misses_and_false_alarms():
+    truth = truth_of(box(1, 1, 0, 40), box(2, 2, 0, 40), box(3, 2, 0, 40))
+    found = [box(1, 1, 0, 40, 0.9), box(2, 1, 0, 40, 0.8), box(1, 2, 200, 40, 0.7), box(3, 2, 0, 40, 0.1)]
+    assert box_confusion(truth, found, 0.5).tolist() == [[1, 0, 0], [1, 0, 1], [0, 1, 0]]
+
+
+def test_worst_images_come_first():
+    truth = truth_of(box(1, 1, 0, 40), box(2, 1, 0, 40))
+    found = [box(1, 1, 0, 40, 0.9), box(2, 1, 200, 40, 0.8), box(3, 1, 0, 40, 0.6), box(1, 1, 200, 40, 0.1)]
+    assert worst_images(truth, found, 0.5) == [2, 3]  # 2: a miss and a false alarm; 3: a false alarm; 1: right
+
+
+def test_figures_are_drawn(out, tmp_path):
+    dataset = open_dataset(out, "widget")
+    truth = dataset.ground_truth("test")
+    found = [{**entry, "score": 0.9} for entry in truth["annotations"][1:]]
+    draw_figures(tmp_path, dataset, found, 0.5, "title")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "precision_recall.png", "worst.png"]
+    draw_figures(tmp_path / "few-shot", dataset, found, None, "title")
+    assert [path.name for path in (tmp_path / "few-shot").iterdir()] == ["precision_recall.png"]
+
+
+def test_squares_show_defects_where_the_masks_have_them(out, tmp_path):
+    """The box of a square's polygon is that of the mask in it, or none where it shows less than a third."""
+    dataset = open_dataset(out, "widget")
+    cut_train_part(dataset, 32, tmp_path, tmp_path)
+    name = next(name for name in dataset.images("train") if "crack" in name)
+    index = int(name[-7:-4])
+    ring = (4 + index % 5, 4 + index % 7, 20 + index % 5, 16 + index % 7)  # see conftest.blobs
+    rows = [line.split() for line in (tmp_path / f"{Path(name).stem}@0_0.txt").read_text("utf-8").splitlines()]
+    points = [np.array(row[1:], float).reshape(-1, 2) * 32 for row in rows]
+    assert any(np.allclose([*found.min(axis=0), *found.max(axis=0)], ring, atol=1e-3) for found in points)
+    assert (tmp_path / f"{Path(name).stem}@0_0.png").is_file()
+    assert {row[0] for row in rows} == {"0"}
+
+
+def test_ctrl_c_waits_for_the_end_of_a_training_step():
+    class Model:
+        def add_callback(self, event: str, function: object) -> None:
+            assert event == "on_train_batch_end"
+            self.step_ends = function
+
+    model = Model()
+    with yolo.interrupted_between_batches(model):
+        model.step_ends(None)
+        signal.raise_signal(signal.SIGINT)  # nothing happens yet
+        with pytest.raises(KeyboardInterrupt):
+            model.step_ends(None)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)  # the second one does not wait
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_resume_and_eval_only_need_a_run(out, tmp_path):
+    options = ("--category", "widget", "--out", out, "--runs", tmp_path)
+    assert "holds no interrupted run" in refusal(run_yolo(*options, "--resume"))
+    assert "holds no finished run" in refusal(run_yolo(*options, "--eval-only", tmp_path))
+    assert "leave --folds and --resume out" in refusal(run_yolo(*options, "--eval-only", tmp_path, "--resume"))
+
+
+def test_folds_must_all_be_there_before_the_first_is_trained_on(out, tmp_path):
+    line = refusal(run_yolo("--category", "widget", "--folds", 5, "--out", out, "--runs", tmp_path))
+    assert "widget@kfold-5-0: no such dataset" in line
+
+
+def test_a_first_training_never_sees_what_is_held_back(tmp_path):
+    """Another split of the same images has some of our test images in its train part."""
+    folder = write_category(tmp_path / "data", size=(64, 64))
+    converted("to_yolo", folder, tmp_path / "out")
+    converted("to_yolo", folder, tmp_path / "out", "--protocol", "kfold", "--folds", 3)
+    options = ("--category", "widget", "--out", tmp_path / "out", "--runs", tmp_path, *FAST)
+    line = refusal(run_yolo(*options, "--pretrain", "widget@kfold-3-0"))
+    assert "keeps for val or test" in line
+
+
+def test_light_architecture_and_squares_are_for_boxes(out, tmp_path):
+    options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--task", "segment", "--weights", "none")
+    assert "finds boxes only" in refusal(run_yolo(*options, "--arch", "yolo11n-light"))
+    assert "--crop: is for boxes" in refusal(run_yolo(*options, "--crop", 32))
 
 
 def test_help_and_refusals_do_not_import_torch(out):
