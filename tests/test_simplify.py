@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import converted, refusal, run_cli, tree, write_category
+from conftest import converted, refusal, run_cli, run_process, tree, write_category
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from masks import random_masks
@@ -200,3 +200,18 @@ def test_what_has_no_polygons_refuses_it(folder: Path, tmp_path: Path, command: 
 def test_a_dry_run_tells_the_iou(folder: Path, tmp_path: Path) -> None:
     result = run_cli("to_yolo", "--task", "segment", "--root", folder, "--simplify", 2, "--dry-run")
     assert "simplified: yolo-seg, 10 outlines within 2 px" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tolerance", [1, 3])
+def test_real_defects_are_as_the_card_says_through_ultralytics(screw: Path, tmp_path: Path, tolerance: int) -> None:
+    pytest.importorskip("ultralytics")
+    command = ("to_yolo", "--task", "segment", "--root", screw, "--out", tmp_path, "--simplify", tolerance)
+    assert run_process(*command).returncode == 0
+    said = json.loads((tmp_path / "screw" / "card.json").read_text("utf-8"))["simplified"]["yolo-seg"]
+    done = run_process("verify", tmp_path / "screw", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    ((row,),) = json.loads(done.stdout).values()
+    assert row["reader"] == "ultralytics" and row["boxes exact"] == "135 of 135"
+    assert float(row["IoU mean"]) == pytest.approx(said["mean_iou"], abs=0.001)
+    assert float(row["IoU min"]) == pytest.approx(said["min_iou"], abs=0.02)

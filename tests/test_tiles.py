@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import blobs, converted, refusal, run_cli, tree, write_category
+from conftest import blobs, converted, refusal, run_cli, run_process, tree, write_category
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -136,6 +136,18 @@ def test_the_split_is_that_of_the_whole_images(folder: Path, tmp_path: Path) -> 
     for part in PARTS:
         images = read(base / "coco" / "annotations" / f"instances_{part}.json")["images"]
         assert all(record["images"][i["file_name"]] == {k: i[k] for k in ("id", "width", "height")} for i in images)
+
+
+def test_several_categories_in_one_dataset_can_be_tiled(tmp_path: Path) -> None:
+    for name in ("bolt", "nut"):
+        write_category(tmp_path / "data", name, size=SIZE, masks={"crack": [np.ones(SIZE[::-1], np.uint8)] * 3})
+    options = ("--root", tmp_path / "data", "--category", "all", "--classes", "category-defect", "--tile", 32)
+    result = run_cli("to_coco", *options, "--out", tmp_path / "out", "--workers", 1)
+    assert result.exit_code == 0, result.output
+    dataset = open_dataset(tmp_path / "out", "all@tile-32")
+    assert (dataset.base, dataset.classes) == ("all", ["bolt-crack", "nut-crack"])
+    assert "nut__test__crack__002@48_24.png" in dataset.image_ids
+    assert run_cli("verify", dataset.folder).exit_code == 0
 
 
 def test_tiles_without_a_defect_stay_and_count_as_good(folder: Path, tmp_path: Path) -> None:
@@ -295,3 +307,25 @@ def test_only_tiles_lead_back(datasets: Path) -> None:
 def test_pycocotools_reads_tiles(datasets: Path) -> None:
     coco = COCO(datasets / "widget@tile-32" / "coco" / "annotations" / "instances_train.json")
     assert {(image["width"], image["height"]) for image in coco.imgs.values()} == {(32, 32)}
+
+
+@pytest.mark.slow
+def test_tiles_of_real_defects_through_ultralytics_and_back(screw: Path, tmp_path: Path) -> None:
+    """All formats proven by other people's readers; and an oracle on tiles is an oracle on whole images."""
+    for command in (["all", "--tile", 640], ["to_coco"]):
+        done = run_process(*command, "--root", screw, "--out", tmp_path)
+        assert done.returncode == 0, done.stderr
+    before = tree(tmp_path / "screw@tile-640")
+    done = run_process("verify", tmp_path / "screw@tile-640", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (rows,) = json.loads(done.stdout).values()
+    assert all(row["exact"] in ("-", "293") and row["boxes exact"] in ("-", "334 of 334") for row in rows)
+    assert tree(tmp_path / "screw@tile-640") == before
+    tiles, whole = open_dataset(tmp_path, "screw@tile-640"), open_dataset(tmp_path, "screw")
+    for part in PARTS:
+        found = [
+            {name: entry[name] for name in ("image_id", "category_id", "bbox")} | {"score": 0.5}
+            for entry in tiles.ground_truth(part)["annotations"]
+        ]
+        back = {(e["image_id"], e["category_id"], *e["bbox"]) for e in on_whole_images(found, tiles)}
+        assert back == {(e["image_id"], e["category_id"], *e["bbox"]) for e in whole.ground_truth(part)["annotations"]}
