@@ -90,6 +90,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         *_markdown_of_grounds(report),
         "## Each defect type",
         class_table(report),
+        "## Cost",
+        cost_table(report),
         f"Split `{next(iter(report['split']['sha256'].values()))[:16]}`, family `{report['split']['family'][:16]}`.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -132,6 +134,24 @@ def class_table(report: dict[str, Any], style: str = "github") -> str:
         few = " (too few to trust)" if known["few"] else ""
         cells = [_class_cell(row["classes"][index]) for row in report["rows"]]
         body.append([known["class"], f"{known['images']}{few}", known["instances"], *cells])
+    return table(body, header, style)
+
+
+def cost_table(report: dict[str, Any], style: str = "github") -> str:
+    header = ["model", "labels", "clicks to label", "training, s", "an image, s", "device", "parameters", "weights, MB"]
+    body = []
+    for row in report["rows"]:
+        cost, work = row["cost"], row["labelling"]
+        size = cost["weights_bytes"]
+        known = [
+            work and work["clicks"],
+            cost["train_seconds"],
+            cost["seconds_per_image"],
+            cost["device"],
+            cost["parameters"],
+            None if size is None else round(size / 1e6, 1),
+        ]
+        body.append([row["name"], labels_of(row), *("-" if value is None else value for value in known)])
     return table(body, header, style)
 
 

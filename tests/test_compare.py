@@ -185,6 +185,14 @@ def test_labels_cost_what_their_kind_takes(report: dict, widget: Dataset) -> Non
     assert row_of(report, "yolo")["labelling"]["images"] == defects
 
 
+def test_markdown_tells_costs_too(root: Path, runs: Path, tmp_path: Path) -> None:
+    report = report_of(root, runs, tmp_path / "r")
+    text = (tmp_path / "r/report.md").read_text()
+    line = next(line for line in text.partition("## Cost")[2].splitlines() if line.startswith("| yolo "))
+    clicks = row_of(report, "yolo")["labelling"]["clicks"]
+    assert [cell.strip() for cell in line.split("|")][1:6] == ["yolo", "box", str(clicks), "1.0", "-"]
+
+
 def test_a_model_whose_test_was_seen_says_so_first(root: Path, widget: Dataset, tmp_path: Path) -> None:
     write_run(tmp_path / "runs", widget, "tuned", {"tuned": ("box", 0.9)}, seen_test="chosen among ten by its test mAP")
     report = report_of(root, tmp_path / "runs", tmp_path / "r")
