@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,6 +168,28 @@ def test_vectors_that_are_trained_do_not_decay_and_others_do(vectors):
         settings = {"name": "AdamW", "lr": 0.1, "momentum": 0.9, "decay": 0.5, "iterations": 10}
         groups = trainer.build_optimizer(model=network, **settings).param_groups
         assert {group["weight_decay"] for group in groups} == decays
+
+
+@pytest.mark.parametrize("tune_words", [True, False])
+def test_each_image_gets_its_own_order_of_words_as_from_ultralytics_and_learned_ones_get_gradients(vectors, tune_words):
+    """Against ultralytics' own gathering, from the embeddings that it would have cached."""
+    from ultralytics.models.yolo.world import WorldTrainer
+
+    given = read_vectors(vectors, CLASSES)
+    trainer = object.__new__(
+        yolo_world.word_trainer(yolo_world.load_world(ARCH, None).model, CLASSES, given, tune_words)
+    )
+    trainer.data, trainer.device, trainer.args = {"channels": 3}, torch.device("cpu"), SimpleNamespace(multi_scale=0.0)
+    trainer.model = trainer.get_model()
+    trainer.text_embeddings = dict(zip(CLASSES, torch.from_numpy(given), strict=True))
+    batch = {"img": torch.zeros(2, 3, 32, 32), "texts": [["hole", "crack", "dent"], ["crack", "dent", "hole"]]}
+    ours = trainer.preprocess_batch(dict(batch))["txt_feats"]
+    assert torch.equal(ours, WorldTrainer.preprocess_batch(trainer, dict(batch))["txt_feats"])
+    assert torch.equal(ours[0, 0], torch.from_numpy(given[2]))
+    assert ours.requires_grad is tune_words
+    if tune_words:
+        ours[0, 0].sum().backward()
+        assert trainer.model.txt_feats.grad[0].sum(1).tolist() == [0, 0, 512]
 
 
 def test_a_class_held_back_leaves_the_training_view_and_the_dataset_stays_as_it_is(out, tmp_path):
