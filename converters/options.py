@@ -1,6 +1,7 @@
 """The command line's common ground: shared options, one error style, tables and progress bars."""
 
 import json
+import math
 import multiprocessing
 import sys
 import warnings
@@ -109,6 +110,13 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple
     return train, val, test
 
 
+def _number(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    """click lets NaN through every range."""
+    if math.isnan(value):
+        raise click.BadParameter("nan is no number")
+    return value
+
+
 FOLDER = click.Path(path_type=Path)
 CHOICE = click.Choice
 
@@ -121,8 +129,9 @@ max_pixels_option = click.option(
 )
 simplify_option = click.option(
     "--simplify",
-    type=click.FloatRange(0),
+    type=click.FloatRange(0, 100),
     default=0.0,
+    callback=_number,
     help="Drop polygon vertices that lie this near to the line between others, px; 0 is exact.",
 )
 source_options = _bundle(
@@ -195,6 +204,7 @@ tile_options = _bundle(
         "--overlap",
         type=click.FloatRange(0, 0.9),
         default=0.2,
+        callback=_number,
         help="Least share of a tile that it has in common with the next (--tile).",
     ),
 )

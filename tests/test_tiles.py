@@ -214,6 +214,9 @@ def test_a_bad_mask_leaves_out_all_tiles_of_its_image(folder: Path, tmp_path: Pa
         (["--tile", 32, "--images", "copy"], "--images copy means nothing to --tile"),
         (["--tile", 8], "--tile"),
         (["--tile", 32, "--overlap", 1], "--overlap"),
+        (["--tile", 32, "--overlap", "nan"], "nan is no number"),
+        (["--simplify", "nan"], "nan is no number"),
+        (["--simplify", "inf"], "not in the range"),
     ],
     ids=str,
 )
