@@ -30,6 +30,7 @@ SCRIPTS = {  # by the usual name of their runs; they share --dataset --run --see
     "yolo-world": "yolo_world.py",
     "sam": "sam_decoder.py",
 }
+AFTER = {"sam": ("yolo", "--boxes")}  # who waits for whose run, where the sweep has both, and takes it by this option
 BAD_USAGE = 2  # the exit code that comes again however often a command is tried
 
 
@@ -93,6 +94,11 @@ class Cell:
     def name(self) -> str:
         return f"{self.recipe.dataset}-{self.model}"
 
+    def before(self, sweep: Sweep) -> "Cell | None":
+        """The cell whose run this one takes."""
+        model, _ = AFTER.get(self.model, ("", ""))
+        return Cell(self.recipe, model) if model in sweep.models else None
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -117,7 +123,9 @@ def recipes(sweep: Sweep) -> list[Recipe]:
 
 
 def cells(sweep: Sweep) -> list[Cell]:
-    return [Cell(recipe, model) for recipe in recipes(sweep) for model in sweep.models]
+    """All trainings, dataset by dataset; those that wait for another come after it."""
+    models = sorted(sweep.models, key=lambda model: model in AFTER)
+    return [Cell(recipe, model) for recipe in recipes(sweep) for model in models]
 
 
 def _rule(sweep: Sweep, shots: str, fold: int) -> SplitRule:
@@ -135,10 +143,11 @@ def make_dataset(recipe: Recipe, sweep: Sweep) -> str:
     return recipe.dataset
 
 
-def run_cell(cell: Cell, sweep: Sweep, dataset_name: str) -> Outcome:
+def run_cell(cell: Cell, sweep: Sweep, dataset_name: str, before: Outcome | None = None) -> Outcome:
     """Train a cell unless it is finished, and measure what it said about test.
 
-    Raises CellError where training died, and DatasetError where another try would end in the same way.
+    ``before`` is what became of the cell that this one waits for; it is there for Ray to wait. Raises CellError where
+    training died, and DatasetError where another try would end in the same way.
     """
     import time
 
@@ -148,6 +157,8 @@ def run_cell(cell: Cell, sweep: Sweep, dataset_name: str) -> Outcome:
     wanted = [*sweep.arguments.get(cell.model, ()), "--dataset", dataset_name, "--run", cell.model]
     wanted += ["--seed", str(sweep.seed)]
     places = ["--out", str(sweep.out), "--runs", str(sweep.runs)]
+    if earlier := cell.before(sweep):
+        places += [AFTER[cell.model][1], str(run_folder(sweep.runs, dataset, earlier.model, sweep.seed))]
     finished = (folder / "run.json").is_file() and not sweep.overwrite
     if finished:
         _check_command(folder, dataset, wanted)

@@ -107,7 +107,10 @@ def _connect(ray: Any, address: str, settings: dict[str, Any]) -> None:
 
 
 def run_cells(ray: Any, sweep: Sweep, cpus: float, gpus: float | None) -> Iterator[tuple[Cell, Outcome]]:
-    """Every cell with its outcome, as they end. A dataset's cells wait for its conversion; Ray sees to that."""
+    """Every cell with its outcome, as they end.
+
+    A dataset's cells wait for its conversion, and SAM's for the detector whose boxes it takes; Ray sees to that.
+    """
     if gpus is None:
         gpus = min(1, ray.cluster_resources().get("GPU", 0))
     again = {"max_retries": TRIES - 1, "retry_exceptions": [CellError]}
@@ -115,7 +118,10 @@ def run_cells(ray: Any, sweep: Sweep, cpus: float, gpus: float | None) -> Iterat
     train = ray.remote(num_cpus=cpus, num_gpus=gpus, **again)(run_cell)
     shared = ray.put(sweep)
     datasets = {recipe: convert.remote(recipe, shared) for recipe in recipes(sweep)}
-    under_way = {train.remote(cell, shared, datasets[cell.recipe]): cell for cell in cells(sweep)}
+    trained: dict[Cell | None, Any] = {None: None}
+    for cell in cells(sweep):
+        trained[cell] = train.remote(cell, shared, datasets[cell.recipe], trained[cell.before(sweep)])
+    under_way = {done: cell for cell, done in trained.items() if cell}
     while under_way:
         (done,), _ = ray.wait(list(under_way), num_returns=1)
         cell = under_way.pop(done)

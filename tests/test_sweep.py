@@ -114,6 +114,18 @@ def test_a_finished_cell_of_other_arguments_is_refused(sweep: Sweep) -> None:
         run_first(replace(sweep, arguments={"yolo": ("--epochs", "3")}))
 
 
+def test_sam_comes_after_the_detector_and_takes_its_boxes(sweep: Sweep) -> None:
+    (sweep.scripts / "sam_decoder.py").write_text(SCRIPT, "utf-8")
+    both = replace(sweep, models=("sam", "yolo"), shots=("1",), folds=1)
+    detector, segmenter = cells(both)
+    assert (detector.model, segmenter.model) == ("yolo", "sam") and segmenter.before(both) == detector
+    assert segmenter.before(replace(both, models=("sam",))) is detector.before(both) is None
+    dataset = make_dataset(detector.recipe, both)
+    run_cell(segmenter, both, dataset, run_cell(detector, both, dataset))
+    record = json.loads((both.runs / dataset / "sam/seed-0/run.json").read_text())
+    assert record["command"][-2:] == ["--boxes", str(both.runs / dataset / "yolo/seed-0")]
+
+
 def test_what_comes_again_is_told_apart_from_what_may_not(sweep: Sweep) -> None:
     (sweep.scripts / "yolo.txt").write_text("refuse")
     with pytest.raises(DatasetError, match="no such weights"):
