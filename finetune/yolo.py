@@ -12,15 +12,12 @@ ultralytics is AGPL-3.0, its checkpoints are pickles that can run code: load onl
 """
 
 import json
-import math
 import os
 import shutil
 import signal
-import statistics
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -33,7 +30,6 @@ if not __package__:  # run as a file: import from the repository, not from this 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from converters.errors import DatasetError
-from converters.made import KEYS
 from converters.options import (
     FOLDER,
     command,
@@ -42,14 +38,14 @@ from converters.options import (
     overwrite_option,
     progress,
     seed_option,
-    table,
     to_json,
 )
 from finetune.category import Dataset, open_dataset
-from finetune.predictions import Run, image_scores, read_run, run_folder, start_run
+from finetune.predictions import Run, read_run, run_folder, start_run
 from finetune.weights import RANDOM, find_weights, sha256
+from finetune.yolo_evaluation import LEAST_SCORE, evaluate, report, spread
+from finetune.yolo_view import FORMATS, check_apart, made_images, size_of_whole, view_of, whole_images
 
-FORMATS = {"detect": "yolo", "segment": "yolo-seg", "obb": "yolo-obb"}
 SUFFIXES = {"detect": "", "segment": "-seg", "obb": "-obb"}
 SIZES = [f"{family}{size}" for family in ("yolo11", "yolo26") for size in "nsmlx"]
 STAGES = ("pretrain", "train")  # a run's trainings, each in a folder of its name
@@ -57,7 +53,6 @@ SETTINGS = "settings.json"  # what a run was begun with, for --resume
 BEGUN = ("task", "arch", "weights", "crop", "pretrain", "pretrain_epochs", "device", "seed")  # that and the recipe
 CHECKPOINTS = Path("weights")  # where ultralytics keeps last.pt and best.pt, in the folder of a training
 LIGHT = Path(__file__).with_name("yolo11n-light.yaml")  # ultralytics takes the `n` for a size: yolo11-light.yaml
-LEAST_SCORE = 0.001  # average precision wants the whole curve, not only the sure detections
 
 
 @dataclass(frozen=True)
@@ -148,42 +143,6 @@ def check_device(device: str) -> None:
         select_device(device, verbose=False)
     except ValueError:
         raise DatasetError(f"--device {device}: not on this machine; leave it out, or name cpu") from None
-
-
-def view_of(dataset: Dataset, task: str, background: float, folder: Path, crop: int = 0) -> Path:
-    """A folder of links to the dataset's files, since ultralytics writes caches beside labels; its data.yaml.
-
-    Good images of the train part beyond the share ``background`` are left out of it. With ``crop``, the train part
-    is squares of so many px instead of whole images.
-    """
-    import yaml
-
-    source = dataset.format(FORMATS[task])
-    data = yaml.safe_load((source / "data.yaml").read_text("utf-8"))
-    if data["split_sha256"] != dataset.split["sha256"]:
-        raise DatasetError(f"{source}: made from another split than {dataset.folder / 'split.json'}: convert it again")
-    shutil.copytree(source.absolute(), folder, copy_function=os.symlink)
-    images, labels = (folder / kind / "train" for kind in ("images", "labels"))
-    names = dataset.images("train")
-    if crop:
-        from finetune.crops import cut_train_part
-
-        for part in (images, labels):
-            shutil.rmtree(part)
-            part.mkdir()
-        names = cut_train_part(dataset, crop, images, labels)
-    good = [name for name in names if not (labels / f"{Path(name).stem}.txt").stat().st_size]
-    keep = round(background / (1 - background) * (len(names) - len(good)))
-    for name in evenly_left_out(good, keep):
-        (images / name).unlink()
-    return folder / "data.yaml"
-
-
-def evenly_left_out(names: list[str], keep: int) -> list[str]:
-    """The names that go when ``keep`` of them stay, taken from the whole list evenly."""
-    keep = min(keep, len(names))
-    stay = {names[index * len(names) // keep] for index in range(keep)}
-    return [name for name in names if name not in stay]
 
 
 def train(
@@ -292,91 +251,6 @@ def _map50(trainer: Any) -> float:
     return float(trainer.metrics.get("metrics/mAP50(B)", 0.0))
 
 
-def predict(model: Any, dataset: Dataset, task: str, part: str, imgsz: int, device: str) -> Iterator[dict[str, Any]]:
-    """Detections on a part of the split as COCO results, at full image size.
-
-    Images go one by one: ultralytics would take a list of them as one batch, and pad them to a common shape.
-    """
-    folder = dataset.format(FORMATS[task]) / "images" / part
-    settings = {"imgsz": imgsz, "conf": LEAST_SCORE, "device": device or None, "verbose": False, "retina_masks": True}
-    names = dataset.images(part)
-    with progress(names, len(names), f"predicting {part}") as bar:
-        for name in bar:
-            (answer,) = model.predict(str(folder / name), **settings)
-            yield from coco_results(answer, dataset.image_ids[name])
-
-
-def coco_results(answer: Any, image_id: int) -> Iterator[dict[str, Any]]:
-    """One image's answer in the COCO results format; masks as RLE, rotated boxes as polygons."""
-    boxes = answer.obb if answer.obb is not None else answer.boxes
-    for index, (x0, y0, x1, y1) in enumerate(boxes.xyxy.tolist()):
-        result = {
-            "image_id": image_id,
-            "category_id": int(boxes.cls[index]) + 1,
-            "bbox": [round(value, 2) for value in (x0, y0, x1 - x0, y1 - y0)],
-            "score": round(float(boxes.conf[index]), 5),
-        }
-        if answer.masks is not None:
-            result["segmentation"] = _rle(answer.masks.data[index])
-        elif answer.obb is not None:
-            result["segmentation"] = [boxes.xyxyxyxy[index].flatten().tolist()]
-        yield result
-
-
-def _rle(mask: Any) -> dict[str, Any]:
-    import numpy as np
-    from pycocotools import mask as coco_mask
-
-    encoded = coco_mask.encode(np.asfortranarray(mask.cpu().numpy().astype(np.uint8)))
-    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
-
-
-def evaluate(
-    model: Any,
-    run: Run,
-    task: str,
-    imgsz: int,
-    device: str,
-    name: str = "tuned",
-    /,
-    tiles: Dataset | None = None,
-    **about: Any,
-) -> dict[str, Any]:
-    """Predict val and test, save both as the set ``name``, and measure the saved boxes; ``about`` goes to set.json.
-
-    With ``tiles`` of the run's dataset, the model looks at these, and what it finds is put together on whole images.
-    Returns measures by part, and the seconds that an image of test took, from file to boxes.
-    """
-    from finetune.detections import draw_figures, measure
-    from finetune.tiles import on_whole_images
-
-    dataset = run.dataset
-    found, seconds = {}, 0.0
-    for part in ("val", "test"):
-        started = time.perf_counter()
-        found[part] = list(predict(model, tiles or dataset, task, part, imgsz, device))
-        if tiles:
-            found[part] = on_whole_images(found[part], tiles)
-        seconds = time.perf_counter() - started
-        names = dataset.images(part)
-        run.write_predictions(
-            name, part, found[part], image_scores(names, dataset.image_ids, len(dataset.classes), found[part])
-        )
-    label = "box" if task == "detect" else "mask"
-    run.describe_set(name, **{"model": "YOLO", "prompt": None, "oracle": False, "label": label} | about)
-    measured = measure({part: dataset.ground_truth(part) for part in found}, found)
-    title = f"{dataset.name}, {name}, test" + (", SYNTHETIC" if dataset.synthetic else "")
-    draw_figures(run.folder / "figures" / name, dataset, found["test"], measured["test"].get("threshold"), title)
-    return measured | {"seconds_per_image": round(seconds / max(1, len(names)), 4)}
-
-
-def metric_rows(metrics: dict[str, Any]) -> Iterable[tuple[str, ...]]:
-    for entry in metrics["classes"]:
-        yield entry["class"], entry["instances"], f"{entry['AP50']:.3f}", f"{entry['AP50-95']:.3f}"
-    total = sum(entry["instances"] for entry in metrics["classes"])
-    yield "mean", total, f"{metrics['mAP50']:.3f}", f"{metrics['mAP50-95']:.3f}"
-
-
 def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
     """The options that make up a recipe, with its fields as parameters."""
     options = (
@@ -438,7 +312,7 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
 
     A run on tiles is a run of the dataset of whole images that they were cut from, and is measured on those.
     """
-    whole = whole_images(wish, dataset)
+    whole = whole_images(wish.out, dataset)
     dataset.format(FORMATS[wish.task])
     if wish.arch == LIGHT.stem and wish.task != "detect":
         raise DatasetError(f"--arch {wish.arch}: finds boxes only; choose another for --task {wish.task}")
@@ -498,26 +372,6 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
     return measured
 
 
-def whole_images(wish: Wish, dataset: Dataset) -> Dataset:
-    """The dataset of whole images that tiles were cut from; any other is its own."""
-    if dataset.tiles is None:
-        return dataset
-    whole = open_dataset(wish.out, dataset.base)
-    if whole.split["sha256"] != dataset.tiles["split_sha256"]:
-        raise DatasetError(f"{dataset.folder}: was cut on another split than {whole.folder}: convert it again")
-    return whole
-
-
-def size_of_whole(dataset: Dataset, imgsz: int, crop: int) -> int:
-    """Longest side of the images when they are looked at, px: as large as in training, on squares too."""
-    from PIL import Image
-
-    if not crop:
-        return imgsz
-    with Image.open(dataset.image_file("val", dataset.images("val")[0])) as image:
-        return 32 * math.ceil(max(image.size) * imgsz / crop / 32)  # the network halves its input five times
-
-
 def whole_image_trainer(imgsz: int) -> Callable[..., Any]:
     """ultralytics' trainer of boxes, which measures val on whole images of this size while it trains on squares."""
     from ultralytics.data import build_yolo_dataset
@@ -556,30 +410,10 @@ def train_in_turn(model: Any, datasets: Sequence[Dataset], wish: Wish, recipe: R
         own = replace(recipe, epochs=epochs)
         trainer = whole_image_trainer(size) if wish.crop else None
         best = train(model, data / "data.yaml", own, run, wish.device, wish.seed, name, trainer, resume)
+        if wish.crop:
+            shutil.rmtree(data)  # many files, which can be cut again
     assert best is not None
     return best
-
-
-def check_apart(first: Dataset, dataset: Dataset) -> None:
-    """Raise DatasetError if training on ``first`` would show images of the val or test part of ``dataset``."""
-    held_back = {sha256(dataset.image_file(part, name)) for part in ("val", "test") for name in dataset.images(part)}
-    for name in first.images("train"):
-        if sha256(first.image_file("train", name)) in held_back:
-            raise DatasetError(
-                f"--pretrain {first.name}: its train part holds {name}, which {dataset.name} keeps for val or test: "
-                "make it from the same split"
-            )
-    base = first.split.get("base")
-    if base and base["dataset"] == dataset.name and base["sha256"] != dataset.split["sha256"]:
-        raise DatasetError(
-            f"--pretrain {first.name}: was made from another split of {dataset.name}: its made images may show val "
-            "or test; make it again"
-        )
-
-
-def made_images(dataset: Dataset) -> int:
-    """How many images of the train part were made by `python -m converters.augment`."""
-    return sum(name.startswith(f"{KEYS}__") for name in dataset.images("train"))
 
 
 def cpu_seconds() -> float:
@@ -694,7 +528,7 @@ def main(
         for dataset in datasets:
             own = (wish, recipe)
             if wish.resume:
-                folder = run_folder(wish.runs, whole_images(wish, dataset), wish.run_name, wish.seed)
+                folder = run_folder(wish.runs, whole_images(wish.out, dataset), wish.run_name, wish.seed)
                 if folds and (folder / "run.json").is_file():
                     found[dataset.name] = read_run(folder, dataset)["metrics"]
                     continue
@@ -704,40 +538,11 @@ def main(
         click.echo(to_json(found if folds else found[name]), nl=False)
         return
     for each, measured in found.items():
-        whole = whole_images(wish, open_dataset(wish.out, each))
+        whole = whole_images(wish.out, open_dataset(wish.out, each))
         folder = eval_only or run_folder(wish.runs, whole, wish.run_name, wish.seed)
         click.echo(report(folder, measured["test"]))
     if folds:
         click.echo(spread([measured["test"] for measured in found.values()]))
-
-
-def report(folder: Path, measured: dict[str, Any]) -> str:
-    """A run and its measures on test as text for the terminal."""
-    record = json.loads((folder / "run.json").read_text("utf-8"))
-    start = "random weights" if record["random_weights"] else record["settings"]["weights"]
-    first = (
-        f", first on {record['pretrained_on']} ({record['made_images']} made images)" if record["pretrained_on"] else ""
-    )
-    lines = [
-        f"{record['dataset']}: YOLO from {start}{first}, seed {record['settings']['seed']}, "
-        f"{record['train_seconds']:.0f} s of training{', SYNTHETIC images' if record['synthetic'] else ''}; on test:",
-        table(list(metric_rows(measured)), ("class", "instances", "mAP50", "mAP50-95")),
-    ]
-    if "F1" in measured:
-        lines.append(
-            f"F1 {measured['F1']:.3f} (precision {measured['precision']:.3f}, recall {measured['recall']:.3f}) "
-            f"at the threshold of val, {measured['threshold']:.3f}"
-        )
-    return "\n".join([*lines, f"run: {folder}"])
-
-
-def spread(measured: Sequence[dict[str, Any]]) -> str:
-    """Mean and standard deviation over folds."""
-    parts = []
-    for key in ("mAP50", "mAP50-95"):
-        values = [entry[key] for entry in measured]
-        parts.append(f"{key} {statistics.mean(values):.3f} +- {statistics.stdev(values):.3f}")
-    return f"mean and standard deviation of {len(measured)} folds: {', '.join(parts)}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""A converted dataset as ultralytics gets to see it: a folder of links under the run, for whole images or squares."""
+
+import math
+import os
+import shutil
+from pathlib import Path
+
+from converters.errors import DatasetError
+from converters.made import KEYS
+from finetune.category import Dataset, open_dataset
+from finetune.weights import sha256
+
+FORMATS = {"detect": "yolo", "segment": "yolo-seg", "obb": "yolo-obb"}
+
+
+def view_of(dataset: Dataset, task: str, background: float, folder: Path, crop: int = 0) -> Path:
+    """A folder of links to the dataset's files, since ultralytics writes caches beside labels; its data.yaml.
+
+    Good images of the train part beyond the share ``background`` are left out of it. With ``crop``, the train part
+    is squares of so many px instead of whole images.
+    """
+    import yaml
+
+    source = dataset.format(FORMATS[task])
+    data = yaml.safe_load((source / "data.yaml").read_text("utf-8"))
+    if data["split_sha256"] != dataset.split["sha256"]:
+        raise DatasetError(f"{source}: made from another split than {dataset.folder / 'split.json'}: convert it again")
+    shutil.copytree(source.absolute(), folder, copy_function=os.symlink)
+    images, labels = (folder / kind / "train" for kind in ("images", "labels"))
+    names = dataset.images("train")
+    if crop:
+        from finetune.crops import cut_train_part
+
+        for part in (images, labels):
+            shutil.rmtree(part)
+            part.mkdir()
+        names = cut_train_part(dataset, crop, images, labels)
+    good = [name for name in names if not (labels / f"{Path(name).stem}.txt").stat().st_size]
+    keep = round(background / (1 - background) * (len(names) - len(good)))
+    for name in evenly_left_out(good, keep):
+        (images / name).unlink()
+    return folder / "data.yaml"
+
+
+def evenly_left_out(names: list[str], keep: int) -> list[str]:
+    """The names that go when ``keep`` of them stay, taken from the whole list evenly."""
+    keep = min(keep, len(names))
+    stay = {names[index * len(names) // keep] for index in range(keep)}
+    return [name for name in names if name not in stay]
+
+
+def whole_images(out: Path, dataset: Dataset) -> Dataset:
+    """The dataset of whole images that tiles were cut from; any other is its own."""
+    if dataset.tiles is None:
+        return dataset
+    whole = open_dataset(out, dataset.base)
+    if whole.split["sha256"] != dataset.tiles["split_sha256"]:
+        raise DatasetError(f"{dataset.folder}: was cut on another split than {whole.folder}: convert it again")
+    return whole
+
+
+def size_of_whole(dataset: Dataset, imgsz: int, crop: int) -> int:
+    """Longest side of the images when they are looked at, px: as large as in training, on squares too."""
+    from PIL import Image
+
+    if not crop:
+        return imgsz
+    with Image.open(dataset.image_file("val", dataset.images("val")[0])) as image:
+        return 32 * math.ceil(max(image.size) * imgsz / crop / 32)  # the network halves its input five times
+
+
+def check_apart(first: Dataset, dataset: Dataset) -> None:
+    """Raise DatasetError if training on ``first`` would show images of the val or test part of ``dataset``."""
+    held_back = {sha256(dataset.image_file(part, name)) for part in ("val", "test") for name in dataset.images(part)}
+    for name in first.images("train"):
+        if sha256(first.image_file("train", name)) in held_back:
+            raise DatasetError(
+                f"--pretrain {first.name}: its train part holds {name}, which {dataset.name} keeps for val or test: "
+                "make it from the same split"
+            )
+    base = first.split.get("base")
+    if base and base["dataset"] == dataset.name and base["sha256"] != dataset.split["sha256"]:
+        raise DatasetError(
+            f"--pretrain {first.name}: was made from another split of {dataset.name}: its made images may show val "
+            "or test; make it again"
+        )
+
+
+def made_images(dataset: Dataset) -> int:
+    """How many images of the train part were made by `python -m converters.augment`."""
+    return sum(name.startswith(f"{KEYS}__") for name in dataset.images("train"))
