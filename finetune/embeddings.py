@@ -50,7 +50,8 @@ class EmbeddingCache:
 
     def write(self, key: str, embedding: NDArray[Any]) -> None:
         """Add an entry whole or not at all; raises DatasetError for values that 16 bits can't hold."""
-        half = embedding.astype(np.float16)
+        with np.errstate(over="ignore"):
+            half = embedding.astype(np.float16)
         if not np.isfinite(half).all():
             raise DatasetError("an embedding has values beyond float16: these weights need --train all (no cache)")
         path = self._path(key)

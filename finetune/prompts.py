@@ -26,9 +26,10 @@ class Prompt:
     def with_point(self, point: NDArray[np.float32], label: int) -> "Prompt":
         return replace(self, points=np.vstack([self.points, point]), labels=np.append(self.labels, label))
 
-    def scaled(self, factor: float) -> "Prompt":
-        """The same prompt on a mask ``factor`` times as large."""
-        return replace(self, box=None if self.box is None else self.box * factor, points=self.points * factor)
+    def scaled(self, x: float, y: float) -> "Prompt":
+        """The same prompt on a mask ``x`` times as wide and ``y`` times as high; float64 until it is rounded once."""
+        box = None if self.box is None else (self.box * np.array([x, y, x, y])).astype(np.float32)
+        return replace(self, box=box, points=(self.points * np.array([x, y])).astype(np.float32))
 
 
 def box_of(mask: Mask) -> NDArray[np.float32]:

@@ -120,12 +120,12 @@ def cached_source(
     cache = EmbeddingCache(folder, encoder, (sam.prompt_encoder.embed_dim, side, side), int(cache_gb * GB))
     keys = {(picture.name, view): cache.key(picture.path, view) for picture, view in wanted}
     missing = sum(cache.read(key) is None for key in keys.values())
+    cache.make_room(keys.values())
     click.echo(
         f"embeddings: {len(keys)} of {cache.entry_bytes / 1e6:.1f} MB, together "
         f"{len(keys) * cache.entry_bytes / GB:.2f} GB in {folder}; {missing} are to be made",
         err=True,
     )
-    cache.make_room(keys.values())
 
     @torch.no_grad()
     def embed(pairs: Sequence[Any]) -> Any:

@@ -81,8 +81,7 @@ def answer(
     for start in range(0, len(prompts), TOGETHER):
         group = prompts[start : start + TOGETHER]
         ambiguous = group[0].box is None and len(group[0].points) == 1
-        factor = sam.image_encoder.img_size / max(size)
-        low, ious = decode(sam, embedding, *embed_prompts(sam, group, factor))
+        low, ious = decode(sam, embedding, *embed_prompts(sam, group, size))
         best = ious[:, 1:].argmax(1) + 1 if ambiguous else torch.zeros(len(group), dtype=torch.long)
         for index, mask in enumerate(best.tolist()):
             logits = enlarged(sam, low[index : index + 1, mask : mask + 1], size)[0, 0]

@@ -50,7 +50,7 @@ class Tiny:
 
     def build(self) -> Sam:
         grid = self.side // self.patch
-        return Sam(
+        sam = Sam(
             image_encoder=ImageEncoderViT(
                 img_size=self.side,
                 patch_size=self.patch,
@@ -73,7 +73,18 @@ class Tiny:
                 transformer=TwoWayTransformer(depth=2, embedding_dim=self.dim, mlp_dim=4 * self.dim, num_heads=4),
                 iou_head_hidden_dim=self.dim,
             ),
-        ).eval()
+        )
+        code_places(sam)
+        return sam.eval()
+
+
+@torch.no_grad()
+def code_places(sam: Sam) -> None:
+    """Let a tiny Sam's encoder begin with the prompt encoder's code of places, so that they need not be learned."""
+    embedding = sam.image_encoder.pos_embed
+    assert embedding is not None
+    places = sam.prompt_encoder.get_dense_pe().permute(0, 2, 3, 1)
+    embedding.copy_(places[..., : embedding.shape[-1]])
 
 
 class Segmenter(nn.Module):
@@ -143,18 +154,19 @@ def framed(sam: Sam, pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def embed_prompts(
-    sam: Sam, prompts: Sequence[Prompt], factor: float, masks: Tensor | None = None
+    sam: Sam, prompts: Sequence[Prompt], size: tuple[int, int], masks: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Sparse (N x T x C) and dense (N x C x g x g) embeddings of N prompts, with ``masks`` N x 1 x 4g x 4g, logits.
 
-    ``factor`` brings the prompts' coordinates to the S x S input. Prompts with a box, and those without, must have
+    The prompts lie on an image, or mask, of ``size``, (height, width). Prompts with a box, and those without, must have
     the same number of points among themselves; where both occur, the former have one less, so that T is the same:
     a box is two tokens, and points without a box come with one token that says so.
     """
+    height, width = fitted(size, sam.image_encoder.img_size)
     kinds = [[i for i, prompt in enumerate(prompts) if (prompt.box is None) is plain] for plain in (True, False)]
     found = []
     for indices in filter(None, kinds):
-        group = [prompts[i].scaled(factor) for i in indices]
+        group = [prompts[i].scaled(width / size[1], height / size[0]) for i in indices]
         points = (_stack(sam, [prompt.points for prompt in group]), _stack(sam, [prompt.labels for prompt in group]))
         boxes = None if group[0].box is None else _stack(sam, [prompt.box for prompt in group])
         found.append(sam.prompt_encoder(points if points[1].shape[1] else None, boxes, None)[0])

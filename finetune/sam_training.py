@@ -28,6 +28,7 @@ GAMMA, ALPHA = 2.0, 0.25  # T. Lin et al., Focal Loss for Dense Object Detection
 FINER = 2  # the loss is taken at this many times the decoder's own resolution, or at the image's if that is less
 
 Source = Callable[[Sequence[tuple[Picture, int]], bool], Tensor]  # (image, view) and whether it is for training
+Losses = Callable[[Tensor, Tensor], Tensor]  # (N x M x h x w logits, N x h x w targets) -> N x M
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,20 @@ def mask_losses(logits: Tensor, cover: Tensor) -> Tensor:
     return FOCAL * focal + DICE * (1 - (2 * overlap + 1) / (sizes + 1))
 
 
+def balanced_losses(logits: Tensor, cover: Tensor) -> Tensor:
+    """1 dice + 1 cross-entropy in which an instance weighs as much as all around it; N x M, as ``mask_losses``.
+
+    For the first steps from random weights, when 20 focal is won by answering nothing.
+    """
+    target = cover[:, None].expand_as(logits)
+    inside = target / target.sum((-2, -1), keepdim=True).clamp(min=1)
+    outside = (1 - target) / (1 - target).sum((-2, -1), keepdim=True).clamp(min=1)
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    chance = logits.sigmoid()
+    overlap, sizes = (chance * target).sum((-2, -1)), (chance + target).sum((-2, -1))
+    return ((inside + outside) * entropy).sum((-2, -1)) + DICE * (1 - (2 * overlap + 1) / (sizes + 1))
+
+
 def reached_iou(logits: Tensor, cover: Tensor) -> Tensor:
     """IoU of M masks (N x M x h x w, logits) with N instances (N x h x w), N x M; what the IoU head is to foretell."""
     found, target = logits.detach() > 0, (cover >= 0.5)[:, None]
@@ -115,20 +130,24 @@ def reached_iou(logits: Tensor, cover: Tensor) -> Tensor:
 
 
 def scene_loss(
-    segmenter: Segmenter, embedding: Tensor, scene: Scene, rounds: int, generator: np.random.Generator
+    segmenter: Segmenter,
+    embedding: Tensor,
+    scene: Scene,
+    rounds: int,
+    generator: np.random.Generator,
+    losses: Losses = mask_losses,
 ) -> Tensor:
     """The mean loss over all instances of an image and ``rounds`` of prompt and answer; one decoder call a round.
 
     A single point is ambiguous: the best of masks 1 to 3 counts. All other prompts are answered by mask 0.
     """
     sam, size = segmenter.sam, (scene.cover.shape[1], scene.cover.shape[2])
-    factor = sam.image_encoder.img_size / max(size)
     cover = scene.cover.to(embedding.device)
     prompts = [first_prompt(mask, box, size, generator) for mask, box in zip(scene.masks, scene.boxes, strict=True)]
     single = [index for index, prompt in enumerate(prompts) if prompt.box is None]
     total, low = embedding.new_zeros(()), None
     for _ in range(rounds):
-        lows, ious = decode(sam, embedding, *embed_prompts(sam, prompts, factor, low), fast=True)
+        lows, ious = decode(sam, embedding, *embed_prompts(sam, prompts, size, low), fast=True)
         sure = [index for index in range(len(prompts)) if index not in single]
         answers = [(indices, masks) for indices, masks in ((sure, slice(0, 1)), (single, slice(1, 4))) if indices]
         chosen = torch.zeros(len(prompts), dtype=torch.long)
@@ -137,7 +156,7 @@ def scene_loss(
             logits = enlarged_to(sam, lows[indices, masks], size)
             foretold, target = ious[indices, masks], cover[indices]
             error = ((foretold - reached_iou(logits, target)) ** 2).mean(1)
-            total = total + (mask_losses(logits, target).amin(1) + IOU * error).sum() / (len(prompts) * rounds)
+            total = total + (losses(logits, target).amin(1) + IOU * error).sum() / (len(prompts) * rounds)
             best = foretold.argmax(1)
             chosen[indices] = best.cpu() + masks.start
             found[indices] = (logits[torch.arange(len(indices)), best] > 0).cpu().numpy()
@@ -230,7 +249,12 @@ def optimizer_of(
 
 
 def take_step(
-    segmenter: Segmenter, embeddings: Tensor, scenes: Sequence[Scene], rounds: int, generator: np.random.Generator
+    segmenter: Segmenter,
+    embeddings: Tensor,
+    scenes: Sequence[Scene],
+    rounds: int,
+    generator: np.random.Generator,
+    losses: Losses = mask_losses,
 ) -> float:
     """Add the gradients of a batch, B x C x g x g and B scenes; return its mean loss.
 
@@ -240,7 +264,7 @@ def take_step(
     for index, scene in enumerate(scenes):
         terms = []
         if len(scene.masks):
-            terms.append(scene_loss(segmenter, leaf[index : index + 1], scene, rounds, generator))
+            terms.append(scene_loss(segmenter, leaf[index : index + 1], scene, rounds, generator, losses))
         if scene.maps is not None:
             terms.append(token_loss(segmenter, leaf[index : index + 1], scene))
         if not terms:

@@ -19,8 +19,8 @@ from torch import nn
 from converters.options import progress
 from finetune.prompts import Mask
 from finetune.sam_images import VIEWS, Picture
-from finetune.sam_models import Segmenter, Tiny, framed
-from finetune.sam_training import Averaged, optimizer_of, scene_of, take_step
+from finetune.sam_models import Segmenter, Tiny, code_places, framed
+from finetune.sam_training import Averaged, balanced_losses, optimizer_of, scene_of, take_step
 
 Pixels = NDArray[np.uint8]
 SHAPES = 8  # painted into a crop
@@ -99,6 +99,7 @@ def warm_up(segmenter: Segmenter, tiny: Tiny, pictures: Sequence[Picture], steps
     small = Segmenter(half.build(), segmenter.classes, False).to(segmenter.sam.device)
     shared = {name: value for name, value in segmenter.sam.state_dict().items() if name != "image_encoder.pos_embed"}
     small.sam.load_state_dict(shared, strict=False)
+    code_places(small.sam)
     parameters = [value for name, value in small.named_parameters() if "pos_embed" not in name]
     optimizer, schedule = optimizer_of(parameters, RATE, 0.05, 0.1, steps)
     averaged, generator = Averaged(parameters, 0.99), np.random.default_rng(seed)
@@ -112,7 +113,7 @@ def warm_up(segmenter: Segmenter, tiny: Tiny, pictures: Sequence[Picture], steps
                 frames.append(framed(small.sam, augment(pixels)))
                 scenes.append(scene_of(small, ids, [0] * int(ids.max()), 2 * SHAPES, generator))
             optimizer.zero_grad()
-            loss = take_step(small, small.sam.image_encoder(torch.stack(frames)), scenes, 1, generator)
+            loss = take_step(small, small.sam.image_encoder(torch.stack(frames)), scenes, 1, generator, balanced_losses)
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
