@@ -1,7 +1,7 @@
 """Print the card of a source folder: counts, sizes, imbalance, duplicates, and what an incomplete download lacks."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +119,7 @@ def notes(description: "Description") -> list[str]:
     near = d.near_duplicates
     shown = "; e.g. " + ", ".join(" ~ ".join(pair) for pair in near.examples) if near.examples else ""
     lines.append(f"near-duplicates by perceptual hash (aligned products look alike): {near.pairs} pairs{shown}")
-    if d.folder_probe:
-        lines.append(_probe_text(d))
+    lines += probes(d)
     if d.soft_masks:
         pixels = sum(d.soft_masks.values())
         lines.append(f"soft masks: {len(d.soft_masks)} have {pixels} pixels between 0 and the maximum")
@@ -141,19 +140,24 @@ def completeness(description: "Description") -> list[str]:
     return lines
 
 
-def _probe_text(description: "Description") -> str:
-    probe = description.folder_probe
-    assert probe is not None
-    if probe.auroc <= probe.chance:
-        verdict = "no more than chance explains"
-    elif probe.auroc <= CHEATING:
-        verdict = f"above about {CHEATING} a model could cheat by knowing the folder"
-    else:
-        verdict = f"above {CHEATING} a model can cheat by knowing the folder: keep test/good in train and val as well"
-    return (
-        f"train/good against test/good: told apart best by the {probe.statistic}, AUROC {probe.auroc:.2f} "
-        f"(by chance up to {probe.chance:.2f}); {verdict}"
-    )
+def probes(description: "Description") -> Iterator[str]:
+    """What one number of a whole image gives away: the folder, which could be learnt instead of defects, or them."""
+    advice = {
+        "train/good against test/good": "a model can cheat by knowing the folder: keep test/good in train and val",
+        "test/good against defects": "an image-level score proves nothing here: trust boxes and pixels",
+    }
+    found = (description.folder_probe, description.defect_probe)
+    for (groups, meaning), probe in zip(advice.items(), found, strict=True):
+        if probe is None:
+            continue
+        if probe.auroc <= probe.chance:
+            verdict = "no more than chance explains"
+        else:
+            verdict = f"{'above' if probe.auroc > CHEATING else 'from about'} {CHEATING} {meaning}"
+        yield (
+            f"{groups}: told apart best by the {probe.statistic}, AUROC {probe.auroc:.2f} "
+            f"(by chance up to {probe.chance:.2f}); {verdict}"
+        )
 
 
 def card(description: "Description", style: str) -> str:

@@ -72,8 +72,8 @@ class NearDuplicates:
 
 
 @dataclass(frozen=True)
-class FolderProbe:
-    """How well the best of STATISTICS tells train/good from test/good: max(AUROC, 1 - AUROC), 0.5 to 1.
+class Probe:
+    """How well the best of STATISTICS tells two groups of images apart: max(AUROC, 1 - AUROC), 0.5 to 1.
 
     ``chance`` is what the best statistic stays below in 95 % of random relabellings.
     """
@@ -111,7 +111,8 @@ class Description:
     soft_masks: dict[str, int]  # image key -> pixels that are neither 0 nor the maximum
     duplicates: list[list[str]]
     near_duplicates: NearDuplicates
-    folder_probe: FolderProbe | None
+    folder_probe: Probe | None  # train/good against test/good
+    defect_probe: Probe | None  # test/good against the defective images
     mvtec: Comparison | None  # None for what is no category of MVTec AD
     problems: list[str]
 
@@ -142,7 +143,8 @@ def describe_category(category: Category) -> Description:
         soft_masks={m.sample.key: m.in_between for m in measured if m.in_between},
         duplicates=duplicates(m.sample for m in measured),
         near_duplicates=find_near_duplicates(measured),
-        folder_probe=probe_folders([m.statistics for m in train], [m.statistics for m in test]),
+        folder_probe=probe(train, test),
+        defect_probe=probe(test, [m for m in defective if m.sample.origin == "test"]),
         mvtec=compare(category),
         problems=[f"{category.name}/{problem}" for problem in [*category.problems, *failed]],
     )
@@ -216,21 +218,18 @@ def find_near_duplicates(measured: Sequence[Measured]) -> NearDuplicates:
     return NearDuplicates(pairs, examples)
 
 
-def probe_folders(train: Sequence[Sequence[float]], test: Sequence[Sequence[float]]) -> FolderProbe | None:
-    """Ask whether one number of a whole image tells train/good from test/good.
-
-    ``train`` and ``test`` are STATISTICS per image. None where one of the folders is empty.
-    """
-    if not train or not test:
+def probe(some: Sequence[Measured], others: Sequence[Measured]) -> Probe | None:
+    """Ask whether one number of a whole image tells two groups apart. None where one of them is empty."""
+    if not some or not others:
         return None
-    values = np.array([*train, *test]).T
+    values = np.array([m.statistics for m in (*some, *others)]).T
     ranks = np.array([_middle_ranks(row) for row in values])
-    labels = np.arange(values.shape[1]) >= len(train)
+    labels = np.arange(values.shape[1]) >= len(some)
     shuffled = np.random.default_rng(0).permuted(np.tile(labels, (PERMUTATIONS, 1)), axis=1)
     separations = _separation(ranks, labels[None])[:, 0]
     best = int(separations.argmax())
     chance = float(np.quantile(_separation(ranks, shuffled).max(axis=0), 0.95))
-    return FolderProbe(STATISTICS[best], float(separations[best]), chance)
+    return Probe(STATISTICS[best], float(separations[best]), chance)
 
 
 def _middle_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

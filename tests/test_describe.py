@@ -16,6 +16,7 @@ from PIL import Image
 from converters import survey
 from converters.describe import LONGEST_BAR, bar
 from converters.readers import read_category
+from converters.samples import Sample
 
 WIDTH, HEIGHT = 50, 40
 MakeCategory = Callable[..., Path]
@@ -35,6 +36,12 @@ def boxes(*rectangles: tuple[int, int, int, int]) -> np.ndarray:
     for x0, y0, x1, y1 in rectangles:
         mask[y0:y1, x0:x1] = 1
     return mask
+
+
+def measured(rows: np.ndarray) -> list[survey.Measured]:
+    """Measured images of which only the statistics (N x 5) matter."""
+    sample = Sample("widget", "test/good/0.png", Path(), None, "good", 1, 1, 1, 1, "")
+    return [survey.Measured(sample, tuple(row), 0) for row in rows.tolist()]
 
 
 def save(path: Path, pixels: Any) -> None:
@@ -138,7 +145,7 @@ def test_probe_finds_a_brighter_folder(widget: Path) -> None:
 def test_probe_agrees_with_counting_pairs() -> None:
     rng = np.random.default_rng(0)
     train, test = rng.integers(0, 6, (30, 5)), rng.integers(1, 7, (20, 5))  # small integers: many ties
-    probe = survey.probe_folders(train.tolist(), test.tolist())
+    probe = survey.probe(measured(train), measured(test))
     aurocs = [np.mean([(t > s) + (t == s) / 2 for t in test[:, i] for s in train[:, i]]) for i in range(5)]
     assert probe is not None
     assert probe.auroc == pytest.approx(max(max(a, 1 - a) for a in aurocs))
@@ -146,7 +153,14 @@ def test_probe_agrees_with_counting_pairs() -> None:
 
 
 def test_probe_needs_both_folders() -> None:
-    assert survey.probe_folders([], [(1.0,) * 5]) is None
+    assert survey.probe([], measured(np.ones((1, 5)))) is None
+
+
+def test_probe_tells_that_brightness_gives_defects_away(make_category: MakeCategory) -> None:
+    folder = make_category(masks={"scratch": [boxes((0, 0, 20, 1))] * 8}, good=(5, 8), size=(WIDTH, HEIGHT))
+    for path in (folder / "test" / "scratch").iterdir():
+        save(path, np.array(Image.open(path)) // 2 + 128)
+    assert "an image-level score proves nothing here" in run(folder).stdout
 
 
 def test_statistics_of_a_known_image() -> None:
