@@ -14,7 +14,7 @@ from typing import Any
 
 from converters.options import table
 from finetune.cells import ALL
-from finetune.standings import PLURALS, SENTENCES
+from finetune.standings import GIVEN, PLURALS, SENTENCES
 from finetune.tables import HEADLINES, MEASURES, cell, paper_tables, reach
 
 Found = dict[str, float | None]
@@ -69,7 +69,11 @@ def scores(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                 },
             )
             entry["labelled"][record["fold"]] = record["labelled"]
-            entry["folds"][record["fold"]] = answer["measures"]
+            entry["folds"][record["fold"]] = {
+                measure: value
+                for measure, value in answer["measures"].items()
+                if not (entry["oracle"] and MEASURES[measure].ground in GIVEN)
+            }
     entries = [*found.values(), *_means(list(found.values()))]
     return sorted(entries, key=lambda one: (one["oracle"], one["model"], order(one["shots"])))
 

@@ -62,7 +62,7 @@ def render(report: dict[str, Any], evidence: dict[str, dict[str, list[Evidence]]
         grounds=list(dict.fromkeys(measure.ground for measure in MEASURES.values())),
         best=best_of(report),
         colours={row["name"]: index % COLOURS + 1 for index, row in enumerate(report["rows"])},
-        charts=make_charts(evidence),
+        charts=make_charts(evidence, oracles),
         chart_box=(WIDTH, HEIGHT, LEFT, BOTTOM),
         forest=[name for name in FOREST if any(name in row["differences"] for row in report["rows"])],
         reach=forest_reach(report),
@@ -105,12 +105,16 @@ def forest_reach(report: dict[str, Any]) -> float:
 # -------------------------------------------------------------------------------------------------------- charts
 
 
-def make_charts(evidence: dict[str, dict[str, list[Evidence]]]) -> list[Chart]:
-    """ROC and precision-recall of images, box precision over IoU, and PRO; each a mean over seeds and folds."""
+def make_charts(evidence: dict[str, dict[str, list[Evidence]]], oracles: set[str]) -> list[Chart]:
+    """ROC and precision-recall of images, box precision over IoU, and PRO; each a mean over seeds and folds.
+
+    Oracles are told which images have defects, so that curves of images say nothing about them.
+    """
     items = {model: [item for folds in seeds.values() for item in folds] for model, seeds in evidence.items()}
+    free = {model: found for model, found in items.items() if model not in oracles}
     charts = [
-        _chart("ROC of images", "false-positive rate", "true-positive rate", items, _roc, chance=[(0, 0), (1, 1)]),
-        _chart("Precision and recall of images", "recall", "precision", items, _precision_recall),
+        _chart("ROC of images", "false-positive rate", "true-positive rate", free, _roc, chance=[(0, 0), (1, 1)]),
+        _chart("Precision and recall of images", "recall", "precision", free, _precision_recall),
         _chart("Box precision over overlap", "IoU threshold", "mean AP", items, _over_iou, x_range=(0.5, 0.95)),
         _chart(
             "Per-region overlap",

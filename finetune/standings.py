@@ -22,6 +22,7 @@ BASELINE = "classifier"
 FEW = 5  # test images of a class under which its number carries a warning
 CHEAPNESS = {"none": 0, "good": 0, "class": 1, "box": 2, "mask": 3}  # label kinds, by what they cost a person
 PLURALS = {"none": "no labels", "good": "good images", "class": "class labels", "box": "boxes", "mask": "masks"}
+GIVEN = ("image", "which defect")  # what an oracle's prompt gives away: which images have defects, and of what type
 COSTS = ("parameters", "train_seconds", "seconds_per_image", "device", "peak_memory_mb", "weights_bytes")
 
 
@@ -152,14 +153,14 @@ def make_report(
             "measures": {
                 name: with_interval(*values[name], test["good"] if name == "false_alarms" else None, scale=100)
                 for name in MEASURES
-                if name in values
+                if name in values and tells(row, name)
             },
             "differences": {
                 name: difference(values[name], base[name], seeds, measure)
                 for name, measure in MEASURES.items()
-                if row is not baseline and name in values and name in base
+                if row is not baseline and name in values and name in base and tells(row, name)
             },
-            "classes": [describe_class(known, values) for known in test["classes"]],
+            "classes": [describe_class(known, values, row.oracle) for known in test["classes"]],
         }
         entries.append(entry)
     name = datasets[0].name if len(datasets) == 1 else datasets[0].name.rsplit("-", 1)[0]
@@ -178,10 +179,15 @@ def make_report(
     }
 
 
-def describe_class(known: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """AP50 of one type's boxes, and the share of its images that were called defective."""
+def tells(row: Row, name: str) -> bool:
+    """Is a measure of this model's doing, and not in its prompt?"""
+    return not (row.oracle and MEASURES[name].ground in GIVEN)
+
+
+def describe_class(known: dict[str, Any], values: dict[str, Any], oracle: bool) -> dict[str, Any]:
+    """AP50 of one type's boxes, and the share of its images that were called defective (which an oracle is told)."""
     name = known["class"]
-    sizes = {"ap50": None, "found": known["images"]}
+    sizes = {"ap50": None} | ({} if oracle else {"found": known["images"]})
     return {"class": name} | {
         kind: with_interval(*values[f"{name}/{kind}"], size)
         for kind, size in sizes.items()
@@ -218,7 +224,7 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
                 None if not item.pixels or item.pixels.level is None else item.pixels.level / TOP for item in first
             ],
         },
-        "confusion": confusion(first).astype(int).tolist() if first[0].tells_classes else None,
+        "confusion": confusion(first).astype(int).tolist() if first[0].tells_classes and not row.oracle else None,
         "settings": record.get("settings"),
         "versions": record.get("versions"),
         "commit": record.get("commit"),

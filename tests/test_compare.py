@@ -154,6 +154,14 @@ def test_oracles_are_kept_apart(report: dict) -> None:
     assert any("random weights" in banner and "world" in banner for banner in report["banners"])
 
 
+def test_oracles_get_no_credit_for_what_their_prompt_says(report: dict) -> None:
+    oracle, automatic = row_of(report, "sam/gt-box"), row_of(report, "sam/yolo-box")
+    assert not {"auroc", "ap", "f1", "false_alarms", "macro_f1"} & oracle["measures"].keys()
+    assert not {"auroc", "macro_f1"} & oracle["differences"].keys() and oracle["confusion"] is None
+    assert {"map50", "dice"} <= oracle["measures"].keys() and {"auroc", "macro_f1"} <= automatic["measures"].keys()
+    assert not any("found" in known for known in oracle["classes"])
+
+
 def test_beyond_noise_needs_three_seeds(root: Path, runs: Path, widget: Dataset, tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path / "runs", widget, "strong", {"tuned": ("box", 1.0)}, seed)

@@ -192,6 +192,11 @@ def test_a_fold_that_failed_is_left_out_of_pairs_and_counted() -> None:
     assert gain["steps"][0]["value"] == pytest.approx((0.06 + 0.02) / 2)
 
 
+def test_oracles_have_no_score_for_what_they_are_told() -> None:
+    (point,) = learning_curve.points(learning_curve.scores([record("2", 0, 1.0, oracle=True)]))
+    assert point["measures"] == {} and point["oracle"]
+
+
 def test_several_categories_have_a_mean() -> None:
     found = learning_curve.points(learning_curve.scores([*grid(), *grid("gadget", 0.02)]))
     means = {one["shots"]: one for one in found if one["category"] == "mean of 2 categories"}
