@@ -108,6 +108,8 @@ class Outcome:
     attempts: int = 0
     reason: str = ""
     seconds: float = 0.0
+    random_weights: bool = False
+    seen_test: str | None = None  # why test figures flatter this run
     labelled: int = 0  # defect images in train and val, all of which somebody has to label
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # set -> about (set.json) and measures
 
@@ -165,10 +167,13 @@ def run_cell(cell: Cell, sweep: Sweep, dataset_name: str, before: Outcome | None
     else:
         script = str(sweep.scripts / SCRIPTS[cell.model])
         run_command([script, *wanted, *places, *(["--overwrite"] if sweep.overwrite else [])], sweep.log(cell.name))
+    record = read_run(folder, dataset)
     return Outcome(
         status="kept" if finished else "trained",
         attempts=0 if finished else attempts(sweep.log(cell.name)),
         seconds=round(time.perf_counter() - began, 1),
+        random_weights=bool(record.get("random_weights")),
+        seen_test=record.get("seen_test"),
         labelled=labelled(dataset),
         sets=dict(measure_run(folder, dataset)),
     )
@@ -192,7 +197,6 @@ def measure_run(folder: Path, dataset: Dataset) -> Iterator[tuple[str, dict[str,
     """Each prediction set of a run with what compare measures of it on test."""
     from finetune.evidence import gather, plain, truth_of
 
-    read_run(folder, dataset)
     for path in sorted(path for path in (folder / "predictions").iterdir() if path.is_dir()):
         answer = PredictionSet(path)
         values = plain([gather(answer, truth_of(dataset, "test"), truth_of(dataset, "val"))])

@@ -63,6 +63,7 @@ def scores(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                     "model": model,
                     "label": about.get("label"),
                     "oracle": bool(about.get("oracle")),
+                    "random_weights": record["random_weights"],
                     "shots": record["shots"],
                     "labelled": {},
                     "folds": {},
@@ -100,6 +101,17 @@ def _mean_of(measures: Sequence[dict[str, float | None]]) -> dict[str, float | N
         name: None if None in column else math.fsum(value for value in column if value is not None) / len(column)
         for name, column in columns.items()
     }
+
+
+def banners(records: Sequence[dict[str, Any]], synthetic: bool) -> list[str]:
+    """What a reader must know before any number, in the words of compare's report."""
+    random = sorted({record["model"] for record in records if record["random_weights"]})
+    seen = sorted({(record["model"], record["seen_test"]) for record in records if record["seen_test"]})
+    return [
+        *(["Synthetic images: these numbers say nothing about real products."] if synthetic else []),
+        *([f"Started from random weights: {', '.join(random)}."] if random else []),
+        *(f"Test was seen when {name} was made, so that its figures flatter it: {reason}." for name, reason in seen),
+    ]
 
 
 def points(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -177,6 +189,7 @@ def as_markdown(report: dict[str, Any]) -> str:
     failed = [entry for entry in report["cells"] if entry["status"] == "failed"]
     parts = [
         "# What labels buy",
+        *(f"> {banner}" for banner in report["banners"]),
         f"{len(report['cells'])} cells, {len(failed)} failed. Means over folds with 95 % Student intervals; folds "
         f"share images, so that intervals are, if anything, too narrow. `{ALL}`: the folds of one k-fold split, with "
         "defects in val too; the other cells train on exactly so many defect images, and take no defect for val.",
@@ -295,12 +308,11 @@ def draw(report: dict[str, Any], category: str, path: Path) -> None:
         axes.minorticks_off()
         axes.set(xlabel="labelled defect images", ylabel=MEASURES[name].label, ylim=(-0.02, 1.02))
         axes.grid(alpha=0.3)
-    handles, labels = {}, []
+    handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    labels = sorted(handles)
-    figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=3, fontsize=8)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8)
     synthetic = ", SYNTHETIC images" if report["synthetic"] else ""
     hollow = "; hollow: k-fold, other test images" if any(row["shots"] == ALL for row in rows) else ""
     title = f"{category}{synthetic}: mean and 95 % interval over {report['folds']} folds{hollow}"
@@ -313,7 +325,8 @@ def draw(report: dict[str, Any], category: str, path: Path) -> None:
 def _draw_line(axes: Any, line: Sequence[dict[str, Any]], name: str, colour: str) -> None:
     """Few-shot cells joined by a line with a band; the k-fold cell hollow, since its test images are others."""
     few = [row for row in line if row["shots"] != ALL]
-    label = f"{line[0]['model']} ({PLURALS.get(str(line[0]['label']), 'labels not told')})"
+    start = ", random weights" if line[0]["random_weights"] else ""
+    label = f"{line[0]['model']} ({PLURALS.get(str(line[0]['label']), 'labels not told')}{start})"
     style = "--" if line[0]["oracle"] else "-"
     if few:
         places, found = [row["labelled"] for row in few], [row["measures"][name] for row in few]

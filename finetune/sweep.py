@@ -54,6 +54,7 @@ from finetune.cells import (
 )
 from finetune.learning_curve import (
     as_markdown,
+    banners,
     categories,
     curve_table,
     draw,
@@ -84,12 +85,11 @@ def ray_at(address: str | None) -> Iterator[Any]:
         import ray
     except ImportError:
         raise DatasetError("ray is not installed: pip install -e '.[ray]'") from None
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # holds sockets, whose paths may have some 100 bytes
     try:
         if address is None:
-            local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE, "_temp_dir": folder}
-            ray.init("local", **local, **quiet)
+            ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, _temp_dir=folder, **quiet)
         else:
             _connect(ray, address, quiet)
         yield ray
@@ -143,6 +143,7 @@ def make_report(sweep: Sweep, results: Sequence[tuple[Cell, Outcome]]) -> dict[s
     records = [to_record(cell, outcome) for cell, outcome in results]
     entries = scores(records)
     done = {record["dataset"] for record in records if record["sets"]}
+    synthetic = any(open_dataset(sweep.out, name).synthetic for name in done)
     return {
         "schema": 1,
         "categories": list(sweep.categories),
@@ -151,7 +152,8 @@ def make_report(sweep: Sweep, results: Sequence[tuple[Cell, Outcome]]) -> dict[s
         "shots": list(sweep.shots),
         "seed": sweep.seed,
         "arguments": {name: list(value) for name, value in sweep.arguments.items()},
-        "synthetic": any(open_dataset(sweep.out, name).synthetic for name in done),
+        "synthetic": synthetic,
+        "banners": banners(records, synthetic),
         "points": points(entries),
         "gains": gains(entries),
         "cells": records,
@@ -264,6 +266,8 @@ def main(
                 click.echo(failure(to_record(cell, outcome)), err=True)
     report = make_report(sweep, [(cell, results[cell]) for cell in grid])
     write(report, sweep.folder / "report")
+    for banner in report["banners"]:
+        click.echo(f"note: {banner}", err=True)
     click.echo(to_json(report) if as_json else as_text(report, sweep), nl=not as_json)
     if any(entry["status"] == "failed" for entry in report["cells"]):
         raise SystemExit(1)
