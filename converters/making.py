@@ -23,6 +23,7 @@ from converters.samples import GOOD, Sample
 LOOKED_AT = 60  # good images from which the kind of product is told
 TRIES = 200  # backgrounds and defects that are drawn before a type is given up
 FITS = 24  # placements of which the one with the least seam is taken
+SEAMLESS = 0.75  # share of pastes without a seam; the others teach that a seam is no defect (Dwibedi et al.)
 SOFTNESS = (0.5, 1.0)  # px, the standard deviation of the fading border
 COMPRESSION = 3  # of PNG: half the time of 6, 3 % more bytes
 
@@ -190,8 +191,8 @@ class Maker:
                         parent.source, other, target, product, self.place, self.stock.kind, scales, generator
                     )
                 )
-            softness = float(generator.uniform(*SOFTNESS))
-            placement = self._best(cut, placements, image, mask, product, softness)
+            softness, seamless = float(generator.uniform(*SOFTNESS)), bool(generator.random() < SEAMLESS)
+            placement = self._best(cut, placements, image, mask, product, softness, seamless)
             if placement is not None:
                 parts.append(
                     {
@@ -203,6 +204,7 @@ class Maker:
                         "scale": round(placement.scale, 4),
                         "mirror": placement.mirror,
                         "softness": round(softness, 3),
+                        "seamless": seamless,
                     }
                 )
         return parts
@@ -215,6 +217,7 @@ class Maker:
         mask: Mask,
         product: Mask,
         softness: float,
+        seamless: bool,
     ) -> pasting.Placement | None:
         """Paste the cut where its seam is least, of the placements where it fits; None if there is none."""
         share = cut.share
@@ -230,7 +233,8 @@ class Maker:
             fitted = Cut(lit, placed.cut.mask, placed.cut.product)
             found.append((pasting.seam(fitted, there.pixels), len(found), placement, placed.window, fitted))
         for _, _, placement, window, fitted in sorted(found, key=lambda one: one[:2]):
-            if self._set(image, mask, window, fitted.pixels, fitted.mask, softness):
+            shown = pasting.without_seam(fitted.pixels, image[window], fitted.mask) if seamless else fitted.pixels
+            if self._set(image, mask, window, shown, fitted.mask, softness):
                 return placement
         return None
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from converters.foreground import Frame, Mask, Pixels
 from converters.instances import Instance
 
+Values = NDArray[Any]  # h x w x C, uint8 or float32, 0..255
+
 VISIBLE = 10  # grey levels by which the made image differs from its parent
 SPREAD = 2  # px: a pixel this near to a visible difference belongs to the defect, or masks would fall to pieces
 BORDER = 3  # px around the mask in which the defect fades into its parent
@@ -28,9 +30,13 @@ DARK = 8.0  # grey levels added to both sides of a gain, since ratios of dark pi
 
 @dataclass(frozen=True)
 class Cut:
-    """A defect with its surroundings: pixels (h x w x C), its mask and the product's (h x w of 0 and 1)."""
+    """A defect with its surroundings: pixels (h x w x C, 0..255), its mask and the product's (h x w of 0 and 1).
 
-    pixels: Pixels
+    Pixels are uint8 as cut, float32 once placed: they are rounded only when the image is whole, since each rounding
+    adds noise that the real images do not have.
+    """
+
+    pixels: Values
     mask: Mask
     product: Mask
 
@@ -81,9 +87,9 @@ def cut_instance(image: Pixels, product: Mask, instance: Instance) -> Cut:
     return Cut(pixels, np.pad(instance.mask, around), np.pad(product[window], margins, mode="edge"))
 
 
-def _with_channels(pixels: NDArray[Any]) -> Pixels:
+def _with_channels(pixels: NDArray[Any]) -> Values:
     """OpenCV drops the last axis where it is 1."""
-    return np.asarray(pixels if pixels.ndim == 3 else pixels[..., None], np.uint8)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def draw_placement(
@@ -143,7 +149,8 @@ def place_cut(cut: Cut, placement: Placement, shape: tuple[int, int]) -> Placed 
     # Pixel centres lie at halves in our coordinates, and at whole numbers in OpenCV's.
     offset = goal - low - linear @ middle + linear @ np.array([0.5, 0.5]) - 0.5
     matrix, size = np.hstack([linear, offset[:, None]]), (int(high[0] - low[0]), int(high[1] - low[1]))
-    pixels = cv2.warpAffine(cut.pixels, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    exact = cut.pixels.astype(np.float32)
+    pixels = cv2.warpAffine(exact, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
     soft = cv2.warpAffine(cut.mask * np.float32(1), matrix, size)
     product = cv2.warpAffine(cut.product, matrix, size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
     mask = (soft >= 0.5).view(np.uint8)
@@ -153,7 +160,7 @@ def place_cut(cut: Cut, placement: Placement, shape: tuple[int, int]) -> Placed 
     return Placed(window, Cut(_with_channels(pixels), mask, np.asarray(product, np.uint8)))
 
 
-def relight(cut: Cut, parent: Pixels, product: Mask) -> Pixels:
+def relight(cut: Cut, parent: Pixels, product: Mask) -> Values:
     """The cut's pixels in the light of the parent's window: product and background each get the gain, a channel,
     that makes their medians around the defect equal."""
     around = (dilated(cut.mask, CONTEXT) > 0) & (cut.mask == 0)
@@ -169,16 +176,16 @@ def relight(cut: Cut, parent: Pixels, product: Mask) -> Pixels:
     )
     soft = cv2.GaussianBlur(cut.product * np.float32(1), (0, 0), 1.0)[..., None]
     gain_map = background * (1 - soft) + foreground * soft
-    return np.clip(np.round(cut.pixels * gain_map), 0, 255).astype(np.uint8)
+    return np.clip(cut.pixels * gain_map, 0, 255).astype(np.float32)
 
 
 def seam(cut: Cut, parent: Pixels) -> float:
     """How badly a cut fits: mean difference, in grey levels, between it and the parent around its mask."""
     edge = (dilated(cut.mask, CONTEXT) > 0) & (cut.mask == 0)
-    return float(cv2.absdiff(cut.pixels, parent).reshape(*edge.shape, -1)[edge].mean()) if edge.any() else 255.0
+    return float(np.abs(cut.pixels - parent.astype(np.float32))[edge].mean()) if edge.any() else 255.0
 
 
-def blend(parent: Pixels, pixels: Pixels, mask: Mask, softness: float) -> tuple[Pixels, Mask] | None:
+def blend(parent: Pixels, pixels: Values, mask: Mask, softness: float) -> tuple[Pixels, Mask] | None:
     """Set pixels into a parent (both h x w x C) where the mask is 1; outside it, they fade within BORDER px.
 
     ``softness`` is the fading's standard deviation in px. Returns the made image and its mask: where the pixels
@@ -186,12 +193,34 @@ def blend(parent: Pixels, pixels: Pixels, mask: Mask, softness: float) -> tuple[
     None if too little of it is visible, or if the mask has more parts than it had.
     """
     weight = np.maximum(mask, cv2.GaussianBlur(mask * np.float32(1), (0, 0), softness))
-    differs = cv2.absdiff(pixels, parent).reshape(*mask.shape, -1).max(2) >= VISIBLE
+    differs = (np.abs(np.round(pixels) - parent.astype(np.float32)).max(2) >= VISIBLE).view(np.uint8)
     seen = mask & dilated(mask & differs, SPREAD)
     if seen.sum() < LEAST_SEEN * mask.sum() or _parts(seen) > _parts(mask):
         return None
     weight = (weight * dilated(seen, BORDER))[..., None]
     return np.round(parent * (1 - weight) + pixels * weight).astype(np.uint8), seen
+
+
+def without_seam(pixels: Values, parent: Pixels, mask: Mask) -> Values:
+    """The pixels with the parent's values on the rim of the mask and their own gradients within it.
+
+    Poisson image editing (Pérez et al., SIGGRAPH 2003) by cv2.seamlessClone, on the mask and BORDER px around it.
+    What it adds is smooth, so its rounding is taken out by a small blur.
+    """
+    room = BORDER + 2  # OpenCV wants the mask inside the image
+    around = ((room, room), (room, room))
+    area = np.pad(dilated(mask, BORDER), around)
+    area[:room], area[-room:], area[:, :room], area[:, -room:] = 0, 0, 0, 0
+    rounded = np.round(pixels).astype(np.uint8)
+    ours, theirs = (np.pad(array, (*around, (0, 0)), mode="edge") for array in (rounded, parent))
+    source, goal = (array if array.shape[2] == 3 else np.repeat(array, 3, axis=2) for array in (ours, theirs))
+    x, y, width, height = cv2.boundingRect(area)
+    cloned = cv2.seamlessClone(source, goal, area * 255, (x + width // 2, y + height // 2), cv2.NORMAL_CLONE)
+    inside = (area > 0).astype(np.float32)
+    added = (np.asarray(cloned)[..., : ours.shape[2]].astype(np.float32) - ours) * inside[..., None]
+    share = np.maximum(cv2.GaussianBlur(inside, (0, 0), 1.0), 1e-3)[..., None]
+    smooth = _with_channels(cv2.GaussianBlur(added, (0, 0), 1.0)) / share * inside[..., None]
+    return np.clip(pixels + smooth[room:-room, room:-room], 0, 255).astype(np.float32)
 
 
 def dilated(mask: Mask, distance: int) -> Mask:

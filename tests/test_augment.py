@@ -340,8 +340,8 @@ def test_relighting_matches_product_and_background_apart() -> None:
     content[mask > 0] = 60
     parent = np.where(product, 42, 232).astype(np.uint8)
     lit = pasting.relight(pasting.Cut(content[..., None], mask, product), parent[..., None], product)[..., 0]
-    assert (lit[mask > 0] == 30).all()
-    assert lit[20, 2] == 46 and lit[20, 35] == round(192 * 1.2)
+    assert lit[mask > 0] == pytest.approx(30)
+    assert lit[20, 2] == 46 and lit[20, 35] == pytest.approx(192 * 1.2)
 
 
 def test_blending_replaces_the_mask_fades_around_it_and_refuses_what_is_not_seen() -> None:
@@ -360,6 +360,21 @@ def test_blending_replaces_the_mask_fades_around_it_and_refuses_what_is_not_seen
     partly[:] = 150
     partly[:, 12:18] = 100  # six columns apart: two parts
     assert pasting.blend(parent, partly, two, 0.8) is None
+
+
+def test_pasting_without_a_seam_keeps_gradients_and_meets_the_parent_on_the_rim() -> None:
+    """A bump of 40 levels on 60 becomes the same bump on 100, whichever window it lies in."""
+    bump = np.full((30, 30, 1), 60, np.uint8)
+    bump[12:18, 12:18] = 100
+    mask = np.zeros((30, 30), np.uint8)
+    mask[11:19, 11:19] = 1
+    for channels in (1, 3):
+        parent = np.full((30, 30, channels), 100, np.uint8)
+        pixels = pasting.without_seam(np.repeat(bump, channels, axis=2), parent, mask).astype(int)
+        assert pixels.shape == parent.shape
+        assert np.abs(pixels[13:17, 13:17] - 140).max() <= 3 and np.abs(pixels[9:11, 8:22] - 100).max() <= 3
+    whole = np.ones((6, 6), np.uint8)
+    assert pasting.without_seam(bump[:6, :6], bump[:6, :6], whole).shape == (6, 6, 1)
 
 
 def test_noise_is_between_its_bounds_and_blobs_have_the_size_asked_for() -> None:
@@ -422,10 +437,10 @@ def test_a_changed_source_is_refused_and_nothing_is_left(tmp_path: Path) -> None
 
 
 def test_defects_that_nobody_would_see_are_given_up_in_one_line(tmp_path: Path) -> None:
-    """Masks over pixels that look like any other."""
+    """Masks over a part of the product that looks like any other."""
     folder = write_wedges(tmp_path / "data")
     for mask in (folder / "ground_truth").rglob("*.png"):
-        save_mask(mask, np.eye(SIDE, dtype=np.uint8)[::-1] * (np.arange(SIDE) < 6))
+        save_mask(mask, cv2.circle(np.zeros((SIDE, SIDE), np.uint8), (SIDE // 2, SIDE // 2), 4, 1, -1))
     converted("to_masks", folder, tmp_path / "out")
     assert "no place was found for heel" in refusal(augment(tmp_path / "out"))
     assert not (tmp_path / "out" / f"wedge@paste-{COUNT}").exists()
