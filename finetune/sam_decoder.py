@@ -12,7 +12,7 @@ epoch and all thresholds; test is looked at once.
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +39,58 @@ from finetune.weights import find_weights, sha256
 
 if TYPE_CHECKING:
     from finetune.sam_images import Picture
-    from finetune.sam_models import Segmenter, Tiny
-    from finetune.sam_training import Source
+    from finetune.sam_models import Origin, Segmenter, Tiny
+    from finetune.sam_training import Recipe, Source
 
 ARCHS = ("tiny", "vit_b", "vit_l", "vit_h")
 VIEW_ORDER = (0, 4, 2, 6, 1, 3, 5, 7)  # as it is, mirrored, half a turn, ...: the first N of them for --views N
 WARM_UP = 1200  # steps
 RATE, REFERENCE = 8e-4, 256  # SAM's own rate, at its own batch; scaled by the square root of the batch's share
 RANDOM_RATE = 1e-3  # where everything is learned anew
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for."""
+
+    runs: Path
+    run_name: str
+    arch: str
+    weights: str | None
+    train: str
+    auto: bool
+    instances: str
+    views: int
+    boxes: Path | None
+    epochs: int
+    imgsz: int | None
+    batch: int
+    lr: float | None
+    warm_up: int | None
+    patience: int
+    cache_gb: float
+    export_to: Path | None
+    device: str
+    seed: int
+    overwrite: bool
+
+
+@dataclass
+class Job:
+    """A training with all that it needs at hand."""
+
+    segmenter: "Segmenter"
+    recipe: "Recipe"
+    warm_up: int  # steps
+    origin: "Origin"
+    parts: dict[str, list["Picture"]]
+    boxes: dict[str, dict[int, list[dict[str, Any]]]] | None  # another model's, by part and image id
+    device: str
+
+    @property
+    def frozen(self) -> bool:
+        """Does the image encoder stay as it is, so that its embeddings can be cached?"""
+        return not (self.recipe.image_encoder or self.recipe.lora)
 
 
 def parse_train(wanted: str) -> dict[str, Any]:
@@ -143,7 +187,7 @@ def cached_source(
     return source
 
 
-def encoding_source(segmenter: "Segmenter", learns: bool) -> "Source":
+def encoding_source(segmenter: "Segmenter") -> "Source":
     """Encode in the loop: where the encoder learns, or once it has. Training images change in colour as well."""
     import torch
 
@@ -156,7 +200,7 @@ def encoding_source(segmenter: "Segmenter", learns: bool) -> "Source":
         for picture, view in pairs:
             pixels = picture.pixels(view)
             frames.append(framed(sam, recolour(pixels) if training else pixels))
-        with torch.set_grad_enabled(training and learns):
+        with torch.set_grad_enabled(training):
             return sam.image_encoder(torch.stack(frames))
 
     return source
@@ -293,7 +337,7 @@ def seconds_per_image(segmenter: "Segmenter", pictures: Sequence["Picture"]) -> 
 @click.option("--run", "run_name", default="sam", help="Name of the run.")
 @click.option("--arch", type=click.Choice(ARCHS), default="vit_b", help="tiny: SAM's classes at 256 px, untrained.")
 @click.option("--weights", default=None, show_default="the published ones", help="sam_vit_b, ..., FILE, or none.")
-@click.option("--train", "wanted", default="decoder", help="decoder, prompt-encoder, all, lora:RANK; joined by commas.")
+@click.option("--train", default="decoder", help="decoder, prompt-encoder, all, lora:RANK; joined by commas.")
 @click.option("--auto", is_flag=True, help="Also learn to find defects without a prompt.")
 @click.option(
     "--instances", type=click.Choice(["component", "image"]), default="component",
@@ -324,130 +368,111 @@ def seconds_per_image(segmenter: "Segmenter", pictures: Sequence["Picture"]) -> 
 @seed_option
 @overwrite_option
 @json_option
-def main(
-    name: str,
-    out: Path,
-    runs: Path,
-    run_name: str,
-    arch: str,
-    weights: str | None,
-    wanted: str,
-    auto: bool,
-    instances: str,
-    views: int,
-    boxes: Path | None,
-    epochs: int,
-    imgsz: int | None,
-    batch: int,
-    lr: float | None,
-    warm_up: int | None,
-    patience: int,
-    cache_gb: float,
-    export_to: Path | None,
-    device: str,
-    seed: int,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def main(name: str, out: Path, as_json: bool, **options: Any) -> None:
     """Fine-tune SAM on a converted dataset; print IoU on test before and after; leave a run folder.
 
     RUNS/DATASET/RUN/seed-SEED holds run.json, tuned.pt (what was trained; finetune.sam_models.load_tuned reads
     it), worst.png, and predictions/ with a set for each way of asking: gt-box, jittered-box, one-point,
     three-points (prompts from the truth), yolo-box (--boxes) and auto (--auto).
     """
-    trained = parse_train(wanted)
+    wish = Wish(**options)
+    parse_train(wish.train)
     dataset = open_dataset(out, name)
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
-    folder = run_folder(runs, dataset, run_name, seed)
-    tiny = geometry(arch, imgsz)
-    from finetune.sam_evaluation import read_boxes
-    from finetune.sam_images import pictures_of
-    from finetune.sam_models import TINY, Origin, load_tuned, save_tuned
-    from finetune.sam_training import Recipe, choose_trained, fit
-
-    parts = {part: pictures_of(dataset, part, instances == "image") for part in ("train", "val", "test")}
-    given = read_boxes(boxes, dataset) if boxes else None
-    device = prepare_device(device, seed)
-    checkpoint = find_checkpoint(arch, weights)
-    if checkpoint and folder.resolve() in checkpoint.resolve().parents:
-        raise DatasetError(f"--weights {weights}: lies in the run that would be replaced; name another with --run")
-    segmenter = start(arch, checkpoint, tiny, dataset.classes, auto).to(device)
-    anew = checkpoint is None and bool(trained.get("image_encoder"))
-    if warm_up is None:
-        warm_up = WARM_UP if anew and arch == TINY else 0
-    if warm_up and not (anew and arch == TINY):
-        raise DatasetError("--warm-up: is for --arch tiny --weights none --train all, which learns everything anew")
-    rate = lr or (RANDOM_RATE if anew else RATE * (batch / REFERENCE) ** 0.5)
-    recipe = Recipe(**trained, epochs=epochs, batch=batch, lr=rate, seed=seed, patience=patience)
-    settings = {"arch": arch, "weights": weights, "train": wanted, "auto": auto, "instances": instances}
-    settings |= {"views": views, "boxes": boxes and str(boxes), "imgsz": segmenter.sam.image_encoder.img_size}
-    settings |= {"warm_up": warm_up}
-    run = start_run(folder, dataset, settings | asdict(recipe), overwrite)
-
-    frozen = not (recipe.image_encoder or recipe.lora)
-    chosen_views = VIEW_ORDER[:views]
-    if frozen:
-        used = [picture for picture in parts["train"] if picture.marked or auto]
-        needed = [(picture, view) for picture in used for view in chosen_views]
-        needed += [(picture, 0) for part in ("val", "test") for picture in parts[part]]
-        source = cached_source(segmenter, needed, runs / ".cache" / "embeddings", cache_gb, batch)
-    else:
-        source = encoding_source(segmenter, True)
-    embed_seconds = run.seconds
-    before = evaluate(segmenter, source, parts, dataset, given, None)
-    began, cpu = run.seconds, time.process_time()
-    if warm_up:
-        from finetune.sam_warmup import warm_up as learn_shapes
-
-        learn_shapes(segmenter, tiny, parts["train"], warm_up, recolour, seed)
-    choose_trained(segmenter, recipe)
-    history = fit(segmenter, source, parts["train"], chosen_views, recipe, judge_of(segmenter, source, parts["val"]))
-    train_seconds, train_cpu_seconds = run.seconds - began, time.process_time() - cpu
-    save_tuned(segmenter, Origin(arch, tiny, checkpoint, recipe.lora), folder / "tuned.pt")
-    parameters = sum(value.numel() for value in segmenter.parameters() if value.requires_grad)
-    segmenter = load_tuned(folder / "tuned.pt").to(device)  # what is measured is what was saved
-    source = source if frozen else encoding_source(segmenter, False)
-    after = evaluate(segmenter, source, parts, dataset, given, run)
-    measured = compare_rows(dataset, before, after)
-    from finetune.sam_evaluation import draw_worst
-
-    draw_worst(after["gt-box"], dataset.classes, folder / "worst.png")
-    if export_to:
-        from finetune.sam_models import export
-
-        export(segmenter.sam, export_to)
-    run.finish(
-        model="SAM decoder",
-        parameters=sum(value.numel() for value in segmenter.parameters()),
-        trained_parameters=parameters,
-        random_weights=checkpoint is None,
-        weights_sha256=None if checkpoint is None else sha256(checkpoint),
-        embed_seconds=round(embed_seconds, 1),
-        train_seconds=round(train_seconds, 1),
-        train_cpu_seconds=round(train_cpu_seconds, 1),
-        seconds_per_image=seconds_per_image(segmenter, parts["test"]),
-        weights_bytes=(folder / "tuned.pt").stat().st_size,
-        device=device,
-        history=history,
-        metrics=measured,
-    )
+    job = make_job(wish, dataset)
+    folder = run_folder(wish.runs, dataset, wish.run_name, wish.seed)
+    if job.origin.weights and folder.resolve() in job.origin.weights.resolve().parents:
+        raise DatasetError(f"--weights {wish.weights}: lies in the run that would be replaced; name another with --run")
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(wish).items()}
+    settings |= {**asdict(job.recipe), "warm_up": job.warm_up, "imgsz": job.segmenter.sam.image_encoder.img_size}
+    run = start_run(folder, dataset, settings, wish.overwrite)
+    measured = train_and_measure(wish, job, run)
     if as_json:
         click.echo(to_json(measured), nl=False)
         return
-    origin = "random weights" if checkpoint is None else checkpoint.name
+    origin = "random weights" if job.origin.weights is None else job.origin.weights.name
     synthetic = ", SYNTHETIC images" if dataset.synthetic else ""
-    click.echo(
-        f"{name}: SAM {arch} from {origin}, {wanted} trained {train_seconds:.0f} s, seed {seed}{synthetic}; test:"
-    )
+    click.echo(f"{name}: SAM {wish.arch} from {origin}, --train {wish.train}, seed {wish.seed}{synthetic}; on test:")
     click.echo(table([cells(kind, found) for kind, found in measured.items()], HEADER))
     click.echo(f"run: {folder}")
 
 
-def start(arch: str, checkpoint: Path | None, tiny: "Tiny", classes: Sequence[str], auto: bool) -> "Segmenter":
-    from finetune.sam_models import Segmenter, load_sam
+def make_job(wish: Wish, dataset: Dataset) -> Job:
+    """A training with its weights and images at hand; raises DatasetError for what can't be had or doesn't go."""
+    from finetune.sam_evaluation import read_boxes
+    from finetune.sam_images import pictures_of
+    from finetune.sam_models import TINY, Origin, Segmenter, load_sam
+    from finetune.sam_training import Recipe
 
-    return Segmenter(load_sam(arch, checkpoint, tiny), classes, auto)
+    trained, tiny = parse_train(wish.train), geometry(wish.arch, wish.imgsz)
+    parts = {part: pictures_of(dataset, part, wish.instances == "image") for part in ("train", "val", "test")}
+    boxes = read_boxes(wish.boxes, dataset) if wish.boxes else None
+    device = prepare_device(wish.device, wish.seed)
+    checkpoint = find_checkpoint(wish.arch, wish.weights)
+    anew = checkpoint is None and bool(trained.get("image_encoder"))  # everything is learned
+    usual = WARM_UP if anew and wish.arch == TINY else 0
+    warm_up = usual if wish.warm_up is None else wish.warm_up
+    if warm_up and not usual:
+        raise DatasetError("--warm-up: is for --arch tiny --weights none --train all, which learns everything anew")
+    rate = wish.lr or (RANDOM_RATE if anew else RATE * (wish.batch / REFERENCE) ** 0.5)
+    recipe = Recipe(**trained, epochs=wish.epochs, batch=wish.batch, lr=rate, seed=wish.seed, patience=wish.patience)
+    segmenter = Segmenter(load_sam(wish.arch, checkpoint, tiny), dataset.classes, wish.auto).to(device)
+    return Job(segmenter, recipe, warm_up, Origin(wish.arch, tiny, checkpoint, recipe.lora), parts, boxes, device)
+
+
+def source_of(wish: Wish, job: Job) -> "Source":
+    """Where embeddings come from: the cache, filled now, or the encoder in the loop."""
+    if not job.frozen:
+        return encoding_source(job.segmenter)
+    views = VIEW_ORDER[: wish.views]
+    wanted = [(picture, view) for picture in job.parts["train"] if picture.marked or wish.auto for view in views]
+    wanted += [(picture, 0) for part in ("val", "test") for picture in job.parts[part]]
+    return cached_source(job.segmenter, wanted, wish.runs / ".cache" / "embeddings", wish.cache_gb, wish.batch)
+
+
+def train_and_measure(wish: Wish, job: Job, run: Run) -> dict[str, dict[str, Any]]:
+    """Measure, train, save, load what was saved, and measure that; leaves a finished run."""
+    from finetune.sam_evaluation import draw_worst
+    from finetune.sam_models import export, load_tuned, save_tuned
+    from finetune.sam_training import choose_trained, fit
+    from finetune.sam_warmup import warm_up
+
+    segmenter, source, tuned = job.segmenter, source_of(wish, job), run.folder / "tuned.pt"
+    embed_seconds = run.seconds
+    before = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, None)
+    began, cpu = run.seconds, time.process_time()
+    if job.warm_up:
+        warm_up(segmenter, job.origin.tiny, job.parts["train"], job.warm_up, recolour, wish.seed)
+    choose_trained(segmenter, job.recipe)
+    judge = judge_of(segmenter, source, job.parts["val"])
+    history = fit(segmenter, source, job.parts["train"], VIEW_ORDER[: wish.views], job.recipe, judge)
+    train_seconds, train_cpu_seconds = run.seconds - began, time.process_time() - cpu
+    trained = sum(value.numel() for value in segmenter.parameters() if value.requires_grad)
+    save_tuned(segmenter, job.origin, tuned)
+    segmenter = load_tuned(tuned).to(job.device)
+    source = source if job.frozen else encoding_source(segmenter)
+    after = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, run)
+    draw_worst(after["gt-box"], run.dataset.classes, run.folder / "worst.png")
+    if wish.export_to:
+        export(segmenter.sam, wish.export_to)
+    measured = compare_rows(run.dataset, before, after)
+    run.finish(
+        model="SAM decoder",
+        parameters=sum(value.numel() for value in segmenter.parameters()),
+        trained_parameters=trained,
+        random_weights=job.origin.weights is None,
+        weights_sha256=None if job.origin.weights is None else sha256(job.origin.weights),
+        embed_seconds=round(embed_seconds, 1),
+        train_seconds=round(train_seconds, 1),
+        train_cpu_seconds=round(train_cpu_seconds, 1),
+        seconds_per_image=seconds_per_image(segmenter, job.parts["test"]),
+        weights_bytes=tuned.stat().st_size,
+        device=job.device,
+        history=history,
+        metrics=measured,
+    )
+    return measured
 
 
 def judge_of(segmenter: "Segmenter", source: "Source", val: Sequence["Picture"]) -> Any:

@@ -447,6 +447,15 @@ def test_whole_model_learns_with_a_warm_up(out: Path, tmp_path: Path) -> None:
     assert not (tmp_path / ".cache").exists()
 
 
+def test_lora_run_exports_an_ordinary_checkpoint(out: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    arguments = ("--weights", "none", "--train", "prompt-encoder,lora:2", "--epochs", 1, "--export", tmp_path / "e.pth")
+    result = sam_decoder(out, tmp_path, *arguments, "--instances", "image", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["gt-box"]["after"]["count"] == 2  # one for each defect image of test
+    load_sam("tiny", tmp_path / "e.pth", Tiny(side=64))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
