@@ -12,6 +12,7 @@ interruption: finished cells are kept.
 import os
 import shlex
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -69,6 +70,7 @@ from finetune.learning_curve import (
 
 OBJECT_STORE = 100 << 20  # bytes; results are small, and Ray would take a third of the memory
 TRIES = 2
+CONNECT_SECONDS = 10
 
 
 @contextmanager
@@ -99,9 +101,12 @@ def ray_at(address: str | None) -> Iterator[Any]:
 
 
 def _connect(ray: Any, address: str, settings: dict[str, Any]) -> None:
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdecimal() and "/" not in host:
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()  # Ray tries for many minutes
         ray.init(address, **settings)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DatasetError(f"--address {address}: no Ray cluster answers there ({reason})") from None
 

@@ -258,6 +258,15 @@ def test_without_ray_one_line_says_what_to_install(tmp_path: Path) -> None:
     assert "ray is not installed: pip install -e '.[ray]'" in refusal(result)
 
 
+@pytest.mark.skipif(not find_spec("ray"), reason="ray is not installed")
+def test_no_cluster_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "finetune.sweep", "--categories", "widget", "--models", "yolo", "--runs", tmp_path]
+    result = subprocess.run(
+        [*command, "--address", "127.0.0.1:1"], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert "--address 127.0.0.1:1: no Ray cluster answers there" in refusal(result)
+
+
 # ------------------------------------------------------------------------------------------------------------ ray
 
 
