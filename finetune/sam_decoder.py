@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 ARCHS = ("tiny", "vit_b", "vit_l", "vit_h")
 VIEW_ORDER = (0, 4, 2, 6, 1, 3, 5, 7)  # as it is, mirrored, half a turn, ...: the first N of them for --views N
-WARM_UP = 1200  # steps
+WARM_UP = 2400  # steps
 RATE, REFERENCE = 8e-4, 256  # SAM's own rate, at its own batch; scaled by the square root of the batch's share
 RANDOM_RATE = 1e-3  # where everything is learned anew
 
@@ -428,7 +428,8 @@ def source_of(wish: Wish, job: Job) -> "Source":
     views = VIEW_ORDER[: wish.views]
     wanted = [(picture, view) for picture in job.parts["train"] if picture.marked or wish.auto for view in views]
     wanted += [(picture, 0) for part in ("val", "test") for picture in job.parts[part]]
-    return cached_source(job.segmenter, wanted, wish.runs / ".cache" / "embeddings", wish.cache_gb, wish.batch)
+    together = 1 if job.device == "cpu" else wish.batch  # several at once cost a CPU memory and no less time
+    return cached_source(job.segmenter, wanted, wish.runs / ".cache" / "embeddings", wish.cache_gb, together)
 
 
 def train_and_measure(wish: Wish, job: Job, run: Run) -> dict[str, dict[str, Any]]:

@@ -20,20 +20,21 @@ from converters.options import progress
 from finetune.prompts import Mask
 from finetune.sam_images import VIEWS, Picture
 from finetune.sam_models import Segmenter, Tiny, code_places, framed
-from finetune.sam_training import Averaged, balanced_losses, optimizer_of, scene_of, take_step
+from finetune.sam_training import Averaged, balanced_losses, mask_losses, optimizer_of, scene_of, take_step
 
 Pixels = NDArray[np.uint8]
 SHAPES = 8  # painted into a crop
 CROPS = 2  # a step
 SMALLEST = 8  # px of a shape's side
 VISIBLE = 10  # grey levels: a smaller change is no shape
-RATE = 1e-3
+RATE = 2e-3
+EASY = 1 / 3  # of the steps, in which shapes come to be as small and thin as they get
 
 
-def draw_shape(side: int, generator: np.random.Generator) -> Mask:
-    """A filled polygon, a closed outline or a bent line, side x side of 0 and 1."""
+def draw_shape(side: int, generator: np.random.Generator, hard: float = 1.0) -> Mask:
+    """A filled polygon or, likelier the nearer ``hard`` is to 1, an outline or a bent line; side x side, 0 and 1."""
     mask = np.zeros((side, side), np.uint8)
-    if generator.random() < 1 / 3:
+    if generator.random() < hard / 3:
         angles = generator.uniform(0, 2 * np.pi) + np.linspace(0, generator.uniform(-2, 2), 9)
         points = np.cumsum(np.stack([np.cos(angles), np.sin(angles)], 1), 0)
         points = 1 + (points - points.min(0)) * (side - 3) / np.ptp(points, 0).max()
@@ -45,20 +46,23 @@ def draw_shape(side: int, generator: np.random.Generator) -> Mask:
     tilt = generator.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
     points = [np.int32(np.clip(np.round(corners @ turn + side / 2), 0, side - 1))]
-    if generator.random() < 1 / 2:
+    if generator.random() > hard / 2:
         return cv2.fillPoly(mask, points, 1)
     return cv2.polylines(mask, points, True, 1, int(generator.integers(1, max(2, side // 8) + 1)))
 
 
-def paint_shapes(pixels: Pixels, ids: NDArray[np.int64], generator: np.random.Generator) -> None:
-    """Paint shapes into an image, S x S x 3, beside the instances it has, and number them on in ``ids``, S x S."""
+def paint_shapes(pixels: Pixels, ids: NDArray[np.int64], generator: np.random.Generator, hard: float = 1.0) -> None:
+    """Paint shapes into an image, S x S x 3, beside the instances it has, and number them on in ``ids``, S x S.
+
+    ``hard``, 0..1, is how small and thin they may be.
+    """
     size = len(ids)
     for _ in range(SHAPES):
-        side = int(np.exp(generator.uniform(np.log(SMALLEST), np.log(0.8 * size))))
+        side = int(np.exp(generator.uniform(np.log(SMALLEST + (1 - hard) * size / 4), np.log(0.8 * size))))
         y, x = generator.integers(0, size - side + 1, 2)
         window = np.s_[y : y + side, x : x + side]
         before = pixels[window].astype(np.float32)
-        mask = draw_shape(side, generator) & (ids[window] == 0)
+        mask = draw_shape(side, generator, hard) & (ids[window] == 0)
         if generator.random() < 0.6:
             colour = generator.uniform(0, 255) + generator.normal(0, 20, 3)
             strength = generator.uniform(0.4, 1)
@@ -104,16 +108,18 @@ def warm_up(segmenter: Segmenter, tiny: Tiny, pictures: Sequence[Picture], steps
     optimizer, schedule = optimizer_of(parameters, RATE, 0.05, 0.1, steps)
     averaged, generator = Averaged(parameters, 0.99), np.random.default_rng(seed)
     with progress(None, steps, "warm-up", item_show_func=lambda item: item) as bar:
-        for _ in range(steps):
+        for step in range(steps):
+            hard = min(1.0, step / (EASY * steps))
+            losses = balanced_losses if step < steps / 2 else mask_losses
             frames, scenes = [], []
             for picture in generator.choice(np.array(pictures, object), CROPS):
                 scale = tiny.side / max(picture.size())
                 pixels, ids = crop_of(picture, half.side, scale, generator)
-                paint_shapes(pixels, ids, generator)
+                paint_shapes(pixels, ids, generator, hard)
                 frames.append(framed(small.sam, augment(pixels)))
                 scenes.append(scene_of(small, ids, [0] * int(ids.max()), 2 * SHAPES, generator))
             optimizer.zero_grad()
-            loss = take_step(small, small.sam.image_encoder(torch.stack(frames)), scenes, 1, generator, balanced_losses)
+            loss = take_step(small, small.sam.image_encoder(torch.stack(frames)), scenes, 1, generator, losses)
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import converted, refusal
+from conftest import converted, refusal, write_category
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 
@@ -61,8 +61,6 @@ def sam() -> Sam:
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a dataset of 40 x 48 px, two classes."""
-    from conftest import write_category
-
     root = tmp_path_factory.mktemp("sam")
     for command in ("to_masks", "to_coco", "to_yolo"):
         converted(command, write_category(root / "data", good=(3, 3)), root / "out")
@@ -439,6 +437,22 @@ def test_run_from_dataset_to_comparison(out: Path, dataset: Dataset, tmp_path: P
     assert "0 are to be made" in again.output  # the embeddings were kept
     same = json.loads((run / "run.json").read_text())["metrics"]
     assert same == record["metrics"]
+
+
+@pytest.mark.slow
+def test_vit_b_from_a_checkpoint_of_our_own_on_four_images(tmp_path: Path) -> None:
+    category = write_category(tmp_path / "data", masks={"crack": 3}, good=(1, 0))
+    converted("to_masks", category, tmp_path / "out")
+    export(sam_model_registry["vit_b"](checkpoint=None), tmp_path / "start.pth")
+    arguments = ["--weights", tmp_path / "start.pth", "--arch", "vit_b", "--auto", "--views", 1, "--epochs", 1]
+    given = ["--category", "widget", "--out", tmp_path / "out", "--runs", tmp_path / "runs", *arguments]
+    result = CliRunner().invoke(main, [str(argument) for argument in given])
+    assert result.exit_code == 0, result.output
+    assert "embeddings: 4 of 2.1 MB" in result.stderr and "4 are to be made" in result.stderr
+    run = tmp_path / "runs" / "widget" / "sam" / "seed-0"
+    record = json.loads((run / "run.json").read_text())
+    assert not record["random_weights"] and record["weights_bytes"] < 20e6
+    print({key: record[key] for key in record if "seconds" in key or "memory" in key or "bytes" in key})
 
 
 def test_whole_model_learns_with_a_warm_up(out: Path, tmp_path: Path) -> None:
