@@ -16,7 +16,18 @@ from converters.errors import DatasetError
 
 # Modules of converters.readers, in the order in which a folder is tried; four could be taken for MVTec AD's.
 LAYOUTS = ("loco", "mvtec_ad_2", "btad", "kolektor", "mvtec", "visa", "magnetic_tile", "folder")
-TRAINING = ("torch", "torchvision", "ultralytics", "torchcam", "imblearn", "matplotlib", "sklearn", "scipy", "jinja2")
+TRAINING = (
+    "torch",
+    "torchvision",
+    "ultralytics",
+    "torchcam",
+    "segment_anything",
+    "imblearn",
+    "matplotlib",
+    "sklearn",
+    "scipy",
+    "jinja2",
+)
 MISSING_LIBRARY = "{error}: OpenCV needs it; on Debian or Ubuntu run `apt-get install libgl1 libglib2.0-0`"
 
 
