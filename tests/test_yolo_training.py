@@ -18,6 +18,8 @@ pytest.importorskip("ultralytics")
 
 from finetune import yolo
 from finetune.category import open_dataset
+from finetune.metrics import box_metrics
+from finetune.yolo_evaluation import predict
 
 pytestmark = pytest.mark.slow
 SIZE = 96
@@ -88,16 +90,22 @@ def test_a_run_learns_and_says_what_it_cost(learned):
 
 
 def test_measures_are_those_of_ultralytics(out, learned, tmp_path):
-    """ours from saved predictions, at full size; theirs from their own validation of the same checkpoint."""
+    """Ours from predictions at full size; theirs from their own validation of the same checkpoint.
+
+    On the train part, which has 12 instances a class. What differs: a box may count for several classes in their
+    validation, not in prediction, and they draw straight lines between points of the curve where COCO has steps.
+    """
     from ultralytics import YOLO
 
-    data = yolo.view_of(open_dataset(out, "plate"), "detect", 0.2, tmp_path / "data")
+    dataset = open_dataset(out, "plate")
+    data = yolo.view_of(dataset, "detect", 0.9, tmp_path / "data")
     model = YOLO(str(learned / "train" / "weights" / "best.pt"))
     settings = {"imgsz": SIZE, "batch": 1, "device": "cpu", "plots": False, "verbose": False, "project": str(tmp_path)}
-    theirs = model.val(data=str(data), split="test", **settings).box
-    ours = record_of(learned)["metrics"]["test"]
-    assert ours["mAP50"] == pytest.approx(theirs.map50, abs=0.01)
-    assert ours["mAP50-95"] == pytest.approx(theirs.map, abs=0.01)
+    theirs = model.val(data=str(data), split="train", rect=False, **settings).box  # rect pads images, as no one else
+    ours = box_metrics(dataset.ground_truth("train"), list(predict(model, dataset, "detect", "train", SIZE, "cpu")))
+    assert ours.map50 > 0.5
+    assert ours.map50 == pytest.approx(theirs.map50, abs=0.02)
+    assert ours.map == pytest.approx(theirs.map, abs=0.02)
 
 
 def test_evaluating_again_gives_the_same_numbers(out, learned):
@@ -110,9 +118,12 @@ def test_evaluating_again_gives_the_same_numbers(out, learned):
 
 
 def test_given_weights_are_where_training_starts(out, learned, tmp_path):
-    """One epoch on the other category: its mean loss is lower than from random weights."""
+    """One epoch on the other category: its class loss is lower than from random weights.
 
-    def first_losses(weights: object) -> float:
+    The losses of boxes say nothing here: a random network hardly matches any, and has next to none.
+    """
+
+    def first_loss(weights: object) -> float:
         result = run_yolo(
             *("--category", "slate", "--out", out, "--runs", tmp_path, "--run", Path(str(weights)).stem),
             *("--weights", weights, "--epochs", 1, "--imgsz", SIZE, "--device", "cpu"),
@@ -120,9 +131,9 @@ def test_given_weights_are_where_training_starts(out, learned, tmp_path):
         assert result.exit_code == 0, result.output
         file = tmp_path / "slate" / Path(str(weights)).stem / "seed-0" / "train" / "results.csv"
         names, values = (line.split(",") for line in file.read_text("utf-8").splitlines()[:2])
-        return sum(float(value) for name, value in zip(names, values, strict=True) if name.startswith("train/"))
+        return float(values[names.index("train/cls_loss")])
 
-    assert first_losses(learned / "train" / "weights" / "best.pt") < 0.9 * first_losses("none")
+    assert first_loss(learned / "train" / "weights" / "best.pt") < 0.8 * first_loss("none")
 
 
 def test_a_first_training_on_another_dataset_is_recorded(out, tmp_path):
