@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := --category washer
+SCRATCH := --weights none --overwrite
 export PYTHONUNBUFFERED := 1
 
 .PHONY: demo install lint test test-slow benchmark clean
@@ -12,9 +13,12 @@ demo: install
 	$(BIN)/python -m converters.preview --root data/sample $(DEMO) --overwrite
 	$(BIN)/python -m converters all --root data/sample $(DEMO) --overwrite
 	$(BIN)/python -m converters.verify datasets_out/washer
-	$(BIN)/python finetune/normality.py $(DEMO) --weights none --overwrite
-	$(BIN)/python finetune/classifier.py $(DEMO) --weights none --attempt pretext --imbalance oversample --overwrite
-	$(BIN)/python finetune/yolo.py $(DEMO) --weights none --epochs 40 --imgsz 192 --lr 0.002 --overwrite
+	$(BIN)/python -m converters.augment --dataset washer --count 400 --overwrite
+	$(BIN)/python finetune/normality.py $(DEMO) $(SCRATCH)
+	$(BIN)/python finetune/classifier.py $(DEMO) $(SCRATCH) --attempt pretext --imbalance oversample --pretext 600 --epochs 20
+	$(BIN)/python finetune/yolo.py $(DEMO) $(SCRATCH) --arch yolo11n-light --pretrain washer@paste-400 --pretrain-epochs 8 --epochs 8 --crop 128 --imgsz 128 --lr 0.003 --mosaic 0 --degrees 180
+	$(BIN)/python finetune/yolo_world.py $(DEMO) $(SCRATCH) --text-weights none --epochs 6 --imgsz 128
+	$(BIN)/python finetune/sam_decoder.py $(DEMO) $(SCRATCH) --arch tiny --train all --auto --boxes runs/washer/yolo/seed-0 --warm-up 800 --epochs 6
 	$(BIN)/python finetune/compare.py $(DEMO)
 	@echo
 	@echo "datasets_out/washer        the dataset in five formats; card.md says what is in it"
