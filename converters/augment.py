@@ -22,6 +22,7 @@ from converters.made import FOLDER, KEYS, RECORD, read_made
 from converters.options import FOLDER as PATH
 from converters.options import (
     command,
+    images_option,
     json_option,
     max_pixels_option,
     out_option,
@@ -95,7 +96,13 @@ def orders_for(request: Request, real: dict[str, int]) -> "list[Order]":
 
 
 def augment(
-    base: Path, root: Path | None, request: Request, workers: int | None, overwrite: bool, max_pixels: int
+    base: Path,
+    root: Path | None,
+    request: Request,
+    workers: int | None,
+    overwrite: bool,
+    max_pixels: int,
+    placing: str = "link",
 ) -> Summary:
     """Write the dataset with made images beside the dataset ``base``; return what is in it.
 
@@ -114,7 +121,8 @@ def augment(
     if len(card["settings"]["source"]) > 1:
         raise DatasetError(f"{base}: holds several categories: name a dataset of one")
     (category,), samples = source_of(base, root, record, max_pixels)
-    train = [sample for sample in samples if record["parts"].get(sample.key) == "train"]
+    left_out = {problem["file"] for problem in card["left_out"]}
+    train = [s for s in samples if record["parts"].get(s.key) == "train" and s.key not in left_out]
     target = base.parent / (base.name + request.suffix)
     if overwrite and category.folder.resolve() in (target.resolve(), *target.resolve().parents):
         raise DatasetError(f"{target} would lie in the source {category.folder}: choose another --out")
@@ -130,9 +138,11 @@ def augment(
         parts = record["parts"] | {sample.key: "train" for sample in images}
         origin = {"dataset": base.name, "sha256": record["sha256"], "made": splits.hash_sources(images)}
         split = dataclasses.replace(splits.split_of(record), parts=parts, base=origin)
-        summary = _convert(folder, target, base, category, [*samples, *images], split, workers)
+        summary = _convert(folder, target, card, category, [*samples, *images], split, workers, placing)
         _write_record(folder, request, stock, origin, made)
         _write_sheet(folder, target.name, category, images, made)
+        if splits.read_split(base)["sha256"] != record["sha256"] or read_card(base) != card:
+            raise DatasetError(f"{base}: was written anew meanwhile: start again")
     return summary
 
 
@@ -166,11 +176,12 @@ def _write_classes(folder: Path, made: "Sequence[Made]") -> None:
 def _convert(
     folder: Path,
     target: Path,
-    base: Path,
+    card: dict[str, Any],
     category: Category,
     samples: list[Sample],
     split: Split,
     workers: int | None,
+    placing: str,
 ) -> Summary:
     """Write the formats that ``base`` has, the card and the split."""
     import os
@@ -179,19 +190,23 @@ def _convert(
     from converters.instances import InstanceRule
     from converters.writer import DatasetInfo
 
-    card = read_card(base)
     settings = card["settings"]
     used = {pipeline.class_of(sample, settings["classes"]) for sample in samples if sample.key in split.parts}
     classes = (*card["classes"], *sorted(used - {GOOD, *card["classes"]}))
-    simplify = max((said["tolerance"] for said in card.get("simplified", {}).values()), default=0.0)
-    info = DatasetInfo(target.name, classes, split.sha256, category.synthetic, simplify)
+    tolerances = {name: said["tolerance"] for name, said in card.get("simplified", {}).items()}
+    info = DatasetInfo(target.name, classes, split.sha256, category.synthetic)
     rule = InstanceRule(**{field.name: settings[field.name] for field in dataclasses.fields(InstanceRule)})
     conversion = pipeline.Conversion(
-        out=target.parent, classes=settings["classes"], instances=rule, workers=workers, on_error="skip"
+        out=target.parent,
+        classes=settings["classes"],
+        instances=rule,
+        images=placing,
+        workers=workers,
+        on_error="skip",
     )
     plans = pipeline.plan_images(samples, split.parts, classes, settings["classes"])
     summary = Summary(target.name, classes, left_out=list(category.problems), unused=Counter(split.unused.values()))
-    writers = [_writer(name) for name in card["formats"].values()]
+    writers = [_writer_as(name, tolerances.get(kind, 0.0)) for kind, name in card["formats"].items()]
     pipeline.write_formats(folder, info, plans, summary, conversion, writers)
     lost = [problem for problem in summary.left_out if problem.file.startswith(KEYS)]
     if lost:
@@ -205,6 +220,11 @@ def _convert(
     (folder / "card.md").write_text(card_as_markdown(info, summary, made) + note, "utf-8")
     (folder / "split.json").write_text(split.to_json(), "utf-8")
     return summary
+
+
+def _writer_as(name: str, tolerance: float) -> Any:
+    """The writer class that a card names, with the tolerance that the format has there."""
+    return lambda info: _writer(name)(dataclasses.replace(info, simplify=tolerance))
 
 
 def _writer(name: str) -> Any:
@@ -268,6 +288,7 @@ def _write_sheet(folder: Path, name: str, category: Category, images: Sequence[S
 @click.option(
     "--workers", type=click.IntRange(1), show_default="one per core", help="Processes; the result is the same."
 )
+@images_option
 @max_pixels_option
 @overwrite_option
 @json_option
@@ -277,6 +298,7 @@ def main(
     root: Path | None,
     workers: int | None,
     max_pixels: int,
+    images: str,
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -286,7 +308,8 @@ def main(
     Defects and good images come from the train part only; val and test are those of NAME.
     """
     request = Request(**options)
-    summary = augment(out / name, root, request, workers, overwrite, max_pixels)
+    summary = augment(out / name, root, request, workers, overwrite, max_pixels, images)
+    target = (out / name).parent / summary.dataset
     if as_json:
         click.echo(to_json({"dataset": summary.dataset, **summary.card()}), nl=False)
         return
@@ -294,7 +317,9 @@ def main(
     counts = {summary.images["train", defect] for defect in summary.classes if defect != SYNTHETIC}
     if request.balance and len(counts) > 1:
         click.echo("the types still differ in number: a larger --count is needed to balance them", err=True)
-    click.echo(f"made {request.count} images; wrote {out / summary.dataset}; look at {out / summary.dataset}/made.png")
+    click.echo(f"made {request.count} images; wrote {target}; look at {target}/made.png")
+    if summary.left_out:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ class Stock:
     kind: str  # of product; see `foreground.kind_of`
     channels: int
     min_area: int
+    merge_gap: int
 
     @property
     def areas(self) -> tuple[int, int]:
@@ -111,6 +112,7 @@ def take_stock(train: Sequence[Sample], settings: dict[str, Any], place: str, da
         kind,
         channels,
         rule.min_area,
+        rule.merge_gap,
     )
 
 
@@ -144,7 +146,7 @@ class Maker:
     seed: int
 
     def __call__(self, order: Order) -> Made:
-        generator = np.random.default_rng([self.seed, order.index])
+        generator = np.random.default_rng([self.seed % 2**64, order.index])
         make = self._paste if order.method == "paste" else self._noise
         for _ in range(TRIES):
             background = self.stock.goods[generator.integers(len(self.stock.goods))]
@@ -248,7 +250,7 @@ class Maker:
         softness: float,
     ) -> bool:
         """Blend into image and mask, unless it would be invisible, too small, or touch an earlier one."""
-        room = 2 * pasting.BORDER + 1
+        room = max(2 * pasting.BORDER + 1, self.stock.merge_gap)
         if (pasting.dilated(mask, room)[window] & wanted).any():
             return False
         blended = pasting.blend(image[window], pixels, wanted, softness)
@@ -288,7 +290,7 @@ def _scales(area: int, least: int, most: int) -> tuple[float, float]:
     return float(np.sqrt(least / area)), float(np.sqrt(most / area))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _read(sample: Sample, channels: int, kind: str) -> tuple[Pixels, Mask | None]:
     pixels = read_pixels(sample, channels)
     return pixels, product_of(pixels, kind)

@@ -145,6 +145,12 @@ simplify_option = click.option(
     callback=_number,
     help="Drop polygon vertices that lie this near to the line between others, px; 0 is exact.",
 )
+images_option = click.option(
+    "--images",
+    type=CHOICE(["link", "copy", "symlink"]),
+    default="link",
+    help="How images come into the dataset; link means hard link.",
+)
 source_options = _bundle(
     click.option(
         "--root",
@@ -221,12 +227,7 @@ tile_options = _bundle(
 )
 output_options = _bundle(
     out_option,
-    click.option(
-        "--images",
-        type=CHOICE(["link", "copy", "symlink"]),
-        default="link",
-        help="How images come into the dataset; link means hard link.",
-    ),
+    images_option,
     click.option(
         "--workers",
         type=click.IntRange(1),

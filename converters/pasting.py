@@ -153,8 +153,10 @@ def place_cut(cut: Cut, placement: Placement, shape: tuple[int, int]) -> Placed 
     pixels = cv2.warpAffine(exact, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
     soft = cv2.warpAffine(cut.mask * np.float32(1), matrix, size)
     product = cv2.warpAffine(cut.product, matrix, size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-    mask = (soft >= 0.5).view(np.uint8)
-    if mask.sum() < LEAST_INSIDE * cut.mask.sum() * placement.scale**2:
+    whole = _parts(cut.mask)
+    levels = ((soft >= level).view(np.uint8) for level in (0.5, 0.4, 0.3, 0.25))
+    mask = next((level for level in levels if _parts(level) <= whole), None)
+    if mask is None or mask.sum() < LEAST_INSIDE * cut.mask.sum() * placement.scale**2:
         return None
     window = (slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))
     return Placed(window, Cut(_with_channels(pixels), mask, np.asarray(product, np.uint8)))

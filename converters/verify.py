@@ -234,7 +234,10 @@ def verify(dataset: Path, root: Path | None = None, max_pixels: int = 256_000_00
         for name, reader in opened.items()
     }
     for name, reader in opened.items():
-        results[name].split = check_split(reader, images, split)
+        try:
+            results[name].split = check_split(reader, images, split)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            results[name].split = f"cannot be read back ({type(error).__name__}: {error})"
     with progress(with_instances(images, card["settings"]), len(images), f"verifying {dataset.name}") as bar:
         for image in bar:
             for name, reader in opened.items():

@@ -253,9 +253,10 @@ def sentences(report: dict[str, Any], category: str) -> list[str]:
         if gain["category"] != category:
             continue
         measure, last, ahead = MEASURES[gain["measure"]], gain["steps"][-1], gain["next"]
+        more = f"; {NEXT} more would add about {_signed(ahead, measure)} if that went on"
         found.append(
             f"{gain['model']}, {measure.label}: from {last['from']} to {last['to']} labelled defect images "
-            f"{_signed(last, measure)}; {NEXT} more would add about {_signed(ahead, measure)} if that went on."
+            f"{_signed(last, measure)}{more if ahead['value'] is not None else ''}."
         )
     return found
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -406,6 +407,10 @@ def make_job(wish: Wish, dataset: Dataset) -> Job:
     from finetune.sam_training import Recipe
 
     trained, tiny = parse_train(wish.train), geometry(wish.arch, wish.imgsz)
+    if trained.get("lora") and find_spec("peft") is None:
+        raise DatasetError("--train lora: peft is not installed: pip install -e '.[lora]'")
+    if wish.export_to and wish.export_to.is_dir():
+        raise DatasetError(f"--export {wish.export_to}: is a folder; name the file to write")
     parts = {part: pictures_of(dataset, part, wish.instances == "image") for part in ("train", "val", "test")}
     boxes = read_boxes(wish.boxes, dataset) if wish.boxes else None
     device = prepare_device(wish.device, wish.seed)
@@ -455,8 +460,6 @@ def train_and_measure(wish: Wish, job: Job, run: Run) -> dict[str, dict[str, Any
     source = source if job.frozen else encoding_source(segmenter)
     after = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, run)
     draw_worst(after["gt-box"], run.dataset.classes, run.folder / "worst.png")
-    if wish.export_to:
-        export(segmenter.sam, wish.export_to)
     measured = compare_rows(run.dataset, before, after)
     run.finish(
         model="SAM decoder",
@@ -473,6 +476,8 @@ def train_and_measure(wish: Wish, job: Job, run: Run) -> dict[str, dict[str, Any
         history=history,
         metrics=measured,
     )
+    if wish.export_to:
+        export(segmenter.sam, wish.export_to)
     return measured
 
 

@@ -212,7 +212,7 @@ def add_lora(encoder: nn.Module, rank: int) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise DatasetError("--train lora: peft is not installed: pip install peft") from None
+        raise DatasetError("--train lora: peft is not installed: pip install -e '.[lora]'") from None
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["qkv", "proj"], exclude_modules=["patch_embed.proj"])
     inject_adapter_in_model(config, encoder)
 

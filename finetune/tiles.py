@@ -17,7 +17,7 @@ def on_whole_images(
 ) -> list[dict[str, Any]]:
     """COCO results on the tiles of ``dataset`` as COCO results on the images of ``dataset.base``.
 
-    Boxes (x, y, width, height, in pixels) and RLE masks move to where their tile lies. Where tiles overlap, a
+    Boxes (x, y, width, height, in pixels), polygons and RLE masks move to where their tile lies. Where tiles overlap, a
     defect that one tile's border cuts is whole in the next, so a box that ends at a border inside of what the
     neighbour sees as well is left out. Of boxes of one class that overlap by more than ``iou``, the surest stays.
 
@@ -57,8 +57,12 @@ def _is_cut(bbox: list[float], tile: dict[str, Any], starts: dict[str, list[int]
 def _moved(found: Mapping[str, Any], tile: dict[str, Any], image: dict[str, int]) -> dict[str, Any]:
     x, y, width, height = found["bbox"]
     moved = {**found, "image_id": image["id"], "bbox": [x + tile["x"], y + tile["y"], width, height]}
-    if "segmentation" in found:
-        moved["segmentation"] = _moved_mask(found["segmentation"], tile, image)
+    segmentation = found.get("segmentation")
+    if isinstance(segmentation, list):  # polygons
+        offset = (tile["x"], tile["y"])
+        moved["segmentation"] = [[value + offset[i % 2] for i, value in enumerate(ring)] for ring in segmentation]
+    elif segmentation is not None:
+        moved["segmentation"] = _moved_mask(segmentation, tile, image)
     return moved
 
 

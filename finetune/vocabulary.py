@@ -46,7 +46,7 @@ def prompts_from(template: str, classes: Sequence[str], categories: Sequence[str
         fields = {"defect": _as_words(defect), "category": _as_words(category)}
         try:
             prompts[name] = [template.format(**fields)]
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise DatasetError(
                 f"--template {template!r}: has a field other than {{defect}} and {{category}} ({error})"
             ) from None

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,8 @@ def check_device(device: str) -> None:
     """Raise DatasetError for a device that this machine does not have."""
     from ultralytics.utils.torch_utils import select_device
 
+    if "," in device:  # ultralytics would pickle our callbacks for its processes, and cannot
+        raise DatasetError(f"--device {device}: one device only; train folds or seeds on the others")
     try:
         select_device(device, verbose=False)
     except ValueError:
@@ -244,7 +247,11 @@ def unfinished(last: Path) -> bool:
     """Whether the training that left last.pt was interrupted: it still holds the optimizer and the epoch then."""
     from ultralytics.utils.patches import torch_load
 
-    return last.is_file() and torch_load(last, map_location="cpu")["epoch"] >= 0
+    try:
+        return last.is_file() and torch_load(last, map_location="cpu")["epoch"] >= 0
+    except Exception as error:  # whatever half a pickle makes its loader raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DatasetError(f"{last}: is damaged ({reason}); train anew with --overwrite") from None
 
 
 def _map50(trainer: Any) -> float:
@@ -314,6 +321,8 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
     """
     whole = whole_images(wish.out, dataset)
     dataset.format(FORMATS[wish.task])
+    if wish.export and find_spec("onnx") is None:
+        raise DatasetError("--export onnx: needs onnx: pip install -e '.[export]'")
     if wish.arch == LIGHT.stem and wish.task != "detect":
         raise DatasetError(f"--arch {wish.arch}: finds boxes only; choose another for --task {wish.task}")
     if wish.crop and (wish.task != "detect" or dataset.tiles):
@@ -324,21 +333,32 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
     if wish.pretrain:
         first = open_dataset(wish.out, wish.pretrain)
         first.format(FORMATS[wish.task])
-        check_apart(first, dataset)
+        check_apart(whole_images(wish.out, first), whole)
     folder = run_folder(wish.runs, whole, wish.run_name, wish.seed)
     prepare_ultralytics(wish.runs / ".ultralytics")
     check_device(wish.device)
+    origin = {
+        "tiles": dataset.name if dataset.tiles else None,
+        "split_sha256": dataset.split["sha256"],
+        "label_settings": dataset.label_settings,
+        "pretrain_split_sha256": first and first.split["sha256"],
+    }
     if wish.resume:
         settings = json.loads((folder / SETTINGS).read_text("utf-8"))
+        if any(settings[key] != value for key, value in origin.items()):
+            raise DatasetError(f"--resume: {folder} was begun on another split or other labels; use --overwrite")
         run, model = Run(folder, whole, settings), None
     else:
         checkpoint = find_weights(wish.weights, [f"{size}{SUFFIXES[wish.task]}.pt" for size in SIZES], fetch_weights)
         if checkpoint and folder.resolve() in checkpoint.resolve().parents:
             raise DatasetError(f"--weights {wish.weights}: lies in the run that would be replaced; name another --run")
         model = load_model(wish.arch, checkpoint, wish.task)
+        if recipe.freeze >= (layers := len(model.model.model)):
+            raise DatasetError(f"--freeze {recipe.freeze}: the network has {layers} layers, and one has to learn")
         settings = {name: getattr(wish, name) for name in BEGUN}
-        settings |= {"weights_sha256": checkpoint and sha256(checkpoint)} | asdict(recipe)
-        settings["tiles"] = dataset.name if dataset.tiles else None
+        settings |= {"weights_sha256": checkpoint and sha256(checkpoint)} | asdict(recipe) | origin
+        if not wish.overwrite and any(folder.glob(f"*/{CHECKPOINTS}/last.pt")) and not (folder / "run.json").exists():
+            raise DatasetError(f"{folder} was interrupted: go on with --resume, or train anew with --overwrite")
         run = start_run(folder, whole, settings, wish.overwrite)
         (folder / SETTINGS).write_text(to_json(settings), "utf-8")
     size = size_of_whole(dataset, recipe.imgsz, wish.crop)
@@ -352,8 +372,6 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
     model = load_model(wish.arch, best, wish.task)
     tiles = dataset if dataset.tiles else None
     measured = evaluate(model, run, wish.task, size, wish.device, tiles=tiles)
-    if wish.export:
-        export_onnx(best, wish.task, size)
     run.finish(
         model="YOLO",
         parameters=sum(parameter.numel() for parameter in model.model.parameters()),
@@ -363,12 +381,14 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
         pretrained_on=wish.pretrain,
         made_images=sum(map(made_images, filter(None, (first, dataset)))),
         resumed=wish.resume,
-        train_seconds=round(seconds, 1),
-        train_cpu_seconds=round(cpu, 1),
+        train_seconds=None if wish.resume else round(seconds, 1),  # of a resumed run, only the rest was timed
+        train_cpu_seconds=None if wish.resume else round(cpu, 1),
         seconds_per_image=measured.pop("seconds_per_image"),
         device=str(next(model.model.parameters()).device),
         metrics=measured,
     )
+    if wish.export:
+        export_onnx(best, wish.task, size)
     return measured
 
 
@@ -423,10 +443,6 @@ def cpu_seconds() -> float:
 
 def export_onnx(best: Path, task: str, imgsz: int) -> Path:
     """Write best.onnx beside best.pt: 1 x 3 x imgsz x imgsz of 0..1 in, boxes after NMS out (see docs/measurements)."""
-    try:
-        import onnx  # noqa: F401
-    except ImportError:
-        raise DatasetError("--export onnx: needs onnx: pip install -e '.[onnx]'") from None
     model = load_model("", best, task)
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         return Path(model.export(format="onnx", imgsz=imgsz, nms=True, conf=LEAST_SCORE, simplify=False, device="cpu"))
@@ -489,7 +505,7 @@ def as_begun(wish: Wish, recipe: Recipe, folder: Path, given: set[str]) -> tuple
 @recipe_options(Recipe())
 @click.option("--crop", type=click.IntRange(0), default=0, help="Train on squares of so many px, scaled to --imgsz.")
 @click.option("--folds", type=click.IntRange(3), help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
-@click.option("--device", default="", show_default="GPU, else CPU", help="cpu, 0, or 0,1 for two GPUs.")
+@click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or the number of one GPU.")
 @seed_option
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
 @click.option("--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure anew with a finished run's weights.")
@@ -525,14 +541,17 @@ def main(
         datasets = [open_dataset(wish.out, each) for each in names]  # all of them, before the first is trained on
         given = {key for key in ctx.params if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE}
         found = {}
+        own = (wish, recipe)
         for dataset in datasets:
-            own = (wish, recipe)
             if wish.resume:
                 folder = run_folder(wish.runs, whole_images(wish.out, dataset), wish.run_name, wish.seed)
                 if folds and (folder / "run.json").is_file():
                     found[dataset.name] = read_run(folder, dataset)["metrics"]
                     continue
-                own = as_begun(wish, recipe, folder, given)
+                if folds and not any(folder.glob(f"*/{CHECKPOINTS}/last.pt")):  # its turn had not come
+                    own = (replace(own[0], resume=False), own[1])
+                else:
+                    own = as_begun(wish, recipe, folder, given)
             found[dataset.name] = train_and_evaluate(*own, dataset)
     if as_json:
         click.echo(to_json(found if folds else found[name]), nl=False)

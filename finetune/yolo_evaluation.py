@@ -107,9 +107,11 @@ def report(folder: Path, measured: dict[str, Any]) -> str:
     first = (
         f", first on {record['pretrained_on']} ({record['made_images']} made images)" if record["pretrained_on"] else ""
     )
+    seconds = record["train_seconds"]
+    trained = "resumed" if seconds is None else f"{seconds:.0f} s of training"
     lines = [
         f"{record['dataset']}: YOLO from {start}{first}, seed {record['settings']['seed']}, "
-        f"{record['train_seconds']:.0f} s of training{', SYNTHETIC images' if record['synthetic'] else ''}; on test:",
+        f"{trained}{', SYNTHETIC images' if record['synthetic'] else ''}; on test:",
         table(list(metric_rows(measured)), ("class", "instances", "mAP50", "mAP50-95")),
     ]
     if "F1" in measured:

@@ -316,6 +316,16 @@ def test_quarter_turns_and_mirrors_move_pixels_and_mask_exactly(quarters: int, m
     assert (image[canvas > 0] == turned(cut.pixels[..., 0])[turned(cut.mask) > 0]).all()
 
 
+@pytest.mark.parametrize("degrees", range(5, 90, 10))
+def test_a_thin_scratch_stays_in_one_piece_or_is_not_placed(degrees: int) -> None:
+    mask = np.zeros((41, 41), np.uint8)
+    cv2.line(mask, (8, 20), (32, 23), 1)
+    cut = pasting.Cut(np.zeros((41, 41, 1), np.uint8), mask, np.ones_like(mask))
+    placement = pasting.Placement(40, 40, math.radians(degrees), 0.9, False)
+    placed = pasting.place_cut(cut, placement, (80, 80))
+    assert placed is None or cv2.connectedComponents(placed.cut.mask, connectivity=8)[0] == 2
+
+
 def test_what_would_leave_the_image_is_not_placed() -> None:
     cut = example_cut()
     assert pasting.place_cut(cut, pasting.Placement(2, 30, 0.0, 1.0, False), (60, 60)) is None
@@ -426,6 +436,16 @@ def test_what_cannot_be_augmented_is_refused_in_one_line(data: Path, pasted: Pat
         == 0
     )
     assert "several categories" in refusal(run_cli("augment", "--dataset", "all", "--out", tmp_path / "out"))
+
+
+def test_exact_formats_stay_exact_beside_simplified_ones(data: Path, tmp_path: Path) -> None:
+    out = converted("to_coco", data / "data" / "wedge", tmp_path).parent
+    converted("to_yolo", data / "data" / "wedge", out, "--task", "segment", "--simplify", 2)
+    dataset = augmented(out, "--seed", -1, "--images", "copy", name=f"wedge@paste-{COUNT}-s-1")
+    assert set(json.loads((dataset / "card.json").read_text("utf-8"))["simplified"]) == {"yolo-seg"}
+    assert run_cli("verify", dataset).exit_code == 0
+    (image,) = sorted((dataset / "coco" / "images" / "test").iterdir())[:1]
+    assert image.stat().st_ino != (data / "data" / "wedge" / image.name.replace("__", "/")).stat().st_ino
 
 
 def test_a_changed_source_is_refused_and_nothing_is_left(tmp_path: Path) -> None:

@@ -301,6 +301,15 @@ def test_of_boxes_that_overlap_the_surest_of_a_class_stays(datasets: Path) -> No
     assert {entry["image_id"] for entry in back} == {open_dataset(datasets, "widget").image_ids["test__hole__000.png"]}
 
 
+def test_polygons_move_with_their_tile(datasets: Path) -> None:
+    dataset = open_dataset(datasets, "widget@tile-32")
+    name, tile = next((name, tile) for name, tile in dataset.tiles["tiles"].items() if tile["x"] and tile["y"])
+    square = [4, 4, 9, 4, 9, 9, 4, 9]
+    found = {"image_id": dataset.image_ids[name], "category_id": 1, "bbox": [4, 4, 5, 5], "score": 0.5}
+    (moved,) = on_whole_images([{**found, "segmentation": [square]}], dataset)
+    assert moved["segmentation"] == [[value + tile["xy"[i % 2]] for i, value in enumerate(square)]]
+
+
 def test_only_tiles_lead_back(datasets: Path) -> None:
     assert on_whole_images([], open_dataset(datasets, "widget@tile-32")) == []
     with pytest.raises(ValueError, match="no dataset of tiles"):

@@ -127,6 +127,17 @@ def test_damage_is_found(dataset, damage):
     assert "All formats agree" not in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("masks/classes.json", "{}"), ("masks/classes.json", "[]"), ("coco/annotations/instances_train.json", "{}")],
+)
+def test_a_file_that_holds_something_else_is_a_difference(dataset, file, content):
+    (dataset / file).unlink()
+    (dataset / file).write_text(content, "utf-8")
+    result = verify(dataset)
+    assert result.exit_code in (1, 2) and not isinstance(result.exception, KeyError | TypeError), result.output
+
+
 def test_an_exchanged_image_is_found(dataset):
     path = first(dataset / "coco" / "images", "*crack*.png")
     path.unlink()

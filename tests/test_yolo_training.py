@@ -188,6 +188,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(out, tmp_path):
 
     resume = ("--category", "plate", "--out", out, "--runs", tmp_path, "--device", "cpu", "--resume")
     assert "was begun with 6" in refusal(run_yolo(*resume, "--epochs", 7))
+    assert "was interrupted" in refusal(run_yolo(*resume[:-1], *settings))  # and nothing is thrown away
+    begun = last.parents[2] / "settings.json"
+    as_it_was = begun.read_text("utf-8")
+    begun.write_text(as_it_was.replace('"split_sha256": "', '"split_sha256": "0'), "utf-8")
+    assert "begun on another split" in refusal(run_yolo(*resume))
+    begun.write_text(as_it_was, "utf-8")
     result = run_yolo(*resume)
     assert result.exit_code == 0, result.output
     assert len(results.read_text("utf-8").splitlines()) == 7
