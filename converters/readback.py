@@ -113,7 +113,10 @@ class YoloReader(Reader):
     def data(self) -> dict[str, Any]:
         import yaml
 
-        data = yaml.safe_load((self.folder / "data.yaml").read_text("utf-8"))
+        try:
+            data = yaml.safe_load((self.folder / "data.yaml").read_text("utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(" ".join(str(error).split())) from None
         if list(data["names"].values()) != self.classes:
             raise DatasetError(f"{self.folder / 'data.yaml'}: its names are not the dataset's classes")
         return data
