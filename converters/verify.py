@@ -254,10 +254,13 @@ def _open(reader_type: type[Reader], folder: Path, classes: list[str]) -> Reader
 
 
 def _guarded(result: Result, reader: Reader, image: LabelledImage) -> None:
-    """What a damaged dataset makes readers raise is a difference, not a crash."""
+    """What a damaged dataset makes readers raise is a difference, not a crash.
+
+    An ImportError is one, too: once ultralytics is imported, Pillow asks for a HEIF plugin when it knows no file.
+    """
     try:
         check_image(result, reader, image)
-    except (OSError, ValueError, KeyError, IndexError, SyntaxError) as error:
+    except (OSError, ValueError, KeyError, IndexError, SyntaxError, ImportError) as error:
         result.differ(image, f"cannot be read back ({type(error).__name__}: {error})")
 
 
