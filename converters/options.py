@@ -121,9 +121,9 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple
     return train, val, test
 
 
-def _number(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+def _number(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     """click lets NaN through every range."""
-    if math.isnan(value):
+    if value is not None and math.isnan(value):
         raise click.BadParameter("nan is no number")
     return value
 
@@ -144,6 +144,14 @@ simplify_option = click.option(
     default=0.0,
     callback=_number,
     help="Drop polygon vertices that lie this near to the line between others, px; 0 is exact.",
+)
+made_share_option = click.option(
+    "--made-share",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=None,
+    show_default="all that there are",
+    callback=_number,
+    help="Share of made images (converters.augment) in the train part; all real ones stay.",
 )
 images_option = click.option(
     "--images",

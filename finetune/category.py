@@ -8,6 +8,7 @@ from typing import Any
 
 from converters.card import read_card
 from converters.errors import DatasetError
+from converters.made import KEYS
 from converters.splits import PARTS, read_split
 from converters.staging import recover
 from converters.tiles import RECORD
@@ -27,6 +28,7 @@ class Dataset:
     """One folder that the converters published."""
 
     folder: Path
+    made_share: float | None = None  # of made images in the train part, 0..<1; None takes all that there are
 
     @property
     def name(self) -> str:
@@ -100,8 +102,32 @@ class Dataset:
         return {name: number for number, name in numbered if not {name, whole.get(name)} & left_out}
 
     def images(self, part: str) -> list[str]:
-        """Names of the images in a part, in the order of their ids."""
-        return [name for name in self.image_ids if self.parts[name] == part]
+        """Names of the images in a part, in the order of their ids; of made ones as many as ``made_share`` asks for."""
+        names = [name for name in self.image_ids if self.parts[name] == part]
+        return names if part != "train" or self.made_share is None else self._mixed(names, self.made_share)
+
+    @property
+    def made_images(self) -> list[str]:
+        """Names of the images of the train part that `python -m converters.augment` made, as ``images`` has them."""
+        return list(filter(_is_made, self.images("train")))
+
+    def _mixed(self, names: list[str], share: float) -> list[str]:
+        """All real images of ``names`` and so many made ones, taken evenly: in the order of names they lie by type."""
+        made = list(filter(_is_made, names))
+        real = names[: len(names) - len(made)]  # made ones sort last
+        wanted = round(share / (1 - share) * len(real))
+        if not made:
+            raise DatasetError(
+                f"--made-share {share:g}: {self.folder} holds no made images; make some with "
+                f"`python -m converters.augment --dataset {self.name}`, and name the dataset that it writes"
+            )
+        if wanted > len(made):
+            most = int(100 * len(made) / len(names)) / 100
+            raise DatasetError(
+                f"--made-share {share:g}: takes {wanted} made images beside {len(real)} real ones, and {self.folder} "
+                f"holds {len(made)}: take {most:g} or less, or make more"
+            )
+        return real + [made[index * len(made) // wanted] for index in range(wanted)]
 
     def ground_truth(self, part: str) -> dict[str, Any]:
         """A part in COCO's annotation format: from ``coco/`` or, where there is none, from ``yolo/``'s boxes."""
@@ -113,6 +139,10 @@ class Dataset:
         truth = json.loads(path.read_text("utf-8"))
         if truth["info"]["split_sha256"] != self.split["sha256"]:
             raise DatasetError(f"{path}: made from another split than {self.folder / 'split.json'}: convert again")
+        if part == "train" and self.made_share is not None:
+            ids = {self.image_ids[name] for name in self.images(part)}
+            truth["images"] = [entry for entry in truth["images"] if entry["id"] in ids]
+            truth["annotations"] = [entry for entry in truth["annotations"] if entry["image_id"] in ids]
         return truth
 
     def image_file(self, part: str, name: str) -> Path:
@@ -168,11 +198,20 @@ class Dataset:
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
-def open_dataset(out: Path, name: str) -> Dataset:
-    """Open ``OUT/NAME``; raises DatasetError that tells how to make one, or which ones there are."""
-    dataset = Dataset(out / name)
+def _is_made(name: str) -> bool:
+    return name.startswith(f"{KEYS}__")
+
+
+def open_dataset(out: Path, name: str, made_share: float | None = None) -> Dataset:
+    """Open ``OUT/NAME``, with made images as that share of its train part, or as many as there are.
+
+    Raises DatasetError that tells how to make one, or which ones there are, or how many made images it holds.
+    """
+    dataset = Dataset(out / name, made_share)
     recover(dataset.folder)
     if (dataset.folder / "split.json").is_file():
+        if made_share is not None:
+            dataset.images("train")  # refused now rather than when it is trained on
         return dataset
     there = sorted(path.parent.name for path in out.glob("*/split.json")) if out.is_dir() else []
     hint = f"; {out} holds {', '.join(there)}" if there else ""

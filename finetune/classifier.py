@@ -25,6 +25,7 @@ from converters.options import (
     FOLDER,
     command,
     json_option,
+    made_share_option,
     out_option,
     overwrite_option,
     seed_option,
@@ -53,6 +54,7 @@ class Wish:
     weights: str
     imgsz: int
     stride: int | None
+    made_share: float | None
     device: str
     precision: str
     ensemble: int
@@ -129,6 +131,7 @@ def make_job(wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, see
         device=wish.device,
         precision=wish.precision,
         seed=seed,
+        data=f"{dataset.split['sha256']} {dataset.made_share} {dataset.label_settings}",
     )
 
 
@@ -255,7 +258,8 @@ def train_and_evaluate(
     if job.weights and folder.resolve() in job.weights.resolve().parents:
         raise DatasetError(f"--weights {job.weights}: lies in the run that would be replaced; name another with --run")
     settings = {"imbalance": imbalance, "seed": seed, **asdict(job.attempt)}
-    settings |= {key: getattr(wish, key) for key in ("weights", "imgsz", "stride", "precision", "ensemble")}
+    kept = ("weights", "imgsz", "stride", "made_share", "precision", "ensemble")
+    settings |= {key: getattr(wish, key) for key in kept}
     settings["cost"] = str(wish.cost) if wish.cost else None
     leads = place()[0] == 0
     again = wish.resume and folder.is_dir()
@@ -410,6 +414,7 @@ def run_name(base: str, attempt: str, imbalance: str, several: bool) -> str:
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=None, show_default="the attempt's")
 @click.option("--optimizer", type=click.Choice(["Adam", "AdamW", "SGD"]), default=None, show_default="the attempt's")
 @click.option("--pretext", type=click.IntRange(0), default=None, help="Steps on made-up defects before the labels.")
+@made_share_option
 @click.option("--ensemble", type=click.IntRange(1), default=1, help="Networks trained on bootstraps, averaged.")
 @click.option("--cost", type=FOLDER, default=None, help="CSV of what each decision costs for each truth.")
 @click.option("--repeat", type=click.IntRange(1), default=1, help="Trainings with seeds SEED, SEED+1, ...")
@@ -433,6 +438,7 @@ def main(
     seed: int,
     as_json: bool,
     stride: str | None,
+    made_share: float | None,
     **options: Any,
 ) -> None:
     """Train a CNN classifier on a converted dataset; print its measures on test; leave a run folder.
@@ -441,12 +447,12 @@ def main(
     and test), model.pt, and the learning curve, confusion matrix and reliability as PNG. `--attempt all`,
     `--imbalance all` and `--repeat` write a table to RUNS/DATASET/RUN-table.md and .json.
     """
-    dataset = open_dataset(out, dataset_name)
+    dataset = open_dataset(out, dataset_name, made_share)
     from finetune.decisions import read_costs
 
     overrides = {key: options.pop(key) for key in OVERRIDES}
     overrides = {key: value for key, value in overrides.items() if value is not None}
-    wish = Wish(stride=int(stride) if stride else None, overrides=overrides, **options)
+    wish = Wish(stride=int(stride) if stride else None, made_share=made_share, overrides=overrides, **options)
     steps = plan(attempt, imbalance)
     if options["cost"]:
         read_costs(options["cost"], ["good", *dataset.classes])  # refused before the training, not after it

@@ -40,6 +40,7 @@ class Job:
     device: str
     precision: str
     seed: int
+    data: str = ""  # what it learns from, in short
 
 
 @dataclass
@@ -252,7 +253,7 @@ def load_standing(job: Job, folder: Path, states: Mapping[str, Any]) -> Standing
         return Standing()
     saved = torch.load(path, map_location="cpu", weights_only=True)
     if saved["job"] != settings_of(job):
-        raise DatasetError(f"--resume: {folder} was begun with other settings; give the same, or add --overwrite")
+        raise DatasetError(f"--resume: {folder} was begun with other settings or data; give the same, or --overwrite")
     for name, state in states.items():
         state.load_state_dict(saved[name])
     return Standing(**saved["standing"])

@@ -101,10 +101,10 @@ class Run:
 
 
 def made_of(dataset: Dataset) -> dict[str, Any]:
-    """Of a dataset with made images: the one without them, how many there are, and the classes; else nothing."""
+    """Of a dataset with made images: the one without them, how many were trained on, and the classes; else nothing."""
     if "base" not in dataset.split:
         return {}
-    return {"base": dataset.split["base"], "made_images": dataset.card["made"], "classes": dataset.classes}
+    return {"base": dataset.split["base"], "made_images": len(dataset.made_images), "classes": dataset.classes}
 
 
 def run_folder(runs: Path, dataset: Dataset, name: str, seed: int) -> Path:

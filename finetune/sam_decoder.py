@@ -27,6 +27,7 @@ from converters.options import (
     FOLDER,
     command,
     json_option,
+    made_share_option,
     out_option,
     overwrite_option,
     progress,
@@ -61,6 +62,7 @@ class Wish:
     train: str
     auto: bool
     instances: str
+    made_share: float | None
     views: int
     boxes: Path | None
     epochs: int
@@ -344,6 +346,7 @@ def seconds_per_image(segmenter: "Segmenter", pictures: Sequence["Picture"]) -> 
     "--instances", type=click.Choice(["component", "image"]), default="component",
     help="The dataset's instances, or one for all defects of an image.",
 )  # fmt: skip
+@made_share_option
 @click.option("--views", type=click.IntRange(1, 8), default=2, help="Flips and quarter turns of an image, with itself.")
 @click.option("--boxes", type=FOLDER, default=None, metavar="RUN", help="Also prompt with this run's predicted boxes.")
 @click.option("--epochs", type=click.IntRange(1), default=30)
@@ -378,7 +381,7 @@ def main(name: str, out: Path, as_json: bool, **options: Any) -> None:
     """
     wish = Wish(**options)
     parse_train(wish.train)
-    dataset = open_dataset(out, name)
+    dataset = open_dataset(out, name, wish.made_share)
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
     job = make_job(wish, dataset)

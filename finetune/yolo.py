@@ -35,6 +35,7 @@ from converters.options import (
     FOLDER,
     command,
     json_option,
+    made_share_option,
     out_option,
     overwrite_option,
     progress,
@@ -45,13 +46,14 @@ from finetune.category import Dataset, open_dataset
 from finetune.predictions import Run, read_run, run_folder, start_run
 from finetune.weights import RANDOM, find_weights, sha256
 from finetune.yolo_evaluation import LEAST_SCORE, evaluate, report, spread
-from finetune.yolo_view import FORMATS, check_apart, made_images, size_of_whole, view_of, whole_images
+from finetune.yolo_view import FORMATS, check_apart, size_of_whole, view_of, whole_images
 
 SUFFIXES = {"detect": "", "segment": "-seg", "obb": "-obb"}
 SIZES = [f"{family}{size}" for family in ("yolo11", "yolo26") for size in "nsmlx"]
 STAGES = ("pretrain", "train")  # a run's trainings, each in a folder of its name
 SETTINGS = "settings.json"  # what a run was begun with, for --resume
-BEGUN = ("task", "arch", "weights", "crop", "pretrain", "pretrain_epochs", "device", "seed")  # that and the recipe
+# what a run was begun with, besides the recipe
+BEGUN = ("task", "arch", "weights", "crop", "pretrain", "pretrain_epochs", "made_share", "device", "seed")
 CHECKPOINTS = Path("weights")  # where ultralytics keeps last.pt and best.pt, in the folder of a training
 LIGHT = Path(__file__).with_name("yolo11n-light.yaml")  # ultralytics takes the `n` for a size: yolo11-light.yaml
 
@@ -309,6 +311,7 @@ class Wish:
     device: str
     seed: int
     pretrain_epochs: int | None
+    made_share: float | None
     export: str | None
     overwrite: bool
     resume: bool
@@ -379,7 +382,7 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
         weights_sha256=settings["weights_sha256"],
         weights_bytes=best.stat().st_size,
         pretrained_on=wish.pretrain,
-        made_images=sum(map(made_images, filter(None, (first, dataset)))),
+        made_images=sum(len(part.made_images) for part in (first, dataset) if part),
         resumed=wish.resume,
         train_seconds=None if wish.resume else round(seconds, 1),  # of a resumed run, only the rest was timed
         train_cpu_seconds=None if wish.resume else round(cpu, 1),
@@ -502,6 +505,7 @@ def as_begun(wish: Wish, recipe: Recipe, folder: Path, given: set[str]) -> tuple
 @click.option("--weights", default="yolo11n.pt", help="Published name, checkpoint FILE, or none (random).")
 @click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")
 @click.option("--pretrain-epochs", type=click.IntRange(1), show_default="as --epochs", help="Epochs of --pretrain.")
+@made_share_option
 @recipe_options(Recipe())
 @click.option("--crop", type=click.IntRange(0), default=0, help="Train on squares of so many px, scaled to --imgsz.")
 @click.option("--folds", type=click.IntRange(3), help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
@@ -538,7 +542,8 @@ def main(
             raise DatasetError("--eval-only: takes one finished run; leave --folds and --resume out")
         found = {name: evaluate_again(wish, eval_only, open_dataset(wish.out, name))}
     else:
-        datasets = [open_dataset(wish.out, each) for each in names]  # all of them, before the first is trained on
+        # all of them, before the first is trained on
+        datasets = [open_dataset(wish.out, each, wish.made_share) for each in names]
         given = {key for key in ctx.params if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE}
         found = {}
         own = (wish, recipe)
@@ -552,6 +557,7 @@ def main(
                     own = (replace(own[0], resume=False), own[1])
                 else:
                     own = as_begun(wish, recipe, folder, given)
+                    dataset = open_dataset(wish.out, dataset.name, own[0].made_share)
             found[dataset.name] = train_and_evaluate(*own, dataset)
     if as_json:
         click.echo(to_json(found if folds else found[name]), nl=False)

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 from converters.errors import DatasetError
-from converters.made import KEYS
 from finetune.category import Dataset, open_dataset
 from finetune.weights import sha256
 
@@ -28,6 +27,9 @@ def view_of(dataset: Dataset, task: str, background: float, folder: Path, crop: 
     shutil.copytree(source.absolute(), folder, copy_function=os.symlink)
     images, labels = (folder / kind / "train" for kind in ("images", "labels"))
     names = dataset.images("train")
+    for path in images.iterdir():
+        if path.name not in set(names):  # made images beyond --made-share
+            path.unlink()
     if crop:
         from finetune.crops import cut_train_part
 
@@ -84,8 +86,3 @@ def check_apart(first: Dataset, dataset: Dataset) -> None:
             f"--pretrain {first.name}: was made from another split of {dataset.name}: its made images may show val "
             "or test; make it again"
         )
-
-
-def made_images(dataset: Dataset) -> int:
-    """How many images of the train part were made by `python -m converters.augment`."""
-    return sum(name.startswith(f"{KEYS}__") for name in dataset.images("train"))
