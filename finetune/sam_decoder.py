@@ -40,7 +40,7 @@ from finetune.predictions import Run, run_folder, start_run
 from finetune.weights import find_weights, sha256
 
 if TYPE_CHECKING:
-    from finetune.sam_images import Picture
+    from finetune.sam_images import MarkedImage
     from finetune.sam_models import Origin, Segmenter, Tiny
     from finetune.sam_training import Recipe, Source
 
@@ -86,7 +86,7 @@ class Job:
     recipe: "Recipe"
     warm_up: int  # steps
     origin: "Origin"
-    parts: dict[str, list["Picture"]]
+    parts: dict[str, list["MarkedImage"]]
     boxes: dict[str, dict[int, list[dict[str, Any]]]] | None  # another model's, by part and image id
     device: str
 
@@ -141,18 +141,18 @@ def geometry(arch: str, imgsz: int | None) -> "Tiny":
 # -------------------------------------------------------------------------------------------------------- embeddings
 
 
-def encode(segmenter: "Segmenter", batch: Sequence[tuple["Picture", int]]) -> Any:
+def encode(segmenter: "Segmenter", batch: Sequence[tuple["MarkedImage", int]]) -> Any:
     """Embeddings of images in views, B x C x g x g."""
     import torch
 
     from finetune.sam_models import framed
 
-    frames = [framed(segmenter.sam, picture.pixels(view)) for picture, view in batch]
+    frames = [framed(segmenter.sam, image.pixels(view)) for image, view in batch]
     return segmenter.sam.image_encoder(torch.stack(frames))
 
 
 def cached_source(
-    segmenter: "Segmenter", wanted: Sequence[tuple["Picture", int]], folder: Path, cache_gb: float, batch: int
+    segmenter: "Segmenter", wanted: Sequence[tuple["MarkedImage", int]], folder: Path, cache_gb: float, batch: int
 ) -> "Source":
     """Embed all images in all views that are asked for, unless they lie in the cache; then read them from there."""
     import numpy as np
@@ -165,7 +165,7 @@ def cached_source(
     side = sam.prompt_encoder.image_embedding_size[0]
     encoder = f"{hash_of(sam.image_encoder)} {sam.image_encoder.img_size}"
     cache = EmbeddingCache(folder, encoder, (sam.prompt_encoder.embed_dim, side, side), int(cache_gb * GB))
-    keys = {(picture.name, view): cache.key(picture.path, view) for picture, view in wanted}
+    keys = {(image.name, view): cache.key(image.path, view) for image, view in wanted}
     missing = sum(cache.read(key) is None for key in keys.values())
     cache.make_room(keys.values())
     click.echo(
@@ -179,10 +179,10 @@ def cached_source(
         return encode(segmenter, pairs).float().cpu().numpy()
 
     with progress(None, missing, "embedding") as bar:
-        cache.fill([(keys[picture.name, view], (picture, view)) for picture, view in wanted], embed, batch, bar.update)
+        cache.fill([(keys[image.name, view], (image, view)) for image, view in wanted], embed, batch, bar.update)
 
-    def source(pairs: Sequence[tuple["Picture", int]], training: bool) -> Any:
-        entries = [cache.read(keys[picture.name, view]) for picture, view in pairs]
+    def source(pairs: Sequence[tuple["MarkedImage", int]], training: bool) -> Any:
+        entries = [cache.read(keys[image.name, view]) for image, view in pairs]
         if any(entry is None for entry in entries):
             raise DatasetError(f"{folder}: embeddings vanished during the run: another run with a smaller --cache-gb?")
         return torch.from_numpy(np.stack(entries).astype(np.float32)).to(sam.device)
@@ -198,10 +198,10 @@ def encoding_source(segmenter: "Segmenter") -> "Source":
 
     sam = segmenter.sam
 
-    def source(pairs: Sequence[tuple["Picture", int]], training: bool) -> Any:
+    def source(pairs: Sequence[tuple["MarkedImage", int]], training: bool) -> Any:
         frames = []
-        for picture, view in pairs:
-            pixels = picture.pixels(view)
+        for image, view in pairs:
+            pixels = image.pixels(view)
             frames.append(framed(sam, recolour(pixels) if training else pixels))
         with torch.set_grad_enabled(training):
             return sam.image_encoder(torch.stack(frames))
@@ -223,7 +223,7 @@ def recolour(pixels: Any) -> Any:
 def evaluate(
     segmenter: "Segmenter",
     source: "Source",
-    parts: dict[str, list["Picture"]],
+    parts: dict[str, list["MarkedImage"]],
     dataset: Dataset,
     boxes: dict[str, dict[int, list[dict[str, Any]]]] | None,
     run: Run | None,
@@ -239,7 +239,7 @@ def evaluate(
             rows[kind], expected = measuring.ask(segmenter, source, parts[part], kind)
             if run:
                 found = [
-                    measuring.detection(dataset.image_ids[row.picture.name], row.kind, score, row.rle)
+                    measuring.detection(dataset.image_ids[row.image.name], row.kind, score, row.rle)
                     for row, score in zip(rows[kind], expected, strict=True)
                     if row.rle
                 ]
@@ -251,13 +251,13 @@ def evaluate(
             run.describe_set(kind, **about, prompt=kind, oracle=True, clicks=measuring.CLICKS[kind])
     makers: dict[str, Any] = {}
     if segmenter.tokens is not None and run:
-        makers[measuring.AUTO] = lambda picture: measuring.token_map(segmenter, source, picture)
+        makers[measuring.AUTO] = lambda image: measuring.token_map(segmenter, source, image)
     if boxes:
         by_id = boxes["val"] | boxes["test"]
 
-        def from_boxes(picture: "Picture") -> Any:
-            id_ = dataset.image_ids[picture.name]
-            return measuring.boxes_map(segmenter, source, picture, id_, by_id.get(id_, []))
+        def from_boxes(image: "MarkedImage") -> Any:
+            id_ = dataset.image_ids[image.name]
+            return measuring.boxes_map(segmenter, source, image, id_, by_id.get(id_, []))
 
         makers[measuring.BOXES] = from_boxes
     for kind, make in makers.items():
@@ -313,7 +313,7 @@ def cells(kind: str, found: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def seconds_per_image(segmenter: "Segmenter", pictures: Sequence["Picture"]) -> float:
+def seconds_per_image(segmenter: "Segmenter", images: Sequence["MarkedImage"]) -> float:
     """Wall time of encoder and decoder for an image and one box, without the cache; the mean of up to four."""
     import numpy as np
     import torch
@@ -323,11 +323,11 @@ def seconds_per_image(segmenter: "Segmenter", pictures: Sequence["Picture"]) -> 
 
     began = time.perf_counter()
     with torch.no_grad():
-        for picture in pictures[:4]:
-            size = picture.size()
+        for image in images[:4]:
+            size = image.size()
             box = Prompt(box=np.array([0, 0, size[1], size[0]], np.float32))
-            list(answer(segmenter, encode(segmenter, [(picture, 0)]), [box], size))
-    return round((time.perf_counter() - began) / len(pictures[:4]), 4)
+            list(answer(segmenter, encode(segmenter, [(image, 0)]), [box], size))
+    return round((time.perf_counter() - began) / len(images[:4]), 4)
 
 
 # --------------------------------------------------------------------------------------------------------------- CLI
@@ -405,7 +405,7 @@ def main(name: str, out: Path, as_json: bool, **options: Any) -> None:
 def make_job(wish: Wish, dataset: Dataset) -> Job:
     """A training with its weights and images at hand; raises DatasetError for what can't be had or doesn't go."""
     from finetune.sam_evaluation import read_boxes
-    from finetune.sam_images import pictures_of
+    from finetune.sam_images import images_of
     from finetune.sam_models import TINY, Origin, Segmenter, load_sam
     from finetune.sam_training import Recipe
 
@@ -414,7 +414,7 @@ def make_job(wish: Wish, dataset: Dataset) -> Job:
         raise DatasetError("--train lora: peft is not installed: pip install -e '.[lora]'")
     if wish.export_to and wish.export_to.is_dir():
         raise DatasetError(f"--export {wish.export_to}: is a folder; name the file to write")
-    parts = {part: pictures_of(dataset, part, wish.instances == "image") for part in ("train", "val", "test")}
+    parts = {part: images_of(dataset, part, wish.instances == "image") for part in ("train", "val", "test")}
     boxes = read_boxes(wish.boxes, dataset) if wish.boxes else None
     device = prepare_device(wish.device, wish.seed)
     checkpoint = find_checkpoint(wish.arch, wish.weights)
@@ -434,8 +434,8 @@ def source_of(wish: Wish, job: Job) -> "Source":
     if not job.frozen:
         return encoding_source(job.segmenter)
     views = VIEW_ORDER[: wish.views]
-    wanted = [(picture, view) for picture in job.parts["train"] if picture.marked or wish.auto for view in views]
-    wanted += [(picture, 0) for part in ("val", "test") for picture in job.parts[part]]
+    wanted = [(image, view) for image in job.parts["train"] if image.marked or wish.auto for view in views]
+    wanted += [(image, 0) for part in ("val", "test") for image in job.parts[part]]
     together = 1 if job.device == "cpu" else wish.batch  # several at once cost a CPU memory and no less time
     return cached_source(job.segmenter, wanted, wish.runs / ".cache" / "embeddings", wish.cache_gb, together)
 
@@ -484,7 +484,7 @@ def train_and_measure(wish: Wish, job: Job, run: Run) -> dict[str, dict[str, Any
     return measured
 
 
-def judge_of(segmenter: "Segmenter", source: "Source", val: Sequence["Picture"]) -> Any:
+def judge_of(segmenter: "Segmenter", source: "Source", val: Sequence["MarkedImage"]) -> Any:
     """What chooses the epoch: the mean IoU of val's instances with their boxes; None where val shows no defect.
 
     With learned tokens, the mean of that and of the Dice of their map at one half.
@@ -493,7 +493,7 @@ def judge_of(segmenter: "Segmenter", source: "Source", val: Sequence["Picture"])
 
     from finetune.sam_evaluation import TOP, mean_iou, overlap, token_map
 
-    marked = [picture for picture in val if picture.marked]
+    marked = [image for image in val if image.marked]
     if not marked:
         return None
 
@@ -501,7 +501,7 @@ def judge_of(segmenter: "Segmenter", source: "Source", val: Sequence["Picture"])
         score = mean_iou(segmenter, source, marked)
         if segmenter.tokens is None:
             return score
-        heats = ((picture.mask(), token_map(segmenter, source, picture).heat) for picture in marked)
+        heats = ((image.mask(), token_map(segmenter, source, image).heat) for image in marked)
         dices = [overlap((heat > TOP // 2).astype(np.uint8), mask, ())["dice"] for mask, heat in heats]
         return (score + float(np.mean(dices))) / 2
 

@@ -25,7 +25,7 @@ from finetune.evidence import decode as decode_mask
 from finetune.metrics import BOUNDARY_RATIOS, boundary
 from finetune.predictions import PredictionSet, Run, image_scores
 from finetune.prompts import Mask, Prompt, box_of, inner_point, noisy_box, spread_points
-from finetune.sam_images import Picture
+from finetune.sam_images import MarkedImage
 from finetune.sam_models import Segmenter, decode, embed_prompts, enlarged
 from finetune.sam_training import Source, token_answers
 
@@ -45,7 +45,7 @@ Heat = NDArray[np.uint16]
 class Row:
     """One instance, or one image, measured."""
 
-    picture: Picture
+    image: MarkedImage
     number: int  # of the instance; 0 for all defects of the image
     kind: int  # index of the class
     measures: dict[str, float]
@@ -89,20 +89,20 @@ def answer(
 
 
 def ask(
-    segmenter: Segmenter, source: Source, pictures: Sequence[Picture], kind: str, measures: Sequence[str] = MEASURES
+    segmenter: Segmenter, source: Source, images: Sequence[MarkedImage], kind: str, measures: Sequence[str] = MEASURES
 ) -> tuple[list[Row], list[float]]:
-    """Measure every instance of the pictures when asked in one way; rows, and the IoU the model expected of each."""
+    """Measure every instance of the images when asked in one way; rows, and the IoU the model expected of each."""
     rows, expected = [], []
-    with progress([p for p in pictures if p.marked], sum(p.marked for p in pictures), kind) as marked:
-        for picture in marked:
-            ids, kinds = picture.instances()
+    with progress([p for p in images if p.marked], sum(p.marked for p in images), kind) as marked:
+        for image in marked:
+            ids, kinds = image.instances()
             masks = [(ids == number).astype(np.uint8) for number in range(1, len(kinds) + 1)]
-            prompts = [make_prompt(kind, mask, f"{picture.name} {number}") for number, mask in enumerate(masks)]
-            answers = answer(segmenter, source([(picture, 0)], False), prompts, ids.shape)
+            prompts = [make_prompt(kind, mask, f"{image.name} {number}") for number, mask in enumerate(masks)]
+            answers = answer(segmenter, source([(image, 0)], False), prompts, ids.shape)
             for number, (mask, prompt, (logits, score)) in enumerate(zip(masks, prompts, answers, strict=True)):
                 found = (logits > 0).astype(np.uint8)
                 rival = np.nan if prompt.box is None else overlap(filled(prompt.box, mask.shape), mask, ("iou",))["iou"]
-                row = Row(picture, number + 1, kinds[number], overlap(found, mask, measures), rival, to_rle(found))
+                row = Row(image, number + 1, kinds[number], overlap(found, mask, measures), rival, to_rle(found))
                 rows.append(row)
                 expected.append(score)
     return rows, expected
@@ -143,8 +143,8 @@ def detection(image_id: int, kind: int, score: float, rle: dict[str, Any]) -> di
     }  # fmt: skip
 
 
-def mean_iou(segmenter: Segmenter, source: Source, pictures: Sequence[Picture], kind: str = "gt-box") -> float:
-    rows, _ = ask(segmenter, source, pictures, kind, ("iou",))
+def mean_iou(segmenter: Segmenter, source: Source, images: Sequence[MarkedImage], kind: str = "gt-box") -> float:
+    rows, _ = ask(segmenter, source, images, kind, ("iou",))
     return float(np.mean([row.measures["iou"] for row in rows]))
 
 
@@ -163,10 +163,10 @@ class Map:
 
 
 @torch.no_grad()
-def token_map(segmenter: Segmenter, source: Source, picture: Picture) -> Map:
+def token_map(segmenter: Segmenter, source: Source, image: MarkedImage) -> Map:
     """The learned tokens' map: the chance of any defect, and with it the likeliest class, pixel by pixel."""
-    size = picture.size()
-    low, _ = token_answers(segmenter, source([(picture, 0)], False))
+    size = image.size()
+    low, _ = token_answers(segmenter, source([(image, 0)], False))
     chances = torch.stack([enlarged(segmenter.sam, one[None], size)[0, 0].sigmoid() for one in low]).cpu().numpy()
     scores = [float(value) for value in chances.max((1, 2))]
     kinds = chances[1:].argmax(0).astype(np.uint16)
@@ -174,17 +174,17 @@ def token_map(segmenter: Segmenter, source: Source, picture: Picture) -> Map:
 
 
 def boxes_map(
-    segmenter: Segmenter, source: Source, picture: Picture, image_id: int, boxes: Sequence[dict[str, Any]]
+    segmenter: Segmenter, source: Source, image: MarkedImage, image_id: int, boxes: Sequence[dict[str, Any]]
 ) -> Map:
     """Another model's boxes (COCO results of the image) as prompts: masks with the boxes' scores and classes."""
-    size = picture.size()
+    size = image.size()
     heat, rival = (np.zeros(size, np.float32) for _ in range(2))
     boxes = sorted(boxes, key=lambda entry: -entry["score"])[:MOST_BOXES]
     corners = [(x, y, x + w, y + h) for x, y, w, h in (entry["bbox"] for entry in boxes)]
     prompts = [Prompt(box=np.array(box, np.float32)) for box in corners]
     found = []
     if prompts:
-        answers = answer(segmenter, source([(picture, 0)], False), prompts, size)
+        answers = answer(segmenter, source([(image, 0)], False), prompts, size)
         for entry, box, (logits, _) in zip(boxes, corners, answers, strict=True):
             np.maximum(heat, entry["score"] / (1 + np.exp(-logits.clip(-30, 30))), out=heat)
             np.maximum(rival, entry["score"] * filled(box, size), out=rival)
@@ -222,8 +222,8 @@ def components(heat: Heat, kinds: Heat, level: int, image_id: int) -> list[dict[
 
 
 def measure_maps(
-    make: Callable[[Picture], Map],
-    parts: dict[str, Sequence[Picture]],
+    make: Callable[[MarkedImage], Map],
+    parts: dict[str, Sequence[MarkedImage]],
     name: str,
     run: Run | None,
 ) -> tuple[list[Row], dict[str, Any]]:
@@ -236,11 +236,11 @@ def measure_maps(
     alarms, good = 0, 0
     for part in ("val", "test"):
         maps = {}
-        with progress(parts[part], len(parts[part]), f"{name}, {part}") as pictures:
-            for picture in pictures:
-                maps[picture.name] = make(picture)
+        with progress(parts[part], len(parts[part]), f"{name}, {part}") as images:
+            for image in images:
+                maps[image.name] = make(image)
                 if run is not None:
-                    run.write_heatmaps(name, part, {picture.name: maps[picture.name].heat}, TOP)
+                    run.write_heatmaps(name, part, {image.name: maps[image.name].heat}, TOP)
         if part == "val":
             for side in ("heat", "rival"):
                 pairs = [(getattr(maps[p.name], side), p.mask()) for p in parts[part]]
@@ -249,29 +249,31 @@ def measure_maps(
         if run is not None:
             _write_maps(run, name, part, parts[part], maps, levels["heat"])
         if part == "test":
-            for picture in parts[part]:
-                found = (maps[picture.name].heat >= levels["heat"]).astype(np.uint8)
-                if not picture.marked:
+            for image in parts[part]:
+                found = (maps[image.name].heat >= levels["heat"]).astype(np.uint8)
+                if not image.marked:
                     good, alarms = good + 1, alarms + bool(found.any())
                     continue
-                mask, filled_boxes = picture.mask(), maps[picture.name].rival
+                mask, filled_boxes = image.mask(), maps[image.name].rival
                 rival = np.nan
                 if filled_boxes is not None:
                     rival = overlap((filled_boxes >= levels["rival"]).astype(np.uint8), mask, ())["iou"]
-                kind = picture.main_kind()
-                rows.append(Row(picture, 0, kind, overlap(found, mask), rival, to_rle(found)))
+                kind = image.main_kind()
+                rows.append(Row(image, 0, kind, overlap(found, mask), rival, to_rle(found)))
     return rows, {"level": levels["heat"] / TOP, "good_images_with_alarm": alarms, "good_images": good}
 
 
-def _write_maps(run: Run, name: str, part: str, pictures: Sequence[Picture], maps: dict[str, Map], level: int) -> None:
+def _write_maps(
+    run: Run, name: str, part: str, images: Sequence[MarkedImage], maps: dict[str, Map], level: int
+) -> None:
     dataset, found, scores = run.dataset, [], {}
-    for picture in pictures:
-        item, id_ = maps[picture.name], dataset.image_ids[picture.name]
+    for image in images:
+        item, id_ = maps[image.name], dataset.image_ids[image.name]
         own = item.detections if item.kinds is None else components(item.heat, item.kinds, level, id_)
         found += own
         if item.scores is not None:
-            scores[picture.name] = item.scores
-    names = [picture.name for picture in pictures]
+            scores[image.name] = item.scores
+    names = [image.name for image in images]
     scores = scores or image_scores(names, dataset.image_ids, len(dataset.classes), found)
     run.write_predictions(name, part, found, scores)
 
@@ -322,8 +324,8 @@ def gain(dataset: Dataset, part: str, rows: Sequence[Row], others: Sequence[floa
     places = {name: place for place, name in enumerate(truth.names)}
     sums, counts = np.zeros(len(places)), np.zeros(len(places))
     for row, other in zip(rows, others, strict=True):
-        sums[places[row.picture.name]] += row.measures["iou"] - other
-        counts[places[row.picture.name]] += 1
+        sums[places[row.image.name]] += row.measures["iou"] - other
+        counts[places[row.image.name]] += 1
     weights = resample(truth.labels.tolist(), truth.groups, RESAMPLES, np.random.default_rng(0))
     return {"gain": float(sums.sum() / counts.sum()), "interval": interval((weights @ sums) / (weights @ counts))}
 
@@ -335,10 +337,10 @@ def draw_worst(rows: Sequence[Row], classes: Sequence[str], path: Path) -> None:
     """The 16 instances with the lowest IoU, four in a row: truth outlined in green, the answer in magenta."""
     tiles = []
     for row in sorted(rows, key=lambda row: row.measures["iou"])[:WORST]:
-        ids, _ = row.picture.instances()
+        ids, _ = row.image.instances()
         mask = (ids == row.number).astype(np.uint8)
         found = np.zeros_like(mask) if row.rle is None else decode_mask(row.rle, *mask.shape)
-        tiles.append(_tile(row.picture.pixels(), mask, found, f"{classes[row.kind]} {row.measures['iou']:.2f}"))
+        tiles.append(_tile(row.image.pixels(), mask, found, f"{classes[row.kind]} {row.measures['iou']:.2f}"))
     tiles += [np.zeros((TILE + 18, TILE, 3), np.uint8)] * (-len(tiles) % 4)
     sheet = np.vstack([np.hstack(tiles[start : start + 4]) for start in range(0, len(tiles), 4)])
     cv2.imwrite(str(path), sheet[..., ::-1])

@@ -18,7 +18,7 @@ Mask = NDArray[np.uint8]  # H x W of 0 and 1
 
 
 @dataclass(frozen=True)
-class Picture:
+class MarkedImage:
     """One image and what is marked in it; pixels are read when asked for."""
 
     name: str
@@ -57,14 +57,14 @@ class Picture:
         return int(np.bincount(classes[classes > 0]).argmax()) - 1
 
 
-def pictures_of(dataset: Dataset, part: str, joined: bool) -> list[Picture]:
+def images_of(dataset: Dataset, part: str, joined: bool) -> list[MarkedImage]:
     """The images of a part; raises DatasetError for an empty one, or where there are no PNG masks."""
     folder, names, labels = dataset.format("masks"), dataset.images(part), dataset.labels(part)
     if not names:
         raise DatasetError(f"{dataset.folder}: the {part} part holds no image; convert with another --protocol")
     stems = [f"{Path(name).stem}.png" for name in names]
     return [
-        Picture(
+        MarkedImage(
             name,
             dataset.image_file(part, name),
             (folder / "semantic" / part / stem, folder / "instance" / part / stem),

@@ -20,14 +20,14 @@ from torch.optim import lr_scheduler
 
 from converters.options import progress
 from finetune.prompts import Mask, box_of, error_point, first_prompt
-from finetune.sam_images import Picture, binary, covered, fitted
+from finetune.sam_images import MarkedImage, binary, covered, fitted
 from finetune.sam_models import Segmenter, add_lora, decode, embed_prompts, trained_state
 
 FOCAL, DICE, IOU = 20.0, 1.0, 1.0  # weights of the loss's three terms
 GAMMA, ALPHA = 2.0, 0.25  # T. Lin et al., Focal Loss for Dense Object Detection, ICCV 2017
 FINER = 2  # the loss is taken at this many times the decoder's own resolution, or at the image's if that is less
 
-Source = Callable[[Sequence[tuple[Picture, int]], bool], Tensor]  # (image, view) and whether it is for training
+Source = Callable[[Sequence[tuple[MarkedImage, int]], bool], Tensor]  # (image, view) and whether it is for training
 Losses = Callable[[Tensor, Tensor], Tensor]  # (N x M x h x w logits, N x h x w targets) -> N x M
 
 
@@ -280,18 +280,18 @@ def take_step(
 def fit(
     segmenter: Segmenter,
     source: Source,
-    pictures: Sequence[Picture],
+    images: Sequence[MarkedImage],
     views: Sequence[int],
     recipe: Recipe,
     judge: Callable[[], float] | None,
 ) -> list[dict[str, float]]:
     """Train in place, and leave the weights of the epoch that ``judge`` (higher is better) likes best; its history.
 
-    Without a judge (val shows no defect), the last epoch's are kept. ``pictures`` without instances are taken for
+    Without a judge (val shows no defect), the last epoch's are kept. ``images`` without instances are taken for
     the learned tokens alone, half as many an epoch as there are others.
     """
-    marked = [picture for picture in pictures if picture.marked]
-    good = [picture for picture in pictures if not picture.marked] if segmenter.tokens is not None else []
+    marked = [image for image in images if image.marked]
+    good = [image for image in images if not image.marked] if segmenter.tokens is not None else []
     each = len(marked) + min(len(good), len(marked) // 2)
     parameters = [parameter for parameter in segmenter.parameters() if parameter.requires_grad]
     steps = -(-each // recipe.batch)

@@ -18,7 +18,7 @@ from torch import nn
 
 from converters.options import progress
 from finetune.prompts import Mask
-from finetune.sam_images import VIEWS, Picture
+from finetune.sam_images import VIEWS, MarkedImage
 from finetune.sam_models import Segmenter, Tiny, code_places, framed
 from finetune.sam_training import Averaged, balanced_losses, mask_losses, optimizer_of, scene_of, take_step
 
@@ -77,11 +77,11 @@ def paint_shapes(pixels: Pixels, ids: NDArray[np.int64], generator: np.random.Ge
 
 
 def crop_of(
-    picture: Picture, side: int, scale: float, generator: np.random.Generator
+    image: MarkedImage, side: int, scale: float, generator: np.random.Generator
 ) -> tuple[Pixels, NDArray[np.int64]]:
     """A random view of an image, reduced by ``scale``, cut to ``side`` px around a defect or anywhere, and its ids."""
     view = int(generator.integers(VIEWS))
-    pixels, (ids, kinds) = picture.pixels(view), picture.instances(view)
+    pixels, (ids, kinds) = image.pixels(view), image.instances(view)
     if scale < 1:
         size = (round(ids.shape[1] * scale), round(ids.shape[0] * scale))
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
@@ -97,7 +97,9 @@ def crop_of(
     return pixels[window].copy(), ids[window].copy()
 
 
-def warm_up(segmenter: Segmenter, tiny: Tiny, pictures: Sequence[Picture], steps: int, augment: Any, seed: int) -> None:
+def warm_up(
+    segmenter: Segmenter, tiny: Tiny, images: Sequence[MarkedImage], steps: int, augment: Any, seed: int
+) -> None:
     """Train all weights in place on crops of half the side; ``augment`` changes the colours of pixels."""
     half = replace(tiny, side=tiny.side // 2)
     small = Segmenter(half.build(), segmenter.classes, False).to(segmenter.sam.device)
@@ -112,9 +114,9 @@ def warm_up(segmenter: Segmenter, tiny: Tiny, pictures: Sequence[Picture], steps
             hard = min(1.0, step / (EASY * steps))
             losses = balanced_losses if step < steps / 2 else mask_losses
             frames, scenes = [], []
-            for picture in generator.choice(np.array(pictures, object), CROPS):
-                scale = tiny.side / max(picture.size())
-                pixels, ids = crop_of(picture, half.side, scale, generator)
+            for image in generator.choice(np.array(images, object), CROPS):
+                scale = tiny.side / max(image.size())
+                pixels, ids = crop_of(image, half.side, scale, generator)
                 paint_shapes(pixels, ids, generator, hard)
                 frames.append(framed(small.sam, augment(pixels)))
                 scenes.append(scene_of(small, ids, [0] * int(ids.max()), 2 * SHAPES, generator))

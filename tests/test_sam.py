@@ -22,7 +22,7 @@ from finetune.predictions import PredictionSet
 from finetune.prompts import Prompt
 from finetune.sam_decoder import main, parse_train
 from finetune.sam_evaluation import Row, answer, best_level, components, filled, gain, overlap, summarise
-from finetune.sam_images import binary, covered, pictures_of, seen_as
+from finetune.sam_images import binary, covered, images_of, seen_as
 from finetune.sam_models import (
     Origin,
     Segmenter,
@@ -72,7 +72,7 @@ def dataset(out: Path) -> Dataset:
     return open_dataset(out, "widget")
 
 
-def picture_of(width: int, height: int) -> np.ndarray:
+def noise(width: int, height: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -82,7 +82,7 @@ def picture_of(width: int, height: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [(64, 64), (90, 120), (40, 30)], ids=str)
 @pytest.mark.parametrize("kind", ["box", "point", "points"])
 def test_masks_are_those_of_metas_predictor_bit_for_bit(sam: Sam, size: tuple[int, int], kind: str) -> None:
-    image = picture_of(size[1], size[0])
+    image = noise(size[1], size[0])
     given = {
         "box": {"box": np.array([3, 4, 25, 20]), "multimask_output": False},
         "point": {"point_coords": np.array([[7, 9]]), "point_labels": np.array([1]), "multimask_output": True},
@@ -108,7 +108,7 @@ def test_masks_are_those_of_metas_predictor_bit_for_bit(sam: Sam, size: tuple[in
 
 
 def test_several_prompts_of_an_image_share_a_call_and_keep_their_order(sam: Sam) -> None:
-    image = picture_of(64, 64)
+    image = noise(64, 64)
     prompts = [
         Prompt(box=np.array([3, 4, 25, 20], np.float32)),
         Prompt().with_point(np.array([40, 30], np.float32), 1),
@@ -129,7 +129,7 @@ def test_exported_tiny_gives_the_same_mask_in_metas_predictor(tmp_path: Path, sa
     masks = []
     for model in (sam, again):
         predictor = SamPredictor(model)
-        predictor.set_image(picture_of(50, 64))
+        predictor.set_image(noise(50, 64))
         masks.append(predictor.predict(box=np.array([3, 4, 25, 20]), multimask_output=False, return_logits=True)[0])
     assert np.array_equal(*masks)
 
@@ -149,7 +149,7 @@ def test_exported_vit_b_loads_in_metas_registry_and_gives_the_same_mask(tmp_path
     tuned = load_tuned(tmp_path / "tuned.pt")
     export(tuned.sam, tmp_path / "full.pth")
     predictor = SamPredictor(sam_model_registry["vit_b"](checkpoint=str(tmp_path / "full.pth")))
-    image = picture_of(60, 40)
+    image = noise(60, 40)
     predictor.set_image(image)
     theirs = predictor.predict(box=np.array([3, 4, 25, 20]), multimask_output=False, return_logits=True)[0]
     with torch.no_grad():
@@ -231,7 +231,7 @@ def test_cached_embeddings_give_the_gradients_of_an_uncached_step(sam: Sam) -> N
     gradients = []
     for half in (False, True):
         with torch.no_grad():
-            embedding = sam.image_encoder(framed(sam, picture_of(64, 64))[None])
+            embedding = sam.image_encoder(framed(sam, noise(64, 64))[None])
         embedding = embedding.half().float() if half else embedding
         segmenter.zero_grad()
         generator = np.random.default_rng(3)
@@ -252,7 +252,7 @@ def test_gradient_of_the_encoder_is_that_of_one_graph(sam: Sam) -> None:
     ids[5:20, 5:30] = 1
     for whole in (True, False):
         segmenter.zero_grad()
-        frames = torch.stack([framed(sam, picture_of(64, 64)), framed(sam, picture_of(60, 64))])
+        frames = torch.stack([framed(sam, noise(64, 64)), framed(sam, noise(60, 64))])
         embeddings, generator = sam.image_encoder(frames), np.random.default_rng(3)
         scenes = [training.scene_of(segmenter, ids, [0], 4, generator) for _ in range(2)]
         if whole:
@@ -321,7 +321,7 @@ def test_lora_is_merged_so_that_nothing_of_it_is_left_but_its_effect(tmp_path: P
         for name, value in segmenter.named_parameters():
             if "lora_B" in name:
                 value.normal_(0, 0.1)
-        frame = framed(segmenter.sam, picture_of(64, 64))[None]
+        frame = framed(segmenter.sam, noise(64, 64))[None]
         before = segmenter.sam.image_encoder(frame)
     save_tuned(segmenter, Origin("tiny", SMALL, tmp_path / "base.pth", lora=2), tmp_path / "tuned.pt")
     loaded = load_tuned(tmp_path / "tuned.pt")
@@ -386,10 +386,10 @@ def test_components_are_named_by_their_pixels_and_scored_by_their_peak() -> None
 
 
 def test_gain_and_its_interval(dataset: Dataset) -> None:
-    pictures = [picture for picture in pictures_of(dataset, "test", False) if picture.marked]
+    images = [image for image in images_of(dataset, "test", False) if image.marked]
     rows = [
-        Row(picture, number, picture.main_kind(), {"iou": 0.5 + 0.1 * number}, 0.4, None)
-        for picture in pictures
+        Row(image, number, image.main_kind(), {"iou": 0.5 + 0.1 * number}, 0.4, None)
+        for image in images
         for number in (1, 2)
     ]
     found = gain(dataset, "test", rows, [row.rival for row in rows])
