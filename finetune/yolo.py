@@ -1,6 +1,7 @@
 """Train ultralytics YOLO on a converted dataset, and measure it on the test part.
 
     python finetune/yolo.py --category screw --weights yolo11n.pt
+    python finetune/yolo.py --data datasets_out/screw/yolo-seg/data.yaml                 # the same as --task segment
     python finetune/yolo.py --category screw --weights none --pretrain screw@paste-500   # random start
     python finetune/yolo.py --category screw --resume                                    # after Ctrl-C
     python finetune/yolo.py --category screw --folds 5                                   # screw@kfold-5-0 ... -4
@@ -46,7 +47,7 @@ from finetune.category import Dataset, open_dataset
 from finetune.predictions import Run, read_run, run_folder, start_run
 from finetune.weights import RANDOM, find_weights, sha256
 from finetune.yolo_evaluation import LEAST_SCORE, evaluate, report, spread
-from finetune.yolo_view import FORMATS, check_apart, size_of_whole, view_of, whole_images
+from finetune.yolo_view import FORMATS, check_apart, named_by, size_of_whole, view_of, whole_images
 
 SUFFIXES = {"detect": "", "segment": "-seg", "obb": "-obb"}
 SIZES = [f"{family}{size}" for family in ("yolo11", "yolo26") for size in "nsmlx"]
@@ -493,8 +494,19 @@ def as_begun(wish: Wish, recipe: Recipe, folder: Path, given: set[str]) -> tuple
     return replace(wish, **begun), Recipe(**{field.name: settings[field.name] for field in fields(Recipe)})
 
 
+def read_data_option(data: Path, options: dict[str, Any], given: set[str]) -> tuple[str, dict[str, Any]]:
+    """The dataset's name and the options that --data stands for; raises DatasetError where others say otherwise."""
+    out, name, task = named_by(data)
+    if "out" in given:
+        raise DatasetError("--out: is not used with --data; leave one of them out")
+    if "task" in given and options["task"] != task:
+        raise DatasetError(f"--task {options['task']}: {data} is for {task}; leave --task out, or name other data")
+    return name, {"out": out, "task": task}
+
+
 @command()
-@click.option("--category", "--dataset", "name", required=True, metavar="NAME", help="Dataset in --out to train on.")
+@click.option("--category", "--dataset", "name", metavar="NAME", help="Dataset in --out to train on.")
+@click.option("--data", type=FOLDER, metavar="FILE", help="The same by its OUT/NAME/yolo/data.yaml, which sets --task.")
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
 @click.option("--run", "run_name", default="yolo", help="Name of the run.")
@@ -520,7 +532,8 @@ def as_begun(wish: Wish, recipe: Recipe, folder: Path, given: set[str]) -> tuple
 @click.pass_context
 def main(
     ctx: click.Context,
-    name: str,
+    name: str | None,
+    data: Path | None,
     folds: int | None,
     eval_only: Path | None,
     world: bool,
@@ -534,6 +547,15 @@ def main(
     """
     if world:
         raise DatasetError("--world: is for the command line; from Python, call finetune.yolo_world.main")
+    given = {key for key in ctx.params if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE}
+    if (name is None) == (data is None):
+        raise DatasetError("name the dataset with --category NAME or with --data FILE, one of them")
+    if data:
+        if folds:
+            raise DatasetError("--folds: needs --category NAME; a data.yaml is of one fold")
+        name, meant = read_data_option(data, options, given)
+        options |= meant
+        given |= meant.keys()
     recipe = Recipe(**{field.name: options.pop(field.name) for field in fields(Recipe)})
     wish = Wish(**options)
     names = [f"{name}@kfold-{folds}-{fold}" for fold in range(folds)] if folds else [name]
@@ -544,7 +566,6 @@ def main(
     else:
         # all of them, before the first is trained on
         datasets = [open_dataset(wish.out, each, wish.made_share) for each in names]
-        given = {key for key in ctx.params if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE}
         found = {}
         own = (wish, recipe)
         for dataset in datasets:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
-from conftest import REPOSITORY, converted, refusal, tree, write_category
+from conftest import REPOSITORY, converted, refusal, run_cli, save_noise, tree, write_category
 
 pytest.importorskip("ultralytics")
 
@@ -44,6 +45,46 @@ def run_yolo(*arguments: object) -> Result:
 
 def test_unknown_dataset_names_those_that_are_there(out):
     assert "holds widget" in refusal(run_yolo("--category", "gadget", "--out", out))
+
+
+def test_a_data_yaml_of_ours_means_its_dataset_and_task(out, tmp_path, monkeypatch):
+    """From any folder; what is refused then is refused of that dataset, by that task."""
+    monkeypatch.chdir(out / "widget" / "yolo-seg")
+    options = ("--data", "data.yaml", "--runs", tmp_path, "--weights", "none")
+    assert "--arch yolo11n-light: finds boxes only; choose another for --task segment" in refusal(
+        run_yolo(*options, "--arch", "yolo11n-light")
+    )
+    assert "--task detect: data.yaml is for segment" in refusal(run_yolo(*options, "--task", "detect"))
+    assert "finds boxes only" in refusal(run_yolo(*options, "--arch", "yolo11n-light", "--task", "segment"))
+    assert "--out: is not used with --data" in refusal(run_yolo(*options, "--out", out))
+    assert "--folds: needs --category" in refusal(run_yolo(*options, "--folds", 3))
+
+
+def test_the_dataset_is_named_once(out):
+    file = out / "widget" / "yolo" / "data.yaml"
+    assert "one of them" in refusal(run_yolo("--category", "widget", "--data", file))
+    assert "one of them" in refusal(run_yolo())
+
+
+def test_a_foreign_data_yaml_is_told_how_it_comes_in_and_comes_in_that_way(tmp_path, monkeypatch):
+    """The commands of the message, as a shell would split them, end in a dataset that --category finds."""
+    folder = tmp_path / "their data"
+    for part in ("train", "val"):
+        for index in range(6):
+            save_noise(folder / part / "images" / f"{index}.png", (64, 64))
+            row = "" if index == 5 else "0 0.1 0.1 0.6 0.1 0.6 0.6\n"
+            (folder / part / "labels").mkdir(exist_ok=True)
+            (folder / part / "labels" / f"{index}.txt").write_text(row, "utf-8")
+    (folder / "data.yaml").write_text("train: train/images\nval: val/images\nnames: [dent]\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    line = refusal(run_yolo("--data", folder / "data.yaml"))
+    bring, convert = (shlex.split(part)[2:] for part in line.split("`")[1::2])
+    assert bring[0] == "converters.from_yolo" and convert[0] == "converters"
+    assert run_cli("from_yolo", *bring[1:]).exit_code == 0
+    assert run_cli(*convert[1:], "--workers", 1).exit_code == 0
+    category = shlex.split(line.split("then --category ")[1])[0]
+    assert open_dataset(tmp_path / "datasets_out", category).classes == ["dent"]
+    assert "no such file" in refusal(run_yolo("--data", "gone.yaml"))
 
 
 def test_missing_format_names_its_converter(out):
@@ -244,7 +285,10 @@ def test_training_leaves_a_whole_run_and_the_dataset_as_written(out, tmp_path, t
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.chdir(tmp_path)
     before = tree(out)
-    result = run_yolo("--category", "widget", "--out", out, "--runs", tmp_path / "runs", "--task", task, *FAST)
+    named = ("--category", "widget", "--out", out)
+    if task == "segment":
+        named = ("--data", out / "widget" / "yolo-seg" / "data.yaml")
+    result = run_yolo(*named, "--runs", tmp_path / "runs", *FAST)
     assert result.exit_code == 0, result.output
     assert tree(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
@@ -254,7 +298,7 @@ def test_training_leaves_a_whole_run_and_the_dataset_as_written(out, tmp_path, t
     dataset = open_dataset(out, "widget")
     assert record["split_sha256"] == dataset.split["sha256"]
     assert record["random_weights"] is True
-    assert record["settings"]["imgsz"] == 64
+    assert record["settings"]["imgsz"] == 64 and record["settings"]["task"] == task
     for part in ("val", "test"):
         detections = json.loads((folder / "predictions" / "tuned" / f"{part}.json").read_text("utf-8"))
         assert record["metrics"][part]["mAP50"] == box_metrics(dataset.ground_truth(part), detections).map50
