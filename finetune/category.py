@@ -12,6 +12,7 @@ from converters.made import KEYS
 from converters.splits import PARTS, read_split
 from converters.staging import recover
 from converters.tiles import RECORD
+from finetune.weights import sha256
 
 COMMANDS = {
     "yolo": "to_yolo",
@@ -218,3 +219,30 @@ def open_dataset(out: Path, name: str, made_share: float | None = None) -> Datas
     raise DatasetError(
         f"{dataset.folder}: no such dataset{hint}. Make it with `python -m converters all --category {name}`"
     )
+
+
+def whole_images(out: Path, dataset: Dataset) -> Dataset:
+    """The dataset of whole images that tiles were cut from; any other is its own."""
+    if dataset.tiles is None:
+        return dataset
+    whole = open_dataset(out, dataset.base)
+    if whole.split["sha256"] != dataset.tiles["split_sha256"]:
+        raise DatasetError(f"{dataset.folder}: was cut on another split than {whole.folder}: convert it again")
+    return whole
+
+
+def check_apart(first: Dataset, dataset: Dataset) -> None:
+    """Raise DatasetError if training on ``first`` would show images of the val or test part of ``dataset``."""
+    held_back = {sha256(dataset.image_file(part, name)) for part in ("val", "test") for name in dataset.images(part)}
+    for name in first.images("train"):
+        if sha256(first.image_file("train", name)) in held_back:
+            raise DatasetError(
+                f"--pretrain {first.name}: its train part holds {name}, which {dataset.name} keeps for val or test: "
+                "make it from the same split"
+            )
+    base = first.split.get("base")
+    if base and base["dataset"] == dataset.name and base["sha256"] != dataset.split["sha256"]:
+        raise DatasetError(
+            f"--pretrain {first.name}: was made from another split of {dataset.name}: its made images may show val "
+            "or test; make it again"
+        )

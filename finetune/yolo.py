@@ -43,11 +43,11 @@ from converters.options import (
     seed_option,
     to_json,
 )
-from finetune.category import Dataset, open_dataset
+from finetune.category import Dataset, check_apart, open_dataset, whole_images
 from finetune.predictions import Run, read_run, run_folder, start_run
 from finetune.weights import RANDOM, find_weights, sha256
 from finetune.yolo_evaluation import LEAST_SCORE, evaluate, report, spread
-from finetune.yolo_view import FORMATS, check_apart, named_by, size_of_whole, view_of, whole_images
+from finetune.yolo_view import FORMATS, named_by, size_of_whole, view_of
 
 SUFFIXES = {"detect": "", "segment": "-seg", "obb": "-obb"}
 SIZES = [f"{family}{size}" for family in ("yolo11", "yolo26") for size in "nsmlx"]

@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 
 from converters.errors import DatasetError
-from finetune.category import Dataset, open_dataset
-from finetune.weights import sha256
+from finetune.category import Dataset
 
 FORMATS = {"detect": "yolo", "segment": "yolo-seg", "obb": "yolo-obb"}
 
@@ -71,16 +70,6 @@ def evenly_left_out(names: list[str], keep: int) -> list[str]:
     return [name for name in names if name not in stay]
 
 
-def whole_images(out: Path, dataset: Dataset) -> Dataset:
-    """The dataset of whole images that tiles were cut from; any other is its own."""
-    if dataset.tiles is None:
-        return dataset
-    whole = open_dataset(out, dataset.base)
-    if whole.split["sha256"] != dataset.tiles["split_sha256"]:
-        raise DatasetError(f"{dataset.folder}: was cut on another split than {whole.folder}: convert it again")
-    return whole
-
-
 def size_of_whole(dataset: Dataset, imgsz: int, crop: int) -> int:
     """Longest side of the images when they are looked at, px: as large as in training, on squares too."""
     from PIL import Image
@@ -89,20 +78,3 @@ def size_of_whole(dataset: Dataset, imgsz: int, crop: int) -> int:
         return imgsz
     with Image.open(dataset.image_file("val", dataset.images("val")[0])) as image:
         return 32 * math.ceil(max(image.size) * imgsz / crop / 32)  # the network halves its input five times
-
-
-def check_apart(first: Dataset, dataset: Dataset) -> None:
-    """Raise DatasetError if training on ``first`` would show images of the val or test part of ``dataset``."""
-    held_back = {sha256(dataset.image_file(part, name)) for part in ("val", "test") for name in dataset.images(part)}
-    for name in first.images("train"):
-        if sha256(first.image_file("train", name)) in held_back:
-            raise DatasetError(
-                f"--pretrain {first.name}: its train part holds {name}, which {dataset.name} keeps for val or test: "
-                "make it from the same split"
-            )
-    base = first.split.get("base")
-    if base and base["dataset"] == dataset.name and base["sha256"] != dataset.split["sha256"]:
-        raise DatasetError(
-            f"--pretrain {first.name}: was made from another split of {dataset.name}: its made images may show val "
-            "or test; make it again"
-        )
