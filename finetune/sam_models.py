@@ -242,7 +242,9 @@ class Origin:
 
 
 def trained_state(segmenter: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu() for name, value in segmenter.named_parameters() if value.requires_grad}
+    """A copy, in main memory, of what is trained."""
+    learned = {name: value.detach() for name, value in segmenter.named_parameters() if value.requires_grad}
+    return {name: value.to("cpu", copy=True) for name, value in learned.items()}
 
 
 def save_tuned(segmenter: Segmenter, origin: Origin, path: Path) -> None:
