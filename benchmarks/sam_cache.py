@@ -58,7 +58,7 @@ def main(arch: str, images: int, instances: int, repeat: int) -> None:
     def step(embedding: torch.Tensor) -> None:
         scene = scene_of(segmenter, ids, [0] * instances, instances, generator)
         optimizer.zero_grad()
-        take_step(segmenter, embedding, [scene], ROUNDS, generator)
+        take_step(segmenter, embedding, [scene], ROUNDS)
         optimizer.step()
 
     encodings: list[float] = []

@@ -3,15 +3,16 @@
     python finetune/sam_decoder.py --category screw                                  # vit_b, embeddings cached
     python finetune/sam_decoder.py --category screw --auto --boxes runs/screw/yolo/seed-0
     python finetune/sam_decoder.py --category washer --arch tiny --weights none --train all
+    python finetune/sam_decoder.py --category screw --resume                         # after Ctrl-C
     python finetune/sam_decoder.py --category screw --export sam_screw.pth           # for Meta's SamPredictor
 
 The frozen image encoder runs once for each image (and view), then only the decoder is trained. Val chooses the
 epoch and all thresholds; test is looked at once.
 """
 
+import json
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +31,6 @@ from converters.options import (
     made_share_option,
     out_option,
     overwrite_option,
-    progress,
     seed_option,
     table,
     to_json,
@@ -40,8 +40,8 @@ from finetune.predictions import Run, run_folder, start_run
 from finetune.weights import find_weights, sha256
 
 if TYPE_CHECKING:
-    from finetune.sam_images import MarkedImage
     from finetune.sam_models import Origin, Segmenter, Tiny
+    from finetune.sam_report import Boxes, Parts
     from finetune.sam_training import Recipe, Source
 
 ARCHS = ("tiny", "vit_b", "vit_l", "vit_h")
@@ -49,6 +49,9 @@ VIEW_ORDER = (0, 4, 2, 6, 1, 3, 5, 7)  # as it is, mirrored, half a turn, ...: t
 WARM_UP = 2400  # steps
 RATE, REFERENCE = 8e-4, 256  # SAM's own rate, at its own batch; scaled by the square root of the batch's share
 RANDOM_RATE = 1e-3  # where everything is learned anew
+SETTINGS = "settings.json"  # what a run was begun with, for --resume
+LAST, WARMED = "last.pt", "warm-up.pt"  # where an unfinished run stands
+FREE = ("runs", "run_name", "cache_gb", "export_to", "device", "resume", "overwrite")  # may change when it goes on
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Wish:
     export_to: Path | None
     device: str
     seed: int
+    resume: bool
     overwrite: bool
 
 
@@ -86,8 +90,8 @@ class Job:
     recipe: "Recipe"
     warm_up: int  # steps
     origin: "Origin"
-    parts: dict[str, list["MarkedImage"]]
-    boxes: dict[str, dict[int, list[dict[str, Any]]]] | None  # another model's, by part and image id
+    parts: "Parts"
+    boxes: "Boxes | None"
     device: str
 
     @property
@@ -138,198 +142,6 @@ def geometry(arch: str, imgsz: int | None) -> "Tiny":
     return tiny
 
 
-# -------------------------------------------------------------------------------------------------------- embeddings
-
-
-def encode(segmenter: "Segmenter", batch: Sequence[tuple["MarkedImage", int]]) -> Any:
-    """Embeddings of images in views, B x C x g x g."""
-    import torch
-
-    from finetune.sam_models import framed
-
-    frames = [framed(segmenter.sam, image.pixels(view)) for image, view in batch]
-    return segmenter.sam.image_encoder(torch.stack(frames))
-
-
-def cached_source(
-    segmenter: "Segmenter", wanted: Sequence[tuple["MarkedImage", int]], folder: Path, cache_gb: float, batch: int
-) -> "Source":
-    """Embed all images in all views that are asked for, unless they lie in the cache; then read them from there."""
-    import numpy as np
-    import torch
-
-    from finetune.embeddings import GB, EmbeddingCache
-    from finetune.sam_models import hash_of
-
-    sam = segmenter.sam
-    side = sam.prompt_encoder.image_embedding_size[0]
-    encoder = f"{hash_of(sam.image_encoder)} {sam.image_encoder.img_size}"
-    cache = EmbeddingCache(folder, encoder, (sam.prompt_encoder.embed_dim, side, side), int(cache_gb * GB))
-    keys = {(image.name, view): cache.key(image.path, view) for image, view in wanted}
-    missing = sum(cache.read(key) is None for key in keys.values())
-    cache.make_room(keys.values())
-    click.echo(
-        f"embeddings: {len(keys)} of {cache.entry_bytes / 1e6:.1f} MB, together "
-        f"{len(keys) * cache.entry_bytes / GB:.2f} GB in {folder}; {missing} are to be made",
-        err=True,
-    )
-
-    @torch.no_grad()
-    def embed(pairs: Sequence[Any]) -> Any:
-        return encode(segmenter, pairs).float().cpu().numpy()
-
-    with progress(None, missing, "embedding") as bar:
-        cache.fill([(keys[image.name, view], (image, view)) for image, view in wanted], embed, batch, bar.update)
-
-    def source(pairs: Sequence[tuple["MarkedImage", int]], training: bool) -> Any:
-        entries = [cache.read(keys[image.name, view]) for image, view in pairs]
-        if any(entry is None for entry in entries):
-            raise DatasetError(f"{folder}: embeddings vanished during the run: another run with a smaller --cache-gb?")
-        return torch.from_numpy(np.stack(entries).astype(np.float32)).to(sam.device)
-
-    return source
-
-
-def encoding_source(segmenter: "Segmenter") -> "Source":
-    """Encode in the loop: where the encoder learns, or once it has. Training images change in colour as well."""
-    import torch
-
-    from finetune.sam_models import framed
-
-    sam = segmenter.sam
-
-    def source(pairs: Sequence[tuple["MarkedImage", int]], training: bool) -> Any:
-        frames = []
-        for image, view in pairs:
-            pixels = image.pixels(view)
-            frames.append(framed(sam, recolour(pixels) if training else pixels))
-        with torch.set_grad_enabled(training):
-            return sam.image_encoder(torch.stack(frames))
-
-    return source
-
-
-def recolour(pixels: Any) -> Any:
-    """H x W x 3, RGB, with brightness, contrast and saturation changed by up to 30 %, by torch's random generator."""
-    import torch
-    from torchvision.transforms import v2
-
-    return v2.ColorJitter(0.3, 0.3, 0.3)(torch.from_numpy(pixels).permute(2, 0, 1)).permute(1, 2, 0).numpy()
-
-
-# -------------------------------------------------------------------------------------------------------- evaluation
-
-
-def evaluate(
-    segmenter: "Segmenter",
-    source: "Source",
-    parts: dict[str, list["MarkedImage"]],
-    dataset: Dataset,
-    boxes: dict[str, dict[int, list[dict[str, Any]]]] | None,
-    run: Run | None,
-) -> dict[str, list[Any]]:
-    """Rows of test for each way of asking; with a run, predictions for val and test are written as its sets."""
-    from finetune import sam_evaluation as measuring
-    from finetune.predictions import image_scores
-
-    about = {"model": "SAM decoder", "label": "mask"}
-    rows: dict[str, list[Any]] = {}
-    for kind in measuring.ORACLES:
-        for part in ("val", "test") if run else ("test",):
-            rows[kind], expected = measuring.ask(segmenter, source, parts[part], kind)
-            if run:
-                found = [
-                    measuring.detection(dataset.image_ids[row.image.name], row.kind, score, row.rle)
-                    for row, score in zip(rows[kind], expected, strict=True)
-                    if row.rle
-                ]
-                names = dataset.images(part)
-                run.write_predictions(
-                    kind, part, found, image_scores(names, dataset.image_ids, len(dataset.classes), found)
-                )
-        if run:
-            run.describe_set(kind, **about, prompt=kind, oracle=True, clicks=measuring.CLICKS[kind])
-    makers: dict[str, Any] = {}
-    if segmenter.tokens is not None and run:
-        makers[measuring.AUTO] = lambda image: measuring.token_map(segmenter, source, image)
-    if boxes:
-        by_id = boxes["val"] | boxes["test"]
-
-        def from_boxes(image: "MarkedImage") -> Any:
-            id_ = dataset.image_ids[image.name]
-            return measuring.boxes_map(segmenter, source, image, id_, by_id.get(id_, []))
-
-        makers[measuring.BOXES] = from_boxes
-    for kind, make in makers.items():
-        rows[kind], level = measuring.measure_maps(make, parts, kind, run)
-        if run:
-            run.describe_set(
-                kind, **about, prompt=None if kind == measuring.AUTO else "box", oracle=False, clicks=0,
-                heatmap="chance of a defect", heatmap_scale=1.0, **level,
-            )  # fmt: skip
-    return rows
-
-
-def compare_rows(
-    dataset: Dataset, before: dict[str, list[Any]], after: dict[str, list[Any]]
-) -> dict[str, dict[str, Any]]:
-    """Measures of each way of asking, before and after, and what was gained over both rivals."""
-    import numpy as np
-
-    from finetune.sam_evaluation import gain, summarise
-
-    found: dict[str, dict[str, Any]] = {}
-    for kind, rows in after.items():
-        found[kind] = {"after": summarise(rows, dataset.classes)}
-        if not np.isnan([row.rival for row in rows]).any():
-            found[kind]["over_filled_box"] = gain(dataset, "test", rows, [row.rival for row in rows])
-        if kind in before:
-            found[kind]["before"] = summarise(before[kind], dataset.classes)
-            found[kind]["over_before"] = gain(dataset, "test", rows, [row.measures["iou"] for row in before[kind]])
-    return found
-
-
-HEADER = (
-    "prompt", "of", "IoU before", "IoU after", "filled box", "over filled box, 95 %", "Dice", "boundary 0.02",
-    "boundary 0.005", "worst class",
-)  # fmt: skip
-
-
-def cells(kind: str, found: dict[str, Any]) -> tuple[str, ...]:
-    after, over = found["after"], found.get("over_filled_box")
-    worst = next(entry for entry in after["classes"] if entry["class"] == after["worst_class"])
-    low, high = (over or {}).get("interval") or (float("nan"),) * 2
-    return (
-        kind,
-        f"{after['count']} {'images' if kind in ('auto', 'yolo-box') else 'instances'}",
-        f"{found['before']['iou']:.3f}" if "before" in found else "-",
-        f"{after['iou']:.3f}",
-        f"{after['filled_box_iou']:.3f}" if over else "-",
-        f"{over['gain']:+.3f} ({low:+.3f} to {high:+.3f})" if over else "-",
-        f"{after['dice']:.3f}",
-        f"{after['boundary_iou_0.02']:.3f}",
-        f"{after['boundary_iou_0.005']:.3f}",
-        f"{after['worst_class']} {worst['iou']:.2f}",
-    )
-
-
-def seconds_per_image(segmenter: "Segmenter", images: Sequence["MarkedImage"]) -> float:
-    """Wall time of encoder and decoder for an image and one box, without the cache; the mean of up to four."""
-    import numpy as np
-    import torch
-
-    from finetune.prompts import Prompt
-    from finetune.sam_evaluation import answer
-
-    began = time.perf_counter()
-    with torch.no_grad():
-        for image in images[:4]:
-            size = image.size()
-            box = Prompt(box=np.array([0, 0, size[1], size[0]], np.float32))
-            list(answer(segmenter, encode(segmenter, [(image, 0)]), [box], size))
-    return round((time.perf_counter() - began) / len(images[:4]), 4)
-
-
 # --------------------------------------------------------------------------------------------------------------- CLI
 
 
@@ -369,6 +181,7 @@ def seconds_per_image(segmenter: "Segmenter", images: Sequence["MarkedImage"]) -
 @click.option("--cache-gb", type=click.FloatRange(0), default=50.0, help="Bound of RUNS/.cache/embeddings.")
 @click.option("--export", "export_to", type=FOLDER, default=None, help="Write a checkpoint for Meta's SamPredictor.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted; give what it was begun with.")
 @seed_option
 @overwrite_option
 @json_option
@@ -385,21 +198,22 @@ def main(name: str, out: Path, as_json: bool, **options: Any) -> None:
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
     job = make_job(wish, dataset)
-    folder = run_folder(wish.runs, dataset, wish.run_name, wish.seed)
-    if job.origin.weights and folder.resolve() in job.origin.weights.resolve().parents:
-        raise DatasetError(f"--weights {wish.weights}: lies in the run that would be replaced; name another with --run")
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(wish).items()}
-    settings |= {**asdict(job.recipe), "warm_up": job.warm_up, "imgsz": job.segmenter.sam.image_encoder.img_size}
-    run = start_run(folder, dataset, settings, wish.overwrite)
-    measured = train_and_measure(wish, job, run)
+    run = open_run(wish, job, dataset)
+    try:
+        measured = train_and_measure(wish, job, run)
+    except KeyboardInterrupt:
+        click.echo(f"{run.folder}: interrupted; the same command with --resume goes on", err=True)
+        raise
     if as_json:
         click.echo(to_json(measured), nl=False)
         return
+    from finetune.sam_report import HEADER, cells
+
     origin = "random weights" if job.origin.weights is None else job.origin.weights.name
     synthetic = ", SYNTHETIC images" if dataset.synthetic else ""
     click.echo(f"{name}: SAM {wish.arch} from {origin}, --train {wish.train}, seed {wish.seed}{synthetic}; on test:")
     click.echo(table([cells(kind, found) for kind, found in measured.items()], HEADER))
-    click.echo(f"run: {folder}")
+    click.echo(f"run: {run.folder}")
 
 
 def make_job(wish: Wish, dataset: Dataset) -> Job:
@@ -429,8 +243,48 @@ def make_job(wish: Wish, dataset: Dataset) -> Job:
     return Job(segmenter, recipe, warm_up, Origin(wish.arch, tiny, checkpoint, recipe.lora), parts, boxes, device)
 
 
+def open_run(wish: Wish, job: Job, dataset: Dataset) -> Run:
+    """The run's folder, new or, with --resume, as it was left; raises DatasetError for one that doesn't go on."""
+    folder = run_folder(wish.runs, dataset, wish.run_name, wish.seed)
+    if job.origin.weights and folder.resolve() in job.origin.weights.resolve().parents:
+        raise DatasetError(f"--weights {wish.weights}: lies in the run that would be replaced; name another with --run")
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(wish).items()}
+    settings |= {**asdict(job.recipe), "warm_up": job.warm_up, "imgsz": job.segmenter.sam.image_encoder.img_size}
+    begun = {key: value for key, value in settings.items() if key not in FREE}
+    begun |= {
+        "weights_sha256": job.origin.weights and sha256(job.origin.weights),
+        "split_sha256": dataset.split["sha256"],
+        "label_settings": dataset.label_settings,
+    }
+    if wish.resume:
+        check_resumable(folder, json.loads(to_json(begun)))
+        return Run(folder, dataset, settings)
+    if (folder / SETTINGS).is_file() and not (folder / "run.json").is_file() and not wish.overwrite:
+        raise DatasetError(f"{folder} was interrupted: go on with --resume, or train anew with --overwrite")
+    run = start_run(folder, dataset, settings, wish.overwrite)
+    (folder / SETTINGS).write_text(to_json(begun), "utf-8")
+    return run
+
+
+def check_resumable(folder: Path, begun: dict[str, Any]) -> None:
+    """Raise DatasetError where there is nothing to go on with, or it was begun otherwise."""
+    if (folder / "run.json").is_file():
+        raise DatasetError(f"--resume: {folder} is a finished run; train anew with --overwrite")
+    if not (folder / SETTINGS).is_file():
+        raise DatasetError(f"--resume: {folder} holds no interrupted run; start it without --resume")
+    before = json.loads((folder / SETTINGS).read_text("utf-8"))
+    for key in begun.keys() | before.keys():
+        if begun.get(key) != before.get(key):
+            raise DatasetError(
+                f"--resume: {folder} was begun with {key} {before.get(key)!s:.60}, not {begun.get(key)!s:.60}; "
+                "give what it was begun with, or train anew with --overwrite"
+            )
+
+
 def source_of(wish: Wish, job: Job) -> "Source":
     """Where embeddings come from: the cache, filled now, or the encoder in the loop."""
+    from finetune.sam_sources import cached_source, encoding_source
+
     if not job.frozen:
         return encoding_source(job.segmenter)
     views = VIEW_ORDER[: wish.views]
@@ -440,22 +294,43 @@ def source_of(wish: Wish, job: Job) -> "Source":
     return cached_source(job.segmenter, wanted, wish.runs / ".cache" / "embeddings", wish.cache_gb, together)
 
 
+def train(wish: Wish, job: Job, source: "Source", folder: Path) -> list[dict[str, float]]:
+    """Warm up and train the job's segmenter in place, going on where a run in ``folder`` stopped; the history."""
+    import torch
+
+    from finetune.networks import load_state
+    from finetune.sam_fitting import fit
+    from finetune.sam_report import judge_of
+    from finetune.sam_sources import recolour
+    from finetune.sam_training import choose_trained
+    from finetune.sam_warmup import warm_up
+
+    segmenter, warmed = job.segmenter, folder / WARMED
+    if job.warm_up and warmed.is_file():  # resumed
+        segmenter.load_state_dict(load_state(warmed, "--resume"))
+    elif job.warm_up:
+        warm_up(segmenter, job.origin.tiny, job.parts["train"], job.warm_up, recolour, wish.seed)
+        partial = warmed.with_suffix(".partial")
+        torch.save(segmenter.state_dict(), partial)
+        partial.replace(warmed)
+    choose_trained(segmenter, job.recipe)
+    judge = judge_of(segmenter, source, job.parts["val"])
+    views = VIEW_ORDER[: wish.views]
+    return fit(segmenter, source, job.parts["train"], views, job.recipe, judge, folder / LAST, wish.resume)
+
+
 def train_and_measure(wish: Wish, job: Job, run: Run) -> dict[str, dict[str, Any]]:
     """Measure, train, save, load what was saved, and measure that; leaves a finished run."""
     from finetune.sam_evaluation import draw_worst
     from finetune.sam_models import export, load_tuned, save_tuned
-    from finetune.sam_training import choose_trained, fit
-    from finetune.sam_warmup import warm_up
+    from finetune.sam_report import MODEL, compare_rows, evaluate, seconds_per_image
+    from finetune.sam_sources import encoding_source
 
     segmenter, source, tuned = job.segmenter, source_of(wish, job), run.folder / "tuned.pt"
     embed_seconds = run.seconds
     before = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, None)
     began, cpu = run.seconds, time.process_time()
-    if job.warm_up:
-        warm_up(segmenter, job.origin.tiny, job.parts["train"], job.warm_up, recolour, wish.seed)
-    choose_trained(segmenter, job.recipe)
-    judge = judge_of(segmenter, source, job.parts["val"])
-    history = fit(segmenter, source, job.parts["train"], VIEW_ORDER[: wish.views], job.recipe, judge)
+    history = train(wish, job, source, run.folder)
     train_seconds, train_cpu_seconds = run.seconds - began, time.process_time() - cpu
     trained = sum(value.numel() for value in segmenter.parameters() if value.requires_grad)
     save_tuned(segmenter, job.origin, tuned)
@@ -465,47 +340,26 @@ def train_and_measure(wish: Wish, job: Job, run: Run) -> dict[str, dict[str, Any
     draw_worst(after["gt-box"], run.dataset.classes, run.folder / "worst.png")
     measured = compare_rows(run.dataset, before, after)
     run.finish(
-        model="SAM decoder",
+        model=MODEL,
         parameters=sum(value.numel() for value in segmenter.parameters()),
         trained_parameters=trained,
         random_weights=job.origin.weights is None,
         weights_sha256=None if job.origin.weights is None else sha256(job.origin.weights),
+        resumed=wish.resume,
         embed_seconds=round(embed_seconds, 1),
-        train_seconds=round(train_seconds, 1),
-        train_cpu_seconds=round(train_cpu_seconds, 1),
+        train_seconds=None if wish.resume else round(train_seconds, 1),  # of a resumed run, only the rest was timed
+        train_cpu_seconds=None if wish.resume else round(train_cpu_seconds, 1),
         seconds_per_image=seconds_per_image(segmenter, job.parts["test"]),
         weights_bytes=tuned.stat().st_size,
         device=job.device,
         history=history,
         metrics=measured,
     )
+    for name in (LAST, WARMED):  # several times as large as tuned.pt
+        (run.folder / name).unlink(missing_ok=True)
     if wish.export_to:
         export(segmenter.sam, wish.export_to)
     return measured
-
-
-def judge_of(segmenter: "Segmenter", source: "Source", val: Sequence["MarkedImage"]) -> Any:
-    """What chooses the epoch: the mean IoU of val's instances with their boxes; None where val shows no defect.
-
-    With learned tokens, the mean of that and of the Dice of their map at one half.
-    """
-    import numpy as np
-
-    from finetune.sam_evaluation import TOP, mean_iou, overlap, token_map
-
-    marked = [image for image in val if image.marked]
-    if not marked:
-        return None
-
-    def judge() -> float:
-        score = mean_iou(segmenter, source, marked)
-        if segmenter.tokens is None:
-            return score
-        heats = ((image.mask(), token_map(segmenter, source, image).heat) for image in marked)
-        dices = [overlap((heat > TOP // 2).astype(np.uint8), mask, ())["dice"] for mask, heat in heats]
-        return (score + float(np.mean(dices))) / 2
-
-    return judge
 
 
 def prepare_device(wanted: str, seed: int) -> str:

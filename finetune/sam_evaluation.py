@@ -98,7 +98,7 @@ def ask(
             ids, kinds = image.instances()
             masks = [(ids == number).astype(np.uint8) for number in range(1, len(kinds) + 1)]
             prompts = [make_prompt(kind, mask, f"{image.name} {number}") for number, mask in enumerate(masks)]
-            answers = answer(segmenter, source([(image, 0)], False), prompts, ids.shape)
+            answers = answer(segmenter, source([(image, 0)]), prompts, ids.shape)
             for number, (mask, prompt, (logits, score)) in enumerate(zip(masks, prompts, answers, strict=True)):
                 found = (logits > 0).astype(np.uint8)
                 rival = np.nan if prompt.box is None else overlap(filled(prompt.box, mask.shape), mask, ("iou",))["iou"]
@@ -166,7 +166,7 @@ class Map:
 def token_map(segmenter: Segmenter, source: Source, image: MarkedImage) -> Map:
     """The learned tokens' map: the chance of any defect, and with it the likeliest class, pixel by pixel."""
     size = image.size()
-    low, _ = token_answers(segmenter, source([(image, 0)], False))
+    low, _ = token_answers(segmenter, source([(image, 0)]))
     chances = torch.stack([enlarged(segmenter.sam, one[None], size)[0, 0].sigmoid() for one in low]).cpu().numpy()
     scores = [float(value) for value in chances.max((1, 2))]
     kinds = chances[1:].argmax(0).astype(np.uint16)
@@ -184,7 +184,7 @@ def boxes_map(
     prompts = [Prompt(box=np.array(box, np.float32)) for box in corners]
     found = []
     if prompts:
-        answers = answer(segmenter, source([(image, 0)], False), prompts, size)
+        answers = answer(segmenter, source([(image, 0)]), prompts, size)
         for entry, box, (logits, _) in zip(boxes, corners, answers, strict=True):
             np.maximum(heat, entry["score"] / (1 + np.exp(-logits.clip(-30, 30))), out=heat)
             np.maximum(rival, entry["score"] * filled(box, size), out=rival)

@@ -1,14 +1,13 @@
-"""The training of SAM's decoder: its loss, one step, the loop.
+"""What SAM's decoder learns in a step: a scene, prompts, the loss and its gradients; sam_fitting.py is the loop.
 
 Prompts are simulated as in A. Kirillov et al., Segment Anything, ICCV 2023: an interaction begins with a point or a
 noisy box, and goes on with points where the answer is wrong, together with that answer as a mask prompt.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,17 +17,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
-from converters.options import progress
 from finetune.prompts import Mask, box_of, error_point, first_prompt
 from finetune.sam_images import MarkedImage, binary, covered, fitted
-from finetune.sam_models import Segmenter, add_lora, decode, embed_prompts, trained_state
+from finetune.sam_models import Segmenter, add_lora, decode, embed_prompts
 
 FOCAL, DICE, IOU = 20.0, 1.0, 1.0  # weights of the loss's three terms
 GAMMA, ALPHA = 2.0, 0.25  # T. Lin et al., Focal Loss for Dense Object Detection, ICCV 2017
 FINER = 2  # the loss is taken at this many times the decoder's own resolution, or at the image's if that is less
 
-Source = Callable[[Sequence[tuple[MarkedImage, int]], bool], Tensor]  # (image, view) and whether it is for training
 Losses = Callable[[Tensor, Tensor], Tensor]  # (N x M x h x w logits, N x h x w targets) -> N x M
+
+
+class Source(Protocol):
+    """Where embeddings come from."""
+
+    def __call__(self, pairs: Sequence[tuple[MarkedImage, int]], seeds: Sequence[int] | None = None) -> Tensor:
+        """Embeddings of images in views, B x C x g x g; in training, ``seeds`` of what changes in each at random."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Scene:
     masks: list[Mask]  # N binary ones, h x w, for simulating prompts
     boxes: list[NDArray[np.float32]]  # N boxes, exact to fractions of a cell
     maps: Tensor | None  # (1 + C) x h x w: all defects, and those of each class; None without learned tokens
+    generator: np.random.Generator  # draws its prompts
 
 
 def loss_size(sam: Sam, size: Sequence[int]) -> tuple[int, int]:
@@ -90,6 +95,7 @@ def scene_of(
         [binary(cells) for cells in cover],
         [box_of(mask) * factor for mask in whole],
         maps,
+        generator,
     )
 
 
@@ -134,14 +140,13 @@ def scene_loss(
     embedding: Tensor,
     scene: Scene,
     rounds: int,
-    generator: np.random.Generator,
     losses: Losses = mask_losses,
 ) -> Tensor:
     """The mean loss over all instances of an image and ``rounds`` of prompt and answer; one decoder call a round.
 
     A single point is ambiguous: the best of masks 1 to 3 counts. All other prompts are answered by mask 0.
     """
-    sam, size = segmenter.sam, (scene.cover.shape[1], scene.cover.shape[2])
+    sam, size, generator = segmenter.sam, (scene.cover.shape[1], scene.cover.shape[2]), scene.generator
     cover = scene.cover.to(embedding.device)
     prompts = [first_prompt(mask, box, size, generator) for mask, box in zip(scene.masks, scene.boxes, strict=True)]
     single = [index for index, prompt in enumerate(prompts) if prompt.box is None]
@@ -193,7 +198,7 @@ def token_answers(segmenter: Segmenter, embedding: Tensor, fast: bool = False) -
     return low[:, :1], ious[:, :1]
 
 
-# ------------------------------------------------------------------------------------------------------------ loop
+# ------------------------------------------------------------------------------------------------------------ step
 
 
 def choose_trained(segmenter: Segmenter, recipe: Recipe) -> None:
@@ -231,6 +236,14 @@ class Averaged:
         finally:
             self._assign(own)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "means": self.means}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+        for mean, value in zip(self.means, state["means"], strict=True):
+            mean.copy_(value)
+
     @torch.no_grad()
     def _assign(self, values: Sequence[Tensor]) -> None:
         for parameter, value in zip(self.parameters, values, strict=True):
@@ -253,75 +266,26 @@ def take_step(
     embeddings: Tensor,
     scenes: Sequence[Scene],
     rounds: int,
-    generator: np.random.Generator,
     losses: Losses = mask_losses,
+    of: int | None = None,
 ) -> float:
     """Add the gradients of a batch, B x C x g x g and B scenes; return its mean loss.
 
     Each image's graph is freed before the next one's is built; the encoder's, if it has one, is gone through last.
+    Where this is a share of a batch ``of`` so many images, gradients and loss are shares of the batch's mean.
     """
     leaf, total = embeddings.detach().requires_grad_(embeddings.requires_grad), 0.0
     for index, scene in enumerate(scenes):
         terms = []
         if len(scene.masks):
-            terms.append(scene_loss(segmenter, leaf[index : index + 1], scene, rounds, generator, losses))
+            terms.append(scene_loss(segmenter, leaf[index : index + 1], scene, rounds, losses))
         if scene.maps is not None:
             terms.append(token_loss(segmenter, leaf[index : index + 1], scene))
         if not terms:
             continue
-        loss = torch.stack(terms).sum() / len(scenes)
+        loss = torch.stack(terms).sum() / (of or len(scenes))
         loss.backward()
         total += float(loss.detach())
     if embeddings.requires_grad and leaf.grad is not None:
         embeddings.backward(leaf.grad)
     return total
-
-
-def fit(
-    segmenter: Segmenter,
-    source: Source,
-    images: Sequence[MarkedImage],
-    views: Sequence[int],
-    recipe: Recipe,
-    judge: Callable[[], float] | None,
-) -> list[dict[str, float]]:
-    """Train in place, and leave the weights of the epoch that ``judge`` (higher is better) likes best; its history.
-
-    Without a judge (val shows no defect), the last epoch's are kept. ``images`` without instances are taken for
-    the learned tokens alone, half as many an epoch as there are others.
-    """
-    marked = [image for image in images if image.marked]
-    good = [image for image in images if not image.marked] if segmenter.tokens is not None else []
-    each = len(marked) + min(len(good), len(marked) // 2)
-    parameters = [parameter for parameter in segmenter.parameters() if parameter.requires_grad]
-    steps = -(-each // recipe.batch)
-    optimizer, schedule = optimizer_of(parameters, recipe.lr, recipe.weight_decay, recipe.warmup, recipe.epochs * steps)
-    averaged, generator = Averaged(parameters, recipe.ema), np.random.default_rng(recipe.seed)
-    history: list[dict[str, float]] = []
-    best, state, began = -np.inf, trained_state(segmenter), time.process_time()
-    with progress(None, recipe.epochs, "training", item_show_func=lambda item: item) as bar:
-        for epoch in range(1, recipe.epochs + 1):
-            drawn = marked + [good[i] for i in generator.permutation(len(good))[: len(marked) // 2]]
-            order = generator.permutation(len(drawn))
-            losses = []
-            for start in range(0, len(order), recipe.batch):
-                batch = [(drawn[i], int(generator.choice(views))) for i in order[start : start + recipe.batch]]
-                scenes = [scene_of(segmenter, *p.instances(view), recipe.most, generator) for p, view in batch]
-                optimizer.zero_grad()
-                losses.append(take_step(segmenter, source(batch, True), scenes, recipe.rounds, generator))
-                nn.utils.clip_grad_norm_(parameters, recipe.clip)
-                optimizer.step()
-                schedule.step()
-                averaged.update()
-            entry = {"epoch": epoch, "loss": float(np.mean(losses)), "lr": schedule.get_last_lr()[0]}
-            with averaged.in_use():
-                score = judge() if judge else float(epoch)
-                if score > best:
-                    best, state, chosen = score, trained_state(segmenter), epoch
-            entry["cpu_seconds"] = round(time.process_time() - began, 1)
-            history.append(entry | ({"val": score} if judge else {}))
-            bar.update(1, f"val {score:.3f}" if judge else "")
-            if judge and epoch - chosen >= recipe.patience:
-                break
-    segmenter.load_state_dict(state, strict=False)
-    return history

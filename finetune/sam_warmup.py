@@ -121,7 +121,7 @@ def warm_up(
                 frames.append(framed(small.sam, augment(pixels)))
                 scenes.append(scene_of(small, ids, [0] * int(ids.max()), 2 * SHAPES, generator))
             optimizer.zero_grad()
-            loss = take_step(small, small.sam.image_encoder(torch.stack(frames)), scenes, 1, generator, losses)
+            loss = take_step(small, small.sam.image_encoder(torch.stack(frames)), scenes, 1, losses)
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()

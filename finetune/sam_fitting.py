@@ -1,0 +1,126 @@
+"""The training loop of SAM's decoder: val chooses the epoch, and each epoch leaves what a resumed run needs."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from converters.options import progress
+from finetune.sam_images import MarkedImage
+from finetune.sam_models import Segmenter, trained_state
+from finetune.sam_training import Averaged, Recipe, Source, optimizer_of, scene_of, take_step
+
+
+@dataclass
+class Standing:
+    """Where a training stands; with the states of weights and optimizer it is what --resume needs."""
+
+    epoch: int = 0
+    best: float = -math.inf
+    best_epoch: int = 0
+    cpu_seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    segmenter: Segmenter,
+    source: Source,
+    images: Sequence[MarkedImage],
+    views: Sequence[int],
+    recipe: Recipe,
+    judge: Callable[[], float] | None,
+    last: Path,
+    resume: bool,
+) -> list[dict[str, float]]:
+    """Train in place, and leave the weights of the epoch that ``judge`` (higher is better) likes best; its history.
+
+    Without a judge (val shows no defect), the last epoch's are kept. ``images`` without instances are taken for
+    the learned tokens alone, half as many an epoch as there are others. Each epoch replaces the file ``last``, from
+    which ``resume`` goes on as if there had been no interruption.
+    """
+    marked = [image for image in images if image.marked]
+    good = [image for image in images if not image.marked] if segmenter.tokens is not None else []
+    steps = -(-(len(marked) + min(len(good), len(marked) // 2)) // recipe.batch)
+    parameters = [parameter for parameter in segmenter.parameters() if parameter.requires_grad]
+    optimizer, schedule = optimizer_of(parameters, recipe.lr, recipe.weight_decay, recipe.warmup, recipe.epochs * steps)
+    averaged = Averaged(parameters, recipe.ema)
+    states = {"optimizer": optimizer, "schedule": schedule, "averaged": averaged}
+    at, chosen = load_standing(segmenter, states, last) if resume else (Standing(), trained_state(segmenter))
+    with progress(None, recipe.epochs, "training", item_show_func=lambda item: item) as bar:
+        bar.update(at.epoch)
+        while at.epoch < recipe.epochs and not (judge and at.epoch - at.best_epoch >= recipe.patience):
+            began = time.process_time()
+            generator = np.random.default_rng([recipe.seed, at.epoch])  # a resumed run draws what an unbroken one does
+            drawn = marked + [good[i] for i in generator.permutation(len(good))[: len(marked) // 2]]
+            order = [drawn[i] for i in generator.permutation(len(drawn))]
+            losses = []
+            for start in range(0, len(order), recipe.batch):
+                optimizer.zero_grad()
+                losses.append(learn(segmenter, source, order[start : start + recipe.batch], views, recipe, generator))
+                nn.utils.clip_grad_norm_(parameters, recipe.clip)
+                optimizer.step()
+                schedule.step()
+                averaged.update()
+            at.epoch += 1
+            with averaged.in_use():
+                score = judge() if judge else float(at.epoch)
+                if score > at.best:
+                    at.best, at.best_epoch, chosen = score, at.epoch, trained_state(segmenter)
+            at.cpu_seconds += time.process_time() - began
+            entry = {"epoch": at.epoch, "loss": float(np.mean(losses)), "lr": schedule.get_last_lr()[0]}
+            at.history.append(entry | {"cpu_seconds": round(at.cpu_seconds, 1)} | ({"val": score} if judge else {}))
+            keep(segmenter, states, at, chosen, last)
+            bar.update(1, f"val {score:.3f}" if judge else "")
+    segmenter.load_state_dict(chosen, strict=False)
+    return at.history
+
+
+def learn(
+    segmenter: Segmenter,
+    source: Source,
+    batch: Sequence[MarkedImage],
+    views: Sequence[int],
+    recipe: Recipe,
+    generator: np.random.Generator,
+) -> float:
+    """Add the gradients of a batch of images, each in one of ``views``; return its mean loss.
+
+    Each image has its own generator, so that what is drawn for one doesn't depend on the others.
+    """
+    dice = generator.spawn(len(batch))
+    pairs = [(image, int(own.choice(views))) for image, own in zip(batch, dice, strict=True)]
+    scenes = [
+        scene_of(segmenter, *image.instances(view), recipe.most, own)
+        for (image, view), own in zip(pairs, dice, strict=True)
+    ]
+    seeds = [int(own.integers(2**31)) for own in dice]
+    return take_step(segmenter, source(pairs, seeds), scenes, recipe.rounds)
+
+
+def keep(segmenter: Segmenter, states: dict[str, Any], at: Standing, chosen: dict[str, Any], last: Path) -> None:
+    """Write all that a resumed training needs, whole or not at all."""
+    saved = {name: state.state_dict() for name, state in states.items()}
+    partial = last.with_name(f"{last.name}.partial")
+    own = trained_state(segmenter)
+    torch.save({**saved, "weights": own, "chosen": chosen, "standing": asdict(at)}, partial)
+    partial.replace(last)
+
+
+def load_standing(segmenter: Segmenter, states: dict[str, Any], last: Path) -> tuple[Standing, dict[str, Any]]:
+    """Set weights and states to those of ``last``; where it stands, and the weights that val has liked best.
+
+    A training that was stopped before its first epoch's end begins anew.
+    """
+    if not last.is_file():
+        return Standing(), trained_state(segmenter)
+    saved = torch.load(last, map_location="cpu", weights_only=True)
+    segmenter.load_state_dict(saved["weights"], strict=False)
+    for name, state in states.items():
+        state.load_state_dict(saved[name])
+    return Standing(**saved["standing"]), saved["chosen"]

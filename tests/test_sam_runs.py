@@ -1,0 +1,111 @@
+"""Runs of SAM's decoder as they go wrong or on: interrupted, measured anew, after another dataset, on two processes."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from conftest import converted, refusal, write_category
+
+from finetune import sam_fitting
+from finetune.category import open_dataset
+from finetune.sam_decoder import main
+from finetune.sam_fitting import fit
+from finetune.sam_images import images_of
+from finetune.sam_models import Segmenter, Tiny, trained_state
+from finetune.sam_sources import encoding_source
+from finetune.sam_training import Recipe, choose_trained
+
+SMALL = Tiny(side=64, patch=8, width=32, depth=1, heads=2, window=4, dim=32)
+WHOLE = ("--weights", "none", "--train", "all", "--warm-up", 2, "--epochs", 3, "--batch", 4)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sam")
+    converted("to_masks", write_category(root / "data", good=(3, 3)), root / "out")
+    return root / "out"
+
+
+def sam_decoder(out: Path, runs: Path, *arguments: object) -> Result:
+    given = ["--category", "widget", "--out", out, "--runs", runs, "--arch", "tiny", "--imgsz", 64, *arguments]
+    return CliRunner().invoke(main, [str(argument) for argument in given])
+
+
+def folder_of(runs: Path) -> Path:
+    return runs / "widget" / "sam" / "seed-0"
+
+
+@pytest.fixture(scope="module")
+def unbroken(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of random weights, with a warm-up."""
+    runs = tmp_path_factory.mktemp("runs")
+    result = sam_decoder(out, runs, *WHOLE)
+    assert result.exit_code == 0, result.output
+    return folder_of(runs)
+
+
+# ----------------------------------------------------------------------------------------------------- interrupted
+
+
+@pytest.mark.parametrize("step", [1, 3, 5], ids=["warmed up", "in the second epoch", "in the third"])
+def test_interrupted_run_ends_as_an_unbroken_one(
+    out: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Six images of train in batches of four: two steps an epoch."""
+    learn, calls = sam_fitting.learn, []
+
+    def interrupted(*given: object) -> float:
+        calls.append(given)
+        if len(calls) == step:
+            raise KeyboardInterrupt
+        return learn(*given)
+
+    monkeypatch.setattr(sam_fitting, "learn", interrupted)
+    result = sam_decoder(out, tmp_path, *WHOLE)
+    assert result.exit_code == 130 and "--resume goes on" in result.stderr
+    assert "go on with --resume" in refusal(sam_decoder(out, tmp_path, *WHOLE))
+    assert "begun with batch 4, not 3" in refusal(sam_decoder(out, tmp_path, *WHOLE, "--batch", 3, "--resume"))
+    monkeypatch.setattr("finetune.sam_warmup.warm_up", None)  # not repeated
+    monkeypatch.setattr(sam_fitting, "learn", learn)
+    result = sam_decoder(out, tmp_path, *WHOLE, "--resume")
+    assert result.exit_code == 0, result.output
+    folder = folder_of(tmp_path)
+    assert (folder / "tuned.pt").read_bytes() == (unbroken / "tuned.pt").read_bytes()
+    ours, theirs = (json.loads((path / "run.json").read_text()) for path in (folder, unbroken))
+    assert ours["resumed"] and ours["train_seconds"] is None and theirs["train_seconds"] > 0
+    assert ours["metrics"] == theirs["metrics"]
+    assert [entry["val"] for entry in ours["history"]] == [entry["val"] for entry in theirs["history"]]
+    assert not list(folder.glob("last*")) and not list(folder.glob("warm*"))
+    assert "is a finished run" in refusal(sam_decoder(out, tmp_path, *WHOLE, "--resume"))
+
+
+def test_resume_needs_a_run(out: Path, tmp_path: Path) -> None:
+    assert "holds no interrupted run" in refusal(sam_decoder(out, tmp_path, *WHOLE, "--resume"))
+
+
+def test_weights_of_the_epoch_that_val_likes_best_are_kept(out: Path, tmp_path: Path) -> None:
+    segmenter = Segmenter(SMALL.build(), ["crack", "hole"], auto=False)
+    recipe = Recipe(image_encoder=True, epochs=3, batch=4, lr=1e-2)
+    choose_trained(segmenter, recipe)
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def judge() -> float:
+        seen.append(trained_state(segmenter))
+        return [0.1, 0.3, 0.2][len(seen) - 1]
+
+    images = images_of(open_dataset(out, "widget"), "train", joined=False)
+    fit(segmenter, encoding_source(segmenter), images, [0], recipe, judge, tmp_path / "last.pt", resume=False)
+    kept = trained_state(segmenter)
+    assert all(torch.equal(value, seen[1][name]) for name, value in kept.items())
+    assert not all(torch.equal(value, seen[2][name]) for name, value in kept.items())
