@@ -12,7 +12,6 @@ pycocotools.
 ultralytics is AGPL-3.0, its checkpoints are pickles that can run code: load only those that you trust.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -26,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 if not __package__:  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -43,19 +41,28 @@ from converters.options import (
     seed_option,
     to_json,
 )
+from finetune import yolo_runs
 from finetune.category import Dataset, check_apart, open_dataset, whole_images
-from finetune.predictions import Run, read_run, run_folder, start_run
+from finetune.predictions import Run
 from finetune.weights import RANDOM, find_weights, sha256
 from finetune.yolo_evaluation import LEAST_SCORE, evaluate, report, spread
+from finetune.yolo_runs import (
+    CHECKPOINTS,
+    begin,
+    check_alone,
+    cost_of,
+    finished_run,
+    fold_names,
+    given_options,
+    go_on,
+    told_to_resume,
+    train_on_each,
+)
 from finetune.yolo_view import FORMATS, named_by, size_of_whole, view_of
 
 SUFFIXES = {"detect": "", "segment": "-seg", "obb": "-obb"}
 SIZES = [f"{family}{size}" for family in ("yolo11", "yolo26") for size in "nsmlx"]
 STAGES = ("pretrain", "train")  # a run's trainings, each in a folder of its name
-SETTINGS = "settings.json"  # what a run was begun with, for --resume
-# what a run was begun with, besides the recipe
-BEGUN = ("task", "arch", "weights", "crop", "pretrain", "pretrain_epochs", "made_share", "device", "seed")
-CHECKPOINTS = Path("weights")  # where ultralytics keeps last.pt and best.pt, in the folder of a training
 LIGHT = Path(__file__).with_name("yolo11n-light.yaml")  # ultralytics takes the `n` for a size: yolo11-light.yaml
 
 
@@ -246,12 +253,20 @@ def interrupted_between_batches(model: Any) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def unfinished(last: Path) -> bool:
-    """Whether the training that left last.pt was interrupted: it still holds the optimizer and the epoch then."""
+def state_of(weights: Path) -> str:
+    """How far the training with these checkpoints has come: ``absent``, ``unfinished`` or ``ended``.
+
+    A last.pt holds the optimizer and the epoch, until ultralytics takes them out of it at the end.
+    """
     from ultralytics.utils.patches import torch_load
 
+    last = weights / "last.pt"
+    if not last.is_file():
+        return "absent"
     try:
-        return last.is_file() and torch_load(last, map_location="cpu")["epoch"] >= 0
+        checkpoint = torch_load(last, map_location="cpu")
+        done = checkpoint["epoch"] + 1
+        return "unfinished" if 0 < done < checkpoint["train_args"]["epochs"] else "ended"
     except Exception as error:  # whatever half a pickle makes its loader raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DatasetError(f"{last}: is damaged ({reason}); train anew with --overwrite") from None
@@ -298,24 +313,15 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
 
 
 @dataclass(frozen=True)
-class Wish:
+class Wish(yolo_runs.Wish):
     """What is asked for, apart from the recipe and the dataset; the fields are the command's options."""
 
-    out: Path
-    runs: Path
-    run_name: str
     task: str
-    arch: str
-    weights: str
     crop: int
     pretrain: str | None
-    device: str
-    seed: int
     pretrain_epochs: int | None
     made_share: float | None
     export: str | None
-    overwrite: bool
-    resume: bool
 
 
 def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
@@ -323,6 +329,48 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
 
     A run on tiles is a run of the dataset of whole images that they were cut from, and is measured on those.
     """
+    dataset = replace(dataset, made_share=wish.made_share)
+    first = open_dataset(wish.out, wish.pretrain) if wish.pretrain else None
+    check(wish, dataset, first)
+    prepare_ultralytics(wish.runs / ".ultralytics")
+    check_device(wish.device)
+    run, model = start(wish, recipe, dataset, first)
+    parts = [part for part in (first, dataset) if part]
+    size = size_of_whole(dataset, recipe.imgsz, wish.crop)
+    cpu = cpu_seconds()
+    with told_to_resume(run.folder):
+        best = train_in_turn(model, parts, wish, recipe, run, size)
+        cost = cost_of(run.seconds, cpu_seconds() - cpu, wish.resume)
+        model = load_model(wish.arch, best, wish.task)
+        tiles = dataset if dataset.tiles else None
+        measured = evaluate(model, run, wish.task, size, wish.device, tiles=tiles)
+    run.finish(
+        model="YOLO",
+        random_weights=wish.weights == RANDOM,
+        weights_sha256=run.settings["weights_sha256"],
+        pretrained_on=wish.pretrain,
+        made_images=sum(len(part.made_images) for part in parts),
+        resumed=wish.resume,
+        seconds_per_image=measured.pop("seconds_per_image"),
+        metrics=measured,
+        **cost,
+        **facts_of(model, best),
+    )
+    if wish.export:
+        export_onnx(best, wish.task, size)
+    return measured
+
+
+def facts_of(model: Any, checkpoint: Path | None) -> dict[str, Any]:
+    return {
+        "weights_bytes": checkpoint and checkpoint.stat().st_size,
+        "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
+        "device": str(next(model.model.parameters()).device),
+    }
+
+
+def check(wish: Wish, dataset: Dataset, first: Dataset | None) -> None:
+    """Raise DatasetError for what cannot be trained or measured; ``first`` is the dataset of --pretrain."""
     whole = whole_images(wish.out, dataset)
     dataset.format(FORMATS[wish.task])
     if wish.export and find_spec("onnx") is None:
@@ -333,14 +381,14 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
         raise DatasetError("--crop: is for boxes on whole images; make tiles with the converter's --tile instead")
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
-    first = None
-    if wish.pretrain:
-        first = open_dataset(wish.out, wish.pretrain)
+    if first:
         first.format(FORMATS[wish.task])
         check_apart(whole_images(wish.out, first), whole)
-    folder = run_folder(wish.runs, whole, wish.run_name, wish.seed)
-    prepare_ultralytics(wish.runs / ".ultralytics")
-    check_device(wish.device)
+
+
+def start(wish: Wish, recipe: Recipe, dataset: Dataset, first: Dataset | None) -> tuple[Run, Any]:
+    """The run and the model that it starts from; of an interrupted run, no model."""
+    whole, folder = whole_images(wish.out, dataset), wish.folder(dataset)
     origin = {
         "tiles": dataset.name if dataset.tiles else None,
         "split_sha256": dataset.split["sha256"],
@@ -348,52 +396,15 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
         "pretrain_split_sha256": first and first.split["sha256"],
     }
     if wish.resume:
-        settings = json.loads((folder / SETTINGS).read_text("utf-8"))
-        if any(settings[key] != value for key, value in origin.items()):
-            raise DatasetError(f"--resume: {folder} was begun on another split or other labels; use --overwrite")
-        run, model = Run(folder, whole, settings), None
-    else:
-        checkpoint = find_weights(wish.weights, [f"{size}{SUFFIXES[wish.task]}.pt" for size in SIZES], fetch_weights)
-        if checkpoint and folder.resolve() in checkpoint.resolve().parents:
-            raise DatasetError(f"--weights {wish.weights}: lies in the run that would be replaced; name another --run")
-        model = load_model(wish.arch, checkpoint, wish.task)
-        if recipe.freeze >= (layers := len(model.model.model)):
-            raise DatasetError(f"--freeze {recipe.freeze}: the network has {layers} layers, and one has to learn")
-        settings = {name: getattr(wish, name) for name in BEGUN}
-        settings |= {"weights_sha256": checkpoint and sha256(checkpoint)} | asdict(recipe) | origin
-        if not wish.overwrite and any(folder.glob(f"*/{CHECKPOINTS}/last.pt")) and not (folder / "run.json").exists():
-            raise DatasetError(f"{folder} was interrupted: go on with --resume, or train anew with --overwrite")
-        run = start_run(folder, whole, settings, wish.overwrite)
-        (folder / SETTINGS).write_text(to_json(settings), "utf-8")
-    size = size_of_whole(dataset, recipe.imgsz, wish.crop)
-    cpu = cpu_seconds()
-    try:
-        best = train_in_turn(model, [part for part in (first, dataset) if part], wish, recipe, run, size)
-    except KeyboardInterrupt:
-        click.echo(f"{folder}: interrupted; the same command with --resume goes on after its last epoch", err=True)
-        raise
-    cpu, seconds = cpu_seconds() - cpu, run.seconds
-    model = load_model(wish.arch, best, wish.task)
-    tiles = dataset if dataset.tiles else None
-    measured = evaluate(model, run, wish.task, size, wish.device, tiles=tiles)
-    run.finish(
-        model="YOLO",
-        parameters=sum(parameter.numel() for parameter in model.model.parameters()),
-        random_weights=wish.weights == RANDOM,
-        weights_sha256=settings["weights_sha256"],
-        weights_bytes=best.stat().st_size,
-        pretrained_on=wish.pretrain,
-        made_images=sum(len(part.made_images) for part in (first, dataset) if part),
-        resumed=wish.resume,
-        train_seconds=None if wish.resume else round(seconds, 1),  # of a resumed run, only the rest was timed
-        train_cpu_seconds=None if wish.resume else round(cpu, 1),
-        seconds_per_image=measured.pop("seconds_per_image"),
-        device=str(next(model.model.parameters()).device),
-        metrics=measured,
-    )
-    if wish.export:
-        export_onnx(best, wish.task, size)
-    return measured
+        return go_on(folder, whole, origin), None
+    checkpoint = find_weights(wish.weights, [f"{size}{SUFFIXES[wish.task]}.pt" for size in SIZES], fetch_weights)
+    if checkpoint and folder.resolve() in checkpoint.resolve().parents:
+        raise DatasetError(f"--weights {wish.weights}: lies in the run that would be replaced; name another --run")
+    model = load_model(wish.arch, checkpoint, wish.task)
+    if recipe.freeze >= (layers := len(model.model.model)):
+        raise DatasetError(f"--freeze {recipe.freeze}: the network has {layers} layers, and one has to learn")
+    settings = wish.settings() | {"weights_sha256": checkpoint and sha256(checkpoint)} | asdict(recipe) | origin
+    return begin(folder, whole, settings, wish.overwrite), model
 
 
 def whole_image_trainer(imgsz: int) -> Callable[..., Any]:
@@ -420,11 +431,11 @@ def train_in_turn(model: Any, datasets: Sequence[Dataset], wish: Wish, recipe: R
     best = None
     for name, dataset in zip(STAGES[-len(datasets) :], datasets, strict=True):
         weights, data = run.folder / name / CHECKPOINTS, run.folder / f"{name}-data"
-        resume = wish.resume and unfinished(weights / "last.pt")
-        if wish.resume and not resume and (weights / "best.pt").is_file():
-            best = weights / "best.pt"  # this one had ended
+        state = state_of(weights) if wish.resume else "absent"
+        if state == "ended":
+            best = weights / "best.pt"
             continue
-        if resume:
+        if state == "unfinished":
             model = load_model(wish.arch, weights / "last.pt", wish.task)
         else:
             model = load_model(wish.arch, best, wish.task) if best else model
@@ -433,7 +444,7 @@ def train_in_turn(model: Any, datasets: Sequence[Dataset], wish: Wish, recipe: R
         epochs = wish.pretrain_epochs if name == "pretrain" and wish.pretrain_epochs else recipe.epochs
         own = replace(recipe, epochs=epochs)
         trainer = whole_image_trainer(size) if wish.crop else None
-        best = train(model, data / "data.yaml", own, run, wish.device, wish.seed, name, trainer, resume)
+        best = train(model, data / "data.yaml", own, run, wish.device, wish.seed, name, trainer, state == "unfinished")
         if wish.crop:
             shutil.rmtree(data)  # many files, which can be cut again
     assert best is not None
@@ -454,18 +465,12 @@ def export_onnx(best: Path, task: str, imgsz: int) -> Path:
 
 def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]:
     """Predict and measure anew with the best checkpoint of a finished run, and write that into the run."""
-    if not (folder / "run.json").is_file():
-        raise DatasetError(f"--eval-only {folder}: holds no finished run (no run.json)")
-    record = read_run(folder, dataset)
-    best = folder / "train" / CHECKPOINTS / "best.pt"
-    if record.get("model") != "YOLO" or not best.is_file():
-        raise DatasetError(f"--eval-only {folder}: is no YOLO run that holds {best.relative_to(folder)}")
+    run, record = finished_run(folder, dataset, "YOLO", STAGES[-1:])
+    best, settings = folder / STAGES[-1] / CHECKPOINTS / "best.pt", run.settings
     prepare_ultralytics(wish.runs / ".ultralytics")
     check_device(wish.device)
-    settings = record["settings"]
     model = load_model(settings["arch"], best, settings["task"])
     tiles = open_dataset(wish.out, settings["tiles"]) if settings["tiles"] else None
-    run = Run(folder, dataset, settings)
     size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
     measured = evaluate(model, run, settings["task"], size, wish.device, tiles=tiles)
     record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured}
@@ -475,33 +480,27 @@ def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]
     return measured
 
 
-def as_begun(wish: Wish, recipe: Recipe, folder: Path, given: set[str]) -> tuple[Wish, Recipe]:
-    """What an interrupted run was begun with; raises DatasetError for an option in ``given`` that says otherwise."""
-    if (folder / "run.json").is_file():
-        raise DatasetError(f"--resume: {folder} is a finished run; train anew with --overwrite")
-    if not (folder / SETTINGS).is_file() or not any(
-        (folder / name / CHECKPOINTS / "last.pt").is_file() for name in STAGES
-    ):
-        raise DatasetError(f"--resume: {folder} holds no interrupted run with a last.pt; start it without --resume")
-    settings = json.loads((folder / SETTINGS).read_text("utf-8"))
-    for name in sorted(given & settings.keys()):
-        now = getattr(wish, name) if hasattr(wish, name) else getattr(recipe, name)
-        if now != settings[name] and name != "device":
-            raise DatasetError(
-                f"--{name.replace('_', '-')} {now}: this run was begun with {settings[name]}; leave it out to resume"
-            )
-    begun = {name: settings[name] for name in BEGUN if name != "device"}
-    return replace(wish, **begun), Recipe(**{field.name: settings[field.name] for field in fields(Recipe)})
+def read_data_option(
+    name: str | None, data: Path | None, folds: int | None, options: dict[str, Any], given: set[str]
+) -> str:
+    """The dataset's name; what --data says besides goes into ``options`` and ``given``.
 
-
-def read_data_option(data: Path, options: dict[str, Any], given: set[str]) -> tuple[str, dict[str, Any]]:
-    """The dataset's name and the options that --data stands for; raises DatasetError where others say otherwise."""
-    out, name, task = named_by(data)
+    Raises DatasetError where others say otherwise.
+    """
+    if (name is None) == (data is None):
+        raise DatasetError("name the dataset with --category NAME or with --data FILE, one of them")
+    if name is not None:
+        return name
+    if folds:
+        raise DatasetError("--folds: needs --category NAME; a data.yaml is of one fold")
     if "out" in given:
         raise DatasetError("--out: is not used with --data; leave one of them out")
+    out, name, task = named_by(data)
     if "task" in given and options["task"] != task:
         raise DatasetError(f"--task {options['task']}: {data} is for {task}; leave --task out, or name other data")
-    return name, {"out": out, "task": task}
+    options |= {"out": out, "task": task}
+    given |= {"out", "task"}
+    return name
 
 
 @command()
@@ -547,45 +546,21 @@ def main(
     """
     if world:
         raise DatasetError("--world: is for the command line; from Python, call finetune.yolo_world.main")
-    given = {key for key in ctx.params if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE}
-    if (name is None) == (data is None):
-        raise DatasetError("name the dataset with --category NAME or with --data FILE, one of them")
-    if data:
-        if folds:
-            raise DatasetError("--folds: needs --category NAME; a data.yaml is of one fold")
-        name, meant = read_data_option(data, options, given)
-        options |= meant
-        given |= meant.keys()
+    given = given_options(ctx)
+    name = read_data_option(name, data, folds, options, given)
     recipe = Recipe(**{field.name: options.pop(field.name) for field in fields(Recipe)})
     wish = Wish(**options)
-    names = [f"{name}@kfold-{folds}-{fold}" for fold in range(folds)] if folds else [name]
     if eval_only:
-        if folds or wish.resume:
-            raise DatasetError("--eval-only: takes one finished run; leave --folds and --resume out")
+        check_alone(folds, wish)
         found = {name: evaluate_again(wish, eval_only, open_dataset(wish.out, name))}
     else:
-        # all of them, before the first is trained on
-        datasets = [open_dataset(wish.out, each, wish.made_share) for each in names]
-        found = {}
-        own = (wish, recipe)
-        for dataset in datasets:
-            if wish.resume:
-                folder = run_folder(wish.runs, whole_images(wish.out, dataset), wish.run_name, wish.seed)
-                if folds and (folder / "run.json").is_file():
-                    found[dataset.name] = read_run(folder, dataset)["metrics"]
-                    continue
-                if folds and not any(folder.glob(f"*/{CHECKPOINTS}/last.pt")):  # its turn had not come
-                    own = (replace(own[0], resume=False), own[1])
-                else:
-                    own = as_begun(wish, recipe, folder, given)
-                    dataset = open_dataset(wish.out, dataset.name, own[0].made_share)
-            found[dataset.name] = train_and_evaluate(*own, dataset)
+        datasets = [open_dataset(wish.out, each, wish.made_share) for each in fold_names(name, folds)]
+        found = train_on_each(datasets, wish, recipe, given, train_and_evaluate, lambda record: record["metrics"])
     if as_json:
         click.echo(to_json(found if folds else found[name]), nl=False)
         return
     for each, measured in found.items():
-        whole = whole_images(wish.out, open_dataset(wish.out, each))
-        folder = eval_only or run_folder(wish.runs, whole, wish.run_name, wish.seed)
+        folder = eval_only or wish.folder(open_dataset(wish.out, each))
         click.echo(report(folder, measured["test"]))
     if folds:
         click.echo(spread([measured["test"] for measured in found.values()]))

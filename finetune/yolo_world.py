@@ -4,6 +4,7 @@
     python finetune/yolo_world.py --category screw --prompts words.yaml                  # synonyms a class, averaged
     python finetune/yolo_world.py --category screw --keep-vocabulary scratch_head        # known by its words alone
     python finetune/yolo_world.py --category washer --weights none --text-weights none   # random: shows the road only
+    python finetune/yolo_world.py --category screw --resume                              # after Ctrl-C
 
 One run leaves three prediction sets: `zero-shot` (words alone), `tuned` (fine-tuned on boxes) and `prompt-tuned` (only
 the vectors of the words are trained, all else is frozen). Val chooses the epoch, test is looked at once.
@@ -14,19 +15,20 @@ ultralytics is AGPL-3.0, its checkpoints are pickles that can run code: load onl
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 if not __package__:  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from converters.errors import DatasetError
 from converters.options import FOLDER, command, json_option, out_option, overwrite_option, seed_option, table, to_json
+from finetune import yolo_runs
 from finetune.category import Dataset, open_dataset
-from finetune.predictions import Run, run_folder, start_run
+from finetune.predictions import Run, read_run, run_folder
 from finetune.vocabulary import (
     PUBLISHED,
     TEMPLATE,
@@ -38,17 +40,32 @@ from finetune.vocabulary import (
     read_vectors,
     write_vectors,
 )
-from finetune.weights import RANDOM, find_weights, sha256
+from finetune.weights import find_weights, sha256
 from finetune.yolo import (
     Recipe,
     check_device,
     cpu_seconds,
     evaluate,
+    facts_of,
     fetch_weights,
     prepare_ultralytics,
     recipe_options,
+    state_of,
     train,
     view_of,
+)
+from finetune.yolo_evaluation import spread
+from finetune.yolo_runs import (
+    CHECKPOINTS,
+    begin,
+    check_alone,
+    cost_of,
+    finished_run,
+    fold_names,
+    given_options,
+    go_on,
+    told_to_resume,
+    train_on_each,
 )
 
 if TYPE_CHECKING:
@@ -59,6 +76,7 @@ SETS = {"zero-shot": "none", "tuned": "box", "prompt-tuned": "box"}  # and the l
 MOST_CLASSES = 80  # ultralytics shows no more words than this in a training step
 RECIPE = Recipe(lr=2e-4)  # the rate of the paper: a larger one makes the detector forget words
 PROMPT_LR = 1e-3  # few numbers, which may move far: a vector's components are about 0.04
+WORDS = "text_embeddings.npz"  # the vectors that a run was begun with, in its folder
 OVERRULED = {"text_embeddings": {"prompts", "template", "text_weights"}, "prompts": {"template"}}
 
 
@@ -159,8 +177,8 @@ def word_trainer(start: Any, classes: Sequence[str], vectors: "NDArray[Any]", tu
     return WordTrainer
 
 
-def take_learned(checkpoint: Path) -> "NDArray[Any]":
-    """The vectors (classes x 512) that prompt tuning learned; they become plain words in the checkpoint.
+def settle_learned(checkpoint: Path) -> None:
+    """Make the vectors that prompt tuning learned plain words of the checkpoint.
 
     As a parameter they would stand in the way of anyone's ``set_classes``.
     """
@@ -171,8 +189,9 @@ def take_learned(checkpoint: Path) -> "NDArray[Any]":
     learned = saved["model"].txt_feats.detach().float()
     del saved["model"].txt_feats
     saved["model"].txt_feats = learned
-    torch.save(saved, checkpoint)
-    return learned[0].numpy()
+    partial = checkpoint.with_suffix(".partial")
+    torch.save(saved, partial)
+    partial.replace(checkpoint)
 
 
 def hold_back(data: Path, dataset: Dataset, kept: str) -> None:
@@ -197,81 +216,90 @@ def hold_back(data: Path, dataset: Dataset, kept: str) -> None:
     data.write_text(yaml.safe_dump(about, sort_keys=False), "utf-8")
 
 
-def find_words(
-    dataset: Dataset,
-    template: str,
-    prompts_file: Path | None,
-    embeddings: Path | None,
-    text_weights: str,
-    kept: str | None,
-    seed: int,
-    cache: Path,
-) -> Words:
+def find_words(wish: "Wish", dataset: Dataset) -> Words:
     """Prompts and their vectors; raises DatasetError for what is missing or does not fit the dataset."""
-    classes = dataset.classes
+    classes, kept = dataset.classes, wish.keep_vocabulary
     if kept is not None and kept not in classes:
         raise DatasetError(f"--keep-vocabulary {kept}: no such class; the dataset has {', '.join(classes)}")
     if len(classes) == 1 and kept:
         raise DatasetError(f"--keep-vocabulary {kept}: is the only class; nothing is left to train on")
     if len(classes) > MOST_CLASSES:
         raise DatasetError(f"{dataset.folder}: has {len(classes)} classes; YOLO-World trains on up to {MOST_CLASSES}")
-    if embeddings:
-        return Words(classes, None, read_vectors(embeddings, classes), f"file {embeddings.name}", kept)
+    if wish.text_embeddings:
+        file = Path(wish.text_embeddings)
+        return Words(classes, None, read_vectors(file, classes), f"file {file.name}", kept)
     categories = list(dataset.card["settings"]["source"])
-    prompts = read_prompts(prompts_file, classes) if prompts_file else prompts_from(template, classes, categories)
-    tower = find_tower(text_weights, seed, cache)
+    prompts = (
+        read_prompts(Path(wish.prompts), classes) if wish.prompts else prompts_from(wish.template, classes, categories)
+    )
+    tower = find_tower(wish.text_weights, wish.seed, wish.folder(dataset).parent / "text")
     return Words(classes, prompts, class_vectors(prompts, tower.encode), tower.model, kept)
 
 
-def tune(
-    start: Any, words: Words, recipe: Recipe, run: Run, device: str, seed: int, name: str, tune_words: bool
-) -> tuple[Path, dict[str, Any]]:
-    """Train in the run's folder ``name``; return the best checkpoint, and what it cost."""
+def words_of(run: Run) -> Words:
+    """The words that a run was begun with."""
+    settings, classes = run.settings, run.dataset.classes
+    vectors = read_vectors(run.folder / WORDS, classes)
+    return Words(classes, settings["words"], vectors, settings["text_model"], settings["keep_vocabulary"])
+
+
+def tune(name: str, load_start: Callable[[], Any], words: Words, wish: "Wish", recipe: Recipe, run: Run) -> None:
+    """Train in the run's folder ``name``, unless that had ended when the run was interrupted."""
+    weights, vectors = run.folder / name / CHECKPOINTS, words.of(words.trained)
+    tune_words = name == "prompt-tuned"
+    state = state_of(weights) if wish.resume else "absent"
+    if state != "ended":
+        resume = state == "unfinished"
+        start = load_world("", weights / "last.pt") if resume else load_start()
+        if tune_words:
+            recipe = replace(recipe, freeze=len(start.model.model), lr=PROMPT_LR)
+            vectors = start.model.txt_feats[0].detach().numpy() if resume else vectors
+        trainer = word_trainer(start.model, words.trained, vectors, tune_words)
+        data = run.folder / "data" / "data.yaml"
+        train(start, data, recipe, run, wish.device, wish.seed, name, trainer, resume)
     if tune_words:
-        recipe = replace(recipe, freeze=len(start.model.model), lr=PROMPT_LR)
-    before, cpu = run.seconds, cpu_seconds()
-    trainer = word_trainer(start.model, words.trained, words.of(words.trained), tune_words)
-    best = train(start, run.folder / "data" / "data.yaml", recipe, run, device, seed, name, trainer)
-    cost = {"train_seconds": round(run.seconds - before, 1), "train_cpu_seconds": round(cpu_seconds() - cpu, 1)}
-    return best, cost
+        settle_learned(weights / "best.pt")
+
+
+def ask(
+    name: str, load_start: Callable[[], Any], words: Words, run: Run, device: str, cost: dict[str, Any]
+) -> dict[str, Any]:
+    """Predict, save and measure one of the three sets; what is known of it, with its ``cost``."""
+    best = None if name == "zero-shot" else run.folder / name / CHECKPOINTS / "best.pt"
+    model, vectors = load_world("", best) if best else load_start(), words.vectors
+    if name == "prompt-tuned":
+        vectors = words.with_learned(model.model.txt_feats[0].numpy())
+        write_vectors(run.folder / f"{name}.npz", words.classes, vectors)
+    set_words(model, words.classes, vectors)
+    about = {
+        "model": "YOLO-World",
+        "prompt": "learned vectors" if name == "prompt-tuned" else "text",
+        "label": SETS[name],
+        "prompts": words.prompts,
+        "text_model": words.source,
+        "random_text_weights": is_random(words),
+        "known_by_words_only": list(words.classes) if name == "zero-shot" else [words.kept] if words.kept else [],
+    }
+    measured = evaluate(model, run, "detect", run.settings["imgsz"], device, name, **about, **cost)
+    seconds = measured.pop("seconds_per_image")
+    return {**cost, "seconds_per_image": seconds, **facts_of(model, best), "metrics": measured}
 
 
 def three_results(
-    load_start: Callable[[], Any], words: Words, recipe: Recipe, run: Run, device: str, seed: int
+    load_start: Callable[[], Any], words: Words, wish: "Wish", recipe: Recipe, run: Run
 ) -> dict[str, dict[str, Any]]:
     """Zero-shot, fine-tuned and prompt-tuned: predictions of each are saved as a set; measures and costs by set.
 
     ``load_start`` gives the start anew each time, since training and predicting change a model.
     """
     results = {}
-    for name, label in SETS.items():
-        model, vectors, cost = load_start(), words.vectors, {"train_seconds": 0.0, "train_cpu_seconds": 0.0}
-        size = None
+    for name in SETS:
+        cost = {"train_seconds": 0.0, "train_cpu_seconds": 0.0}
         if name != "zero-shot":
-            best, cost = tune(model, words, recipe, run, device, seed, name, name == "prompt-tuned")
-            if name == "prompt-tuned":
-                vectors = words.with_learned(take_learned(best))
-                write_vectors(run.folder / "prompt-tuned.npz", words.classes, vectors)
-            model, size = load_world("", best), best.stat().st_size
-        set_words(model, words.classes, vectors)
-        about = {
-            "model": "YOLO-World",
-            "prompt": "learned vectors" if name == "prompt-tuned" else "text",
-            "label": label,
-            "prompts": words.prompts,
-            "text_model": words.source,
-            "random_text_weights": is_random(words),
-            "known_by_words_only": list(words.classes) if name == "zero-shot" else [words.kept] if words.kept else [],
-        }
-        measured = evaluate(model, run, "detect", recipe.imgsz, device, name, **about, **cost)
-        results[name] = {
-            **cost,
-            "seconds_per_image": measured.pop("seconds_per_image"),
-            "weights_bytes": size,
-            "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
-            "device": str(next(model.model.parameters()).device),
-            "metrics": measured,
-        }
+            began, cpu = run.seconds, cpu_seconds()
+            tune(name, load_start, words, wish, recipe, run)
+            cost = cost_of(run.seconds - began, cpu_seconds() - cpu, wish.resume)
+        results[name] = ask(name, load_start, words, run, wish.device, cost)
     return results
 
 
@@ -291,6 +319,114 @@ def rows_of(results: dict[str, dict[str, Any]], kept: str | None) -> Iterator[tu
     yield "mAP50-95", instances, *(f"{test['mAP50-95']:.3f}" for test in tests)
 
 
+@dataclass(frozen=True)
+class Wish(yolo_runs.Wish):
+    """What is asked for, apart from the recipe and the dataset; the fields are the command's options."""
+
+    template: str
+    prompts: str | None
+    text_weights: str
+    text_embeddings: str | None
+    keep_vocabulary: str | None
+
+    def folder(self, dataset: Dataset) -> Path:
+        return run_folder(self.runs, dataset, self.run_name, self.seed)
+
+
+def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """Leave a whole run on one dataset; return its measures by set and part."""
+    dataset.format("yolo")
+    if not dataset.classes:
+        raise DatasetError(f"{dataset.folder}: holds no defects to learn")
+    prepare_ultralytics(wish.runs / ".ultralytics")
+    check_device(wish.device)
+    checkpoint = find_weights(wish.weights, [f"{arch}.pt" for arch in ARCHS], fetch_weights)
+    run, words = start(wish, recipe, dataset, checkpoint)
+    with told_to_resume(run.folder):
+        results = three_results(lambda: load_world(wish.arch, checkpoint, wish.seed), words, wish, recipe, run)
+    run.finish(
+        model="YOLO-World",
+        random_weights=checkpoint is None,
+        random_text_weights=is_random(words),
+        weights_sha256=run.settings["weights_sha256"],
+        text_model=words.source,
+        resumed=wish.resume,
+        sets=results,
+        **results["tuned"],
+    )
+    return measures_in({"sets": results})
+
+
+def measures_in(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: found["metrics"] for name, found in record["sets"].items()}
+
+
+def start(wish: Wish, recipe: Recipe, dataset: Dataset, checkpoint: Path | None) -> tuple[Run, Words]:
+    """The run, begun or gone on with, and its words; raises DatasetError for what cannot be trained."""
+    folder = wish.folder(dataset)
+    for file in (checkpoint, wish.text_embeddings):
+        if file and folder.resolve() in Path(file).resolve().parents:
+            raise DatasetError(f"{file}: lies in the run that would be replaced; name another run with --run")
+    origin = {
+        "split_sha256": dataset.split["sha256"],
+        "label_settings": dataset.label_settings,
+        "weights_sha256": checkpoint and sha256(checkpoint),
+    }
+    if wish.resume:
+        run = go_on(folder, dataset, origin)
+        return run, words_of(run)
+    words = find_words(wish, dataset)
+    load_world(wish.arch, checkpoint, wish.seed)  # what is no such model is refused before a run is begun
+    settings = wish.settings() | asdict(recipe) | {"prompt_lr": PROMPT_LR}
+    settings |= {"words": words.prompts, "text_model": words.source} | origin
+    run = begin(folder, dataset, settings, wish.overwrite)
+    data = view_of(dataset, "detect", recipe.background, folder / "data")
+    if words.kept:
+        hold_back(data, dataset, words.kept)
+    write_vectors(folder / WORDS, words.classes, words.vectors)
+    return run, words
+
+
+def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]:
+    """Predict and measure anew with what a finished run started from and learned, and write that into the run."""
+    run, record = finished_run(folder, dataset, "YOLO-World", [name for name in SETS if name != "zero-shot"])
+    prepare_ultralytics(wish.runs / ".ultralytics")
+    check_device(wish.device)
+    settings, words = run.settings, words_of(run)
+    checkpoint = find_weights(settings["weights"], [f"{arch}.pt" for arch in ARCHS], fetch_weights)
+    if checkpoint and sha256(checkpoint) != record["weights_sha256"]:
+        raise DatasetError(f"--eval-only {folder}: {checkpoint} is no longer the file that this run started from")
+    for name, found in record["sets"].items():
+        cost = {key: found[key] for key in ("train_seconds", "train_cpu_seconds")}
+        load = partial(load_world, settings["arch"], checkpoint, settings["seed"])
+        record["sets"][name] = ask(name, load, words, run, wish.device, cost)
+    record |= record["sets"]["tuned"]
+    (folder / "run.json").write_text(to_json(record), "utf-8")
+    return measures_in(record)
+
+
+def report(folder: Path, dataset: Dataset) -> str:
+    """A run and its measures on test as text for the terminal."""
+    record = read_run(folder, dataset)
+    settings = record["settings"]
+    begun = "random weights" if record["random_weights"] else settings["weights"]
+    text = (
+        "RANDOM text weights"
+        if record["random_text_weights"]
+        else f"text from {settings['text_embeddings'] or settings['text_weights']}"
+    )
+    seconds = [found["train_seconds"] for found in record["sets"].values()]
+    trained = "resumed" if None in seconds else f"{sum(seconds):.0f} s of training"
+    synthetic = ", SYNTHETIC images" if record["synthetic"] else ""
+    return "\n".join(
+        [
+            f"{dataset.name}: YOLO-World from {begun}, {text}, seed {settings['seed']}, {trained}{synthetic}",
+            table(list(rows_of(record["sets"], settings["keep_vocabulary"])), ("AP50 on test", "instances", *SETS)),
+            f"run: {folder}",
+        ]
+    )
+
+
 def _flag(parameter: str) -> str:
     return f"--{parameter.replace('_', '-')}"
 
@@ -303,34 +439,21 @@ def _flag(parameter: str) -> str:
 @click.option("--arch", type=click.Choice(ARCHS), default=ARCHS[0], help="Architecture, for --weights none.")
 @click.option("--weights", default=f"{ARCHS[0]}.pt", help="Published name, checkpoint FILE, or none (random).")
 @click.option("--template", default=TEMPLATE, help="How a class name becomes a prompt.")
-@click.option("--prompts", type=FOLDER, help="YAML file of `class: prompt` or `class: [prompt, synonym]`.")
+@click.option("--prompts", type=click.Path(), help="YAML file of `class: prompt` or `class: [prompt, synonym]`.")
 @click.option("--text-weights", default=PUBLISHED, help="CLIP's text tower: openai, open_clip FILE, or none (random).")
-@click.option("--text-embeddings", type=FOLDER, help="NPZ file of ready vectors (names, embeddings) instead.")
-@click.option("--keep-vocabulary", "kept", metavar="CLASS", help="Keep this class out of training: words alone.")
+@click.option("--text-embeddings", type=click.Path(), help="NPZ file of ready vectors (names, embeddings) instead.")
+@click.option("--keep-vocabulary", metavar="CLASS", help="Keep this class out of training: words alone.")
 @recipe_options(RECIPE)
+@click.option("--folds", type=click.IntRange(3), help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or the number of one GPU.")
 @seed_option
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@click.option("--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure anew with what a finished run left.")
 @overwrite_option
 @json_option
 @click.pass_context
 def main(
-    ctx: click.Context,
-    name: str,
-    out: Path,
-    runs: Path,
-    run_name: str | None,
-    arch: str,
-    weights: str,
-    template: str,
-    prompts: Path | None,
-    text_weights: str,
-    text_embeddings: Path | None,
-    kept: str | None,
-    device: str,
-    seed: int,
-    overwrite: bool,
-    as_json: bool,
-    **options: Any,
+    ctx: click.Context, name: str, folds: int | None, eval_only: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Ask YOLO-World for the classes of a dataset in words, fine-tune it, tune its words; print all three on test.
 
@@ -338,59 +461,30 @@ def main(
     test in the COCO results format, figures/, the vectors of the words (text_embeddings.npz, prompt-tuned.npz; give
     them back with --text-embeddings), and a best.pt below tuned/ and prompt-tuned/.
     """
-    given = {key for key in ctx.params if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE}
+    given = given_options(ctx)
     for stronger, others in OVERRULED.items():
         for other in sorted(others & given if stronger in given else ()):
             raise DatasetError(f"{_flag(other)}: is not used with {_flag(stronger)}; leave one of them out")
-    recipe = Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
-    dataset = open_dataset(out, name)
-    dataset.format("yolo")
-    if not dataset.classes:
-        raise DatasetError(f"{dataset.folder}: holds no defects to learn")
-    if "," in device:
-        raise DatasetError(f"--device {device}: YOLO-World trains on one device here; name one")
-    run_name = run_name or (f"yolo-world-without-{kept}" if kept else "yolo-world")
-    folder = run_folder(runs, dataset, run_name, seed)
-    prepare_ultralytics(runs / ".ultralytics")
-    check_device(device)
-    checkpoint = find_weights(weights, [f"{arch}.pt" for arch in ARCHS], fetch_weights)
-    for file in (checkpoint, text_embeddings):
-        if file and folder.resolve() in file.resolve().parents:
-            raise DatasetError(f"{file}: lies in the run that would be replaced; name another run with --run")
-    words = find_words(dataset, template, prompts, text_embeddings, text_weights, kept, seed, folder.parent / "text")
-    load_world(arch, checkpoint, seed)  # what is no such model is refused before a run is begun
-    settings = {"arch": arch, "weights": weights, "device": device, "seed": seed, **asdict(recipe)}
-    settings |= {
-        "text_weights": text_weights,
-        "keep_vocabulary": kept,
-        "prompts": words.prompts,
-        "prompt_lr": PROMPT_LR,
-    }
-    run = start_run(folder, dataset, settings, overwrite)
-    data = view_of(dataset, "detect", recipe.background, folder / "data")
-    if kept:
-        hold_back(data, dataset, kept)
-    write_vectors(folder / "text_embeddings.npz", words.classes, words.vectors)
-    results = three_results(lambda: load_world(arch, checkpoint, seed), words, recipe, run, device, seed)
-    run.finish(
-        model="YOLO-World",
-        random_weights=checkpoint is None,
-        random_text_weights=is_random(words),
-        weights_sha256=checkpoint and sha256(checkpoint),
-        text_model=words.source,
-        sets=results,
-        **results["tuned"],
-    )
+    kept = options["keep_vocabulary"]
+    options["run_name"] = options["run_name"] or (f"yolo-world-without-{kept}" if kept else "yolo-world")
+    recipe = Recipe(**{field.name: options.pop(field.name) for field in fields(Recipe)})
+    wish = Wish(**options)
+    if "," in wish.device:
+        raise DatasetError(f"--device {wish.device}: YOLO-World trains on one device here; name one")
+    if eval_only:
+        check_alone(folds, wish)
+        found = {name: evaluate_again(wish, eval_only, open_dataset(wish.out, name))}
+    else:
+        datasets = [open_dataset(wish.out, each) for each in fold_names(name, folds)]
+        found = train_on_each(datasets, wish, recipe, given, train_and_evaluate, measures_in)
     if as_json:
-        click.echo(to_json({name: result["metrics"] for name, result in results.items()}), nl=False)
+        click.echo(to_json(found if folds else found[name]), nl=False)
         return
-    start = "random weights" if weights == RANDOM else weights
-    text = "RANDOM text weights" if is_random(words) else f"text from {text_embeddings or text_weights}"
-    seconds = sum(result["train_seconds"] for result in results.values())
-    synthetic = ", SYNTHETIC images" if dataset.synthetic else ""
-    click.echo(f"{dataset.name}: YOLO-World from {start}, {text}, seed {seed}, {seconds:.0f} s of training{synthetic}")
-    click.echo(table(list(rows_of(results, kept)), ("AP50 on test", "instances", *SETS)))
-    click.echo(f"run: {folder}")
+    for each in found:
+        dataset = open_dataset(wish.out, each)
+        click.echo(report(eval_only or wish.folder(dataset), dataset))
+    for way in SETS if folds else ():
+        click.echo(f"{way}: {spread([measured[way]['test'] for measured in found.values()])}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,7 +158,7 @@ def test_tiles_are_trained_on_and_whole_images_are_measured(out, tmp_path):
     assert {entry["image_id"] for entry in found} <= {plate.image_ids[name] for name in plate.images("test")}
 
 
-def test_folds_are_trained_one_after_another(tmp_path):
+def test_folds_are_trained_one_after_another_and_finished_ones_are_kept(tmp_path):
     folder = write_plates(tmp_path / "data", "plate", 0)
     for fold in range(3):
         settings = ("--protocol", "kfold", "--folds", 3, "--fold", fold)
@@ -166,7 +167,15 @@ def test_folds_are_trained_one_after_another(tmp_path):
     result = run_yolo("--category", "plate", "--folds", 3, "--out", tmp_path / "out", "--runs", tmp_path, *options)
     assert result.exit_code == 0, result.output
     assert "standard deviation of 3 folds: mAP50 0.0" in result.output
-    assert [record_of(tmp_path / f"plate@kfold-3-{fold}" / "yolo" / "seed-0")["dataset"][-1] for fold in range(3)]
+    runs = [tmp_path / f"plate@kfold-3-{fold}" / "yolo" / "seed-0" for fold in range(3)]
+    assert [record_of(run)["dataset"] for run in runs] == [f"plate@kfold-3-{fold}" for fold in range(3)]
+    before = [(run / "run.json").read_bytes() for run in runs]
+    shutil.rmtree(runs[2])
+    resume = ("--category", "plate", "--folds", 3, "--out", tmp_path / "out", "--runs", tmp_path, "--resume")
+    result = run_yolo(*resume, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert [(run / "run.json").read_bytes() for run in runs[:2]] == before[:2]
+    assert record_of(runs[2])["settings"]["epochs"] == 1  # as the others
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(out, tmp_path):

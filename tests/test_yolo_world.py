@@ -2,9 +2,12 @@
 
 import importlib.abc
 import json
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from conftest import converted, refusal, tree, write_category
+from conftest import REPOSITORY, converted, refusal, tree, write_category
 
 pytest.importorskip("ultralytics")
 
@@ -104,6 +107,14 @@ def test_bad_usage_is_refused_in_one_line(out, tmp_path, arguments, expected):
     line = refusal(run_world("--category", "widget", "--out", out, "--runs", tmp_path, *FAST, *arguments))
     assert expected in line
     assert not (tmp_path / "widget").exists()
+
+
+def test_resume_and_eval_only_need_a_run_and_folds_need_datasets(out, tmp_path):
+    options = ("--category", "widget", "--out", out, "--runs", tmp_path)
+    assert "holds no interrupted run" in refusal(run_world(*options, "--resume"))
+    assert "holds no finished run" in refusal(run_world(*options, "--eval-only", tmp_path))
+    assert "leave --folds and --resume out" in refusal(run_world(*options, "--eval-only", tmp_path, "--folds", 3))
+    assert "widget@kfold-3-0: no such dataset" in refusal(run_world(*options, "--folds", 3))
 
 
 def test_the_only_class_cannot_be_held_back(tmp_path):
@@ -300,3 +311,72 @@ def test_a_class_known_by_its_words_alone_is_measured_beside_the_trained_ones_fr
         assert [e["class"] for e in record["sets"][name]["metrics"]["test"]["classes"]] == CLASSES
         asked = {e["category_id"] for e in json.loads((folder / "predictions" / name / "test.json").read_text())}
         assert asked <= {1, 2, 3}
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_keeps_what_was_trained_goes_on_and_is_measured_again(out, vectors, tmp_path):
+    """Interrupted while words are tuned: the detector is not trained again, the words go on from where they were."""
+    script = [sys.executable, REPOSITORY / "finetune" / "yolo_world.py", "--category", "widget", "--out", out]
+    script += ["--runs", tmp_path, "--text-embeddings", vectors, *FAST[:2], "--epochs", 5, *FAST[4:]]
+    folder = tmp_path / "widget" / "yolo-world" / "seed-0"
+    last, rows = folder / "prompt-tuned" / "weights" / "last.pt", folder / "prompt-tuned" / "results.csv"
+    process = subprocess.Popen(list(map(str, script)), stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 300
+    while not last.is_file() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "--resume" in process.stderr.read()
+    done = len(rows.read_text("utf-8").splitlines()) - 1
+    assert 1 <= done < 5
+    detector = sha256(folder / "tuned" / "weights" / "best.pt")
+    learned = torch.load(last, weights_only=False)["ema"].txt_feats.float()
+
+    resume = ("--category", "widget", "--out", out, "--runs", tmp_path, "--device", "cpu", "--resume")
+    assert "was begun with 5" in refusal(run_world(*resume, "--epochs", 7))
+    assert "was begun with None" in refusal(run_world(*resume, "--prompts", "words.yaml"))
+    assert "was interrupted" in refusal(run_world(*map(str, script[2:])))
+    began = {}
+    with pytest.MonkeyPatch.context() as patch:
+        trained = yolo_world.word_trainer
+
+        def note(start: object, classes: list[str], words: np.ndarray, tune_words: bool) -> object:
+            began[tune_words] = words
+            return trained(start, classes, words, tune_words)
+
+        patch.setattr(yolo_world, "word_trainer", note)
+        result = run_world(*resume)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "resumed" in result.output
+    assert sha256(folder / "tuned" / "weights" / "best.pt") == detector
+    assert list(began) == [True] and np.array_equal(began[True], learned[0].numpy())
+    assert len(rows.read_text("utf-8").splitlines()) == 6
+    record = json.loads((folder / "run.json").read_text())
+    assert record["resumed"] is True and record["train_seconds"] is None and record["settings"]["epochs"] == 5
+    assert "is a finished run" in refusal(run_world(*resume))
+
+    result = run_world(*resume[:-1], "--eval-only", folder)
+    assert result.exit_code == 0, (result.output, result.exception)
+    again = json.loads((folder / "run.json").read_text())
+    assert again.keys() == record.keys()
+    for name, found in again["sets"].items():
+        assert found["metrics"] == record["sets"][name]["metrics"]
+
+
+@pytest.mark.slow
+def test_folds_are_trained_one_after_another_and_finished_ones_are_kept(vectors, tmp_path):
+    folder = write_category(tmp_path / "data", masks=dict.fromkeys(CLASSES, 5), size=(64, 64))
+    for fold in range(3):
+        converted("to_yolo", folder, tmp_path / "out", "--protocol", "kfold", "--folds", 3, "--fold", fold)
+    options = ("--category", "widget", "--out", tmp_path / "out", "--runs", tmp_path, "--folds", 3)
+    result = run_world(*options, "--text-embeddings", vectors, *FAST)
+    assert result.exit_code == 0, (result.output, result.exception)
+    for name in yolo_world.SETS:
+        assert f"{name}: mean and standard deviation of 3 folds: mAP50 0.0" in result.output
+    runs = [tmp_path / f"widget@kfold-3-{fold}" / "yolo-world" / "seed-0" for fold in range(3)]
+    before = [sha256(run / "run.json") for run in runs]
+    shutil.rmtree(runs[2])
+    result = run_world(*options, "--device", "cpu", "--resume")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert [sha256(run / "run.json") for run in runs[:2]] == before[:2]
+    assert json.loads((runs[2] / "run.json").read_text())["settings"]["epochs"] == 1  # as the others
