@@ -2,7 +2,7 @@
 
     python finetune/sam_decoder.py --category screw                                  # vit_b, embeddings cached
     python finetune/sam_decoder.py --category screw --auto --boxes runs/screw/yolo/seed-0
-    python finetune/sam_decoder.py --category washer --arch tiny --weights none --train all
+    python finetune/sam_decoder.py --category washer --arch tiny --weights none --train all --pretrain washer@paste-400
     python finetune/sam_decoder.py --category screw --resume                         # after Ctrl-C
     python finetune/sam_decoder.py --category screw --export sam_screw.pth           # for Meta's SamPredictor
 
@@ -13,7 +13,7 @@ epoch and all thresholds; test is looked at once.
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,11 +35,12 @@ from converters.options import (
     table,
     to_json,
 )
-from finetune.category import Dataset, open_dataset
+from finetune.category import Dataset, check_apart, open_dataset, whole_images
 from finetune.predictions import Run, run_folder, start_run
 from finetune.weights import find_weights, sha256
 
 if TYPE_CHECKING:
+    from finetune.sam_images import MarkedImage
     from finetune.sam_models import Origin, Segmenter, Tiny
     from finetune.sam_report import Boxes, Parts
     from finetune.sam_training import Recipe, Source
@@ -50,7 +51,7 @@ WARM_UP = 2400  # steps
 RATE, REFERENCE = 8e-4, 256  # SAM's own rate, at its own batch; scaled by the square root of the batch's share
 RANDOM_RATE = 1e-3  # where everything is learned anew
 SETTINGS = "settings.json"  # what a run was begun with, for --resume
-LAST, WARMED = "last.pt", "warm-up.pt"  # where an unfinished run stands
+WARMED, LAST_FIRST, LAST = "warm-up.pt", "last-pretrain.pt", "last.pt"  # where an unfinished run stands
 FREE = ("runs", "run_name", "cache_gb", "export_to", "device", "resume", "overwrite")  # may change when it goes on
 
 
@@ -66,6 +67,8 @@ class Wish:
     auto: bool
     instances: str
     made_share: float | None
+    pretrain: str | None
+    pretrain_epochs: int | None
     views: int
     boxes: Path | None
     epochs: int
@@ -91,6 +94,7 @@ class Job:
     warm_up: int  # steps
     origin: "Origin"
     parts: "Parts"
+    first: list["MarkedImage"]  # to train on before the train part; may be empty
     boxes: "Boxes | None"
     device: str
 
@@ -159,6 +163,8 @@ def geometry(arch: str, imgsz: int | None) -> "Tiny":
     help="The dataset's instances, or one for all defects of an image.",
 )  # fmt: skip
 @made_share_option
+@click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")
+@click.option("--pretrain-epochs", type=click.IntRange(1), show_default="as --epochs", help="Epochs of --pretrain.")
 @click.option("--views", type=click.IntRange(1, 8), default=2, help="Flips and quarter turns of an image, with itself.")
 @click.option("--boxes", type=FOLDER, default=None, metavar="RUN", help="Also prompt with this run's predicted boxes.")
 @click.option("--epochs", type=click.IntRange(1), default=30)
@@ -197,10 +203,12 @@ def main(name: str, out: Path, as_json: bool, **options: Any) -> None:
     dataset = open_dataset(out, name, wish.made_share)
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
-    job = make_job(wish, dataset)
-    run = open_run(wish, job, dataset)
+    first = open_first(out, wish, dataset) if wish.pretrain else None
+    job = make_job(wish, dataset, first)
+    run = open_run(wish, job, dataset, first)
+    made_images = sum(len(part.made_images) for part in (first, dataset) if part)
     try:
-        measured = train_and_measure(wish, job, run)
+        measured = train_and_measure(wish, job, run, made_images)
     except KeyboardInterrupt:
         click.echo(f"{run.folder}: interrupted; the same command with --resume goes on", err=True)
         raise
@@ -210,13 +218,28 @@ def main(name: str, out: Path, as_json: bool, **options: Any) -> None:
     from finetune.sam_report import HEADER, cells
 
     origin = "random weights" if job.origin.weights is None else job.origin.weights.name
+    before = f", first on {wish.pretrain} ({made_images} made images)" if wish.pretrain else ""
     synthetic = ", SYNTHETIC images" if dataset.synthetic else ""
-    click.echo(f"{name}: SAM {wish.arch} from {origin}, --train {wish.train}, seed {wish.seed}{synthetic}; on test:")
+    how = f"--train {wish.train}, seed {wish.seed}"
+    click.echo(f"{name}: SAM {wish.arch} from {origin}{before}, {how}{synthetic}; on test:")
     click.echo(table([cells(kind, found) for kind, found in measured.items()], HEADER))
     click.echo(f"run: {run.folder}")
 
 
-def make_job(wish: Wish, dataset: Dataset) -> Job:
+def open_first(out: Path, wish: Wish, dataset: Dataset) -> Dataset:
+    """The dataset of --pretrain; raises DatasetError if it shows val or test, or names classes otherwise for --auto."""
+    assert wish.pretrain is not None
+    first = open_dataset(out, wish.pretrain)
+    check_apart(whole_images(out, first), whole_images(out, dataset))
+    if wish.auto and first.classes[: len(dataset.classes)] != dataset.classes:
+        raise DatasetError(
+            f"--pretrain {first.name} --auto: its classes ({', '.join(first.classes)}) are not those of {dataset.name} "
+            f"({', '.join(dataset.classes)}): leave --auto out, or name a dataset made from {dataset.name}"
+        )
+    return first
+
+
+def make_job(wish: Wish, dataset: Dataset, first: Dataset | None) -> Job:
     """A training with its weights and images at hand; raises DatasetError for what can't be had or doesn't go."""
     from finetune.sam_evaluation import read_boxes
     from finetune.sam_images import images_of
@@ -228,7 +251,12 @@ def make_job(wish: Wish, dataset: Dataset) -> Job:
         raise DatasetError("--train lora: peft is not installed: pip install -e '.[lora]'")
     if wish.export_to and wish.export_to.is_dir():
         raise DatasetError(f"--export {wish.export_to}: is a folder; name the file to write")
-    parts = {part: images_of(dataset, part, wish.instances == "image") for part in ("train", "val", "test")}
+    joined = wish.instances == "image"
+    parts = {part: images_of(dataset, part, joined) for part in ("train", "val", "test")}
+    before = images_of(first, "train", joined) if first else []
+    for one, images in ((dataset, parts["train"]), (first, before)):
+        if one and not any(image.marked for image in images):
+            raise DatasetError(f"{one.folder}: its train part shows no defect to learn")
     boxes = read_boxes(wish.boxes, dataset) if wish.boxes else None
     device = prepare_device(wish.device, wish.seed)
     checkpoint = find_checkpoint(wish.arch, wish.weights)
@@ -240,10 +268,11 @@ def make_job(wish: Wish, dataset: Dataset) -> Job:
     rate = wish.lr or (RANDOM_RATE if anew else RATE * (wish.batch / REFERENCE) ** 0.5)
     recipe = Recipe(**trained, epochs=wish.epochs, batch=wish.batch, lr=rate, seed=wish.seed, patience=wish.patience)
     segmenter = Segmenter(load_sam(wish.arch, checkpoint, tiny), dataset.classes, wish.auto).to(device)
-    return Job(segmenter, recipe, warm_up, Origin(wish.arch, tiny, checkpoint, recipe.lora), parts, boxes, device)
+    origin = Origin(wish.arch, tiny, checkpoint, recipe.lora)
+    return Job(segmenter, recipe, warm_up, origin, parts, before, boxes, device)
 
 
-def open_run(wish: Wish, job: Job, dataset: Dataset) -> Run:
+def open_run(wish: Wish, job: Job, dataset: Dataset, first: Dataset | None) -> Run:
     """The run's folder, new or, with --resume, as it was left; raises DatasetError for one that doesn't go on."""
     folder = run_folder(wish.runs, dataset, wish.run_name, wish.seed)
     if job.origin.weights and folder.resolve() in job.origin.weights.resolve().parents:
@@ -255,7 +284,9 @@ def open_run(wish: Wish, job: Job, dataset: Dataset) -> Run:
         "weights_sha256": job.origin.weights and sha256(job.origin.weights),
         "split_sha256": dataset.split["sha256"],
         "label_settings": dataset.label_settings,
+        "pretrain_split_sha256": first and first.split["sha256"],
     }
+    settings |= begun
     if wish.resume:
         check_resumable(folder, json.loads(to_json(begun)))
         return Run(folder, dataset, settings)
@@ -288,38 +319,53 @@ def source_of(wish: Wish, job: Job) -> "Source":
     if not job.frozen:
         return encoding_source(job.segmenter)
     views = VIEW_ORDER[: wish.views]
-    wanted = [(image, view) for image in job.parts["train"] if image.marked or wish.auto for view in views]
+    training = [*job.first, *job.parts["train"]]
+    wanted = [(image, view) for image in training if image.marked or wish.auto for view in views]
     wanted += [(image, 0) for part in ("val", "test") for image in job.parts[part]]
     together = 1 if job.device == "cpu" else wish.batch  # several at once cost a CPU memory and no less time
     return cached_source(job.segmenter, wanted, wish.runs / ".cache" / "embeddings", wish.cache_gb, together)
 
 
-def train(wish: Wish, job: Job, source: "Source", folder: Path) -> list[dict[str, float]]:
-    """Warm up and train the job's segmenter in place, going on where a run in ``folder`` stopped; the history."""
+def train(wish: Wish, job: Job, source: "Source", folder: Path) -> dict[str, list[dict[str, float]]]:
+    """Train the job's segmenter in place, going on where a run in ``folder`` stopped; the history of each stage.
+
+    Val is the dataset's own in both stages.
+    """
+    from finetune.sam_fitting import fit
+    from finetune.sam_report import judge_of
+    from finetune.sam_training import choose_trained
+
+    segmenter, views, histories = job.segmenter, VIEW_ORDER[: wish.views], {}
+    if job.warm_up:
+        warm(job, folder / WARMED)
+    choose_trained(segmenter, job.recipe)
+    judge = judge_of(segmenter, source, job.parts["val"])
+    if job.first:
+        recipe = replace(job.recipe, epochs=wish.pretrain_epochs or wish.epochs)
+        last = folder / LAST_FIRST
+        histories["pretrain_history"] = fit(segmenter, source, job.first, views, recipe, judge, last, wish.resume)
+    images, last = job.parts["train"], folder / LAST
+    return histories | {"history": fit(segmenter, source, images, views, job.recipe, judge, last, wish.resume)}
+
+
+def warm(job: Job, saved: Path) -> None:
+    """Warm the job's segmenter up, and save it; or load what an interrupted run has saved."""
     import torch
 
     from finetune.networks import load_state
-    from finetune.sam_fitting import fit
-    from finetune.sam_report import judge_of
     from finetune.sam_sources import recolour
-    from finetune.sam_training import choose_trained
     from finetune.sam_warmup import warm_up
 
-    segmenter, warmed = job.segmenter, folder / WARMED
-    if job.warm_up and warmed.is_file():  # resumed
-        segmenter.load_state_dict(load_state(warmed, "--resume"))
-    elif job.warm_up:
-        warm_up(segmenter, job.origin.tiny, job.parts["train"], job.warm_up, recolour, wish.seed)
-        partial = warmed.with_suffix(".partial")
-        torch.save(segmenter.state_dict(), partial)
-        partial.replace(warmed)
-    choose_trained(segmenter, job.recipe)
-    judge = judge_of(segmenter, source, job.parts["val"])
-    views = VIEW_ORDER[: wish.views]
-    return fit(segmenter, source, job.parts["train"], views, job.recipe, judge, folder / LAST, wish.resume)
+    if saved.is_file():
+        job.segmenter.load_state_dict(load_state(saved, "--resume"))
+        return
+    warm_up(job.segmenter, job.origin.tiny, job.parts["train"], job.warm_up, recolour, job.recipe.seed)
+    partial = saved.with_suffix(".partial")
+    torch.save(job.segmenter.state_dict(), partial)
+    partial.replace(saved)
 
 
-def train_and_measure(wish: Wish, job: Job, run: Run) -> dict[str, dict[str, Any]]:
+def train_and_measure(wish: Wish, job: Job, run: Run, made_images: int) -> dict[str, dict[str, Any]]:
     """Measure, train, save, load what was saved, and measure that; leaves a finished run."""
     from finetune.sam_evaluation import draw_worst
     from finetune.sam_models import export, load_tuned, save_tuned
@@ -330,7 +376,7 @@ def train_and_measure(wish: Wish, job: Job, run: Run) -> dict[str, dict[str, Any
     embed_seconds = run.seconds
     before = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, None)
     began, cpu = run.seconds, time.process_time()
-    history = train(wish, job, source, run.folder)
+    histories = train(wish, job, source, run.folder)
     train_seconds, train_cpu_seconds = run.seconds - began, time.process_time() - cpu
     trained = sum(value.numel() for value in segmenter.parameters() if value.requires_grad)
     save_tuned(segmenter, job.origin, tuned)
@@ -345,6 +391,8 @@ def train_and_measure(wish: Wish, job: Job, run: Run) -> dict[str, dict[str, Any
         trained_parameters=trained,
         random_weights=job.origin.weights is None,
         weights_sha256=None if job.origin.weights is None else sha256(job.origin.weights),
+        pretrained_on=wish.pretrain,
+        made_images=made_images,
         resumed=wish.resume,
         embed_seconds=round(embed_seconds, 1),
         train_seconds=None if wish.resume else round(train_seconds, 1),  # of a resumed run, only the rest was timed
@@ -352,10 +400,10 @@ def train_and_measure(wish: Wish, job: Job, run: Run) -> dict[str, dict[str, Any
         seconds_per_image=seconds_per_image(segmenter, job.parts["test"]),
         weights_bytes=tuned.stat().st_size,
         device=job.device,
-        history=history,
+        **histories,
         metrics=measured,
     )
-    for name in (LAST, WARMED):  # several times as large as tuned.pt
+    for name in (WARMED, LAST_FIRST, LAST):  # several times as large as tuned.pt
         (run.folder / name).unlink(missing_ok=True)
     if wish.export_to:
         export(segmenter.sam, wish.export_to)

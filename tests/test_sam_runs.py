@@ -9,14 +9,16 @@ import torch
 from click.testing import CliRunner, Result
 from conftest import converted, refusal, write_category
 
+from converters.augment import main as augment
+from converters.made import KEYS
 from finetune import sam_fitting
 from finetune.category import open_dataset
 from finetune.sam_decoder import main
 from finetune.sam_fitting import fit
-from finetune.sam_images import images_of
+from finetune.sam_images import MarkedImage, images_of
 from finetune.sam_models import Segmenter, Tiny, trained_state
 from finetune.sam_sources import encoding_source
-from finetune.sam_training import Recipe, choose_trained
+from finetune.sam_training import Recipe, Source, choose_trained
 
 SMALL = Tiny(side=64, patch=8, width=32, depth=1, heads=2, window=4, dim=32)
 WHOLE = ("--weights", "none", "--train", "all", "--warm-up", 2, "--epochs", 3, "--batch", 4)
@@ -86,7 +88,7 @@ def test_interrupted_run_ends_as_an_unbroken_one(
     assert ours["resumed"] and ours["train_seconds"] is None and theirs["train_seconds"] > 0
     assert ours["metrics"] == theirs["metrics"]
     assert [entry["val"] for entry in ours["history"]] == [entry["val"] for entry in theirs["history"]]
-    assert not list(folder.glob("last*")) and not list(folder.glob("warm*"))
+    assert not [path for path in folder.iterdir() if path.name.startswith(("last", "warm"))]
     assert "is a finished run" in refusal(sam_decoder(out, tmp_path, *WHOLE, "--resume"))
 
 
@@ -109,3 +111,60 @@ def test_weights_of_the_epoch_that_val_likes_best_are_kept(out: Path, tmp_path: 
     kept = trained_state(segmenter)
     assert all(torch.equal(value, seen[1][name]) for name, value in kept.items())
     assert not all(torch.equal(value, seen[2][name]) for name, value in kept.items())
+
+
+# --------------------------------------------------------------------------------------------- first another dataset
+
+
+@pytest.fixture(scope="module")
+def pasted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the datasets widget, widget@paste-4, widget@kfold-3-0 and, of other classes, plate."""
+    root = tmp_path_factory.mktemp("pasted")
+    folder = write_category(root / "data", good=(3, 3))
+    converted("to_masks", folder, root / "out")
+    converted("to_masks", folder, root / "out", "--protocol", "kfold", "--folds", 3)
+    converted("to_masks", write_category(root / "data", "plate", masks={"dent": 5}), root / "out")
+    result = CliRunner().invoke(augment, ["--dataset", "widget", "--count", "4", "--out", str(root / "out")])
+    assert result.exit_code == 0, result.output
+    return root / "out"
+
+
+def test_first_training_is_on_made_images_and_resumes_too(
+    pasted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--weights", "none", "--auto", "--epochs", 2, "--pretrain", "widget@paste-4", "--pretrain-epochs", 3)
+    result = sam_decoder(pasted, tmp_path / "unbroken", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "from random weights, first on widget@paste-4 (4 made images)" in result.stdout
+    record = json.loads((folder_of(tmp_path / "unbroken") / "run.json").read_text())
+    assert record["pretrained_on"] == "widget@paste-4" and record["made_images"] == 4
+    split = open_dataset(pasted, "widget@paste-4").split["sha256"]
+    assert record["settings"]["pretrain_split_sha256"] == split != record["split_sha256"]
+    assert len(record["pretrain_history"]) == 3 and len(record["history"]) == 2
+    made, learn = [], sam_fitting.learn
+
+    def interrupted(segmenter: Segmenter, source: Source, batch: list[MarkedImage], *given: object) -> float:
+        made.append(sum(image.name.startswith(KEYS) for image in batch))
+        if len(made) in (4, 11):  # in the second epoch of each training, of two steps
+            raise KeyboardInterrupt
+        return learn(segmenter, source, batch, *given)
+
+    monkeypatch.setattr(sam_fitting, "learn", interrupted)
+    assert sam_decoder(pasted, tmp_path, *arguments).exit_code == 130
+    assert sam_decoder(pasted, tmp_path, *arguments, "--resume").exit_code == 130
+    assert sam_decoder(pasted, tmp_path, *arguments, "--resume").exit_code == 0
+    assert sum(made[:2]) == 4 and not any(made[8:])
+    ours, theirs = (folder_of(runs) / "tuned.pt" for runs in (tmp_path, tmp_path / "unbroken"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--pretrain", "widget@kfold-3-0"), "keeps for val or test"),
+        (("--pretrain", "plate", "--auto"), "leave --auto out, or name a dataset made from widget"),
+        (("--pretrain", "nowhere"), "no such dataset"),
+    ],
+)
+def test_first_dataset_must_keep_apart(pasted: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    assert message in refusal(sam_decoder(pasted, tmp_path, "--weights", "none", *arguments))
