@@ -3,10 +3,12 @@
     python finetune/classifier.py --category screw                                            # ImageNet start
     python finetune/classifier.py --category washer --weights none --attempt pretext          # random start
     python finetune/classifier.py --category washer --weights none --attempt all --repeat 3   # ablation table
+    python finetune/classifier.py --category screw --pretrain screw@paste-500                 # made images first
     torchrun --nproc_per_node 2 finetune/classifier.py --category screw --imgsz 512           # two GPUs
 
-It learns from the class of an image alone, never from a mask. Val chooses the epoch, the temperature and all
-thresholds; test is looked at once. Good counts as a class in accuracy, balanced accuracy and macro-F1.
+It learns from the class of an image alone, never from a mask. Val chooses the epoch, also of a first training on made
+images, the temperature and all thresholds; test is looked at once. Good counts as a class in accuracy, balanced
+accuracy and macro-F1.
 """
 
 import sys
@@ -33,14 +35,15 @@ from converters.options import (
     to_json,
 )
 from finetune.attempts import ATTEMPTS, IMBALANCE, USUAL, Attempt, seen_test
-from finetune.category import Dataset, open_dataset
+from finetune.category import Dataset, check_apart, open_dataset, whole_images
 from finetune.predictions import Run, run_folder, start_run
 from finetune.weights import RANDOM, find_weights, sha256
 
 if TYPE_CHECKING:
-    from finetune.fitting import Job
+    from finetune.fitting import Job, Standing
     from finetune.loading import Images
 
+SETTINGS = "settings.json"  # what a run was begun with, for --resume
 SET = "tuned"
 OVERRIDES = ("arch", "optimizer", "lr", "epochs", "batch", "pretext")  # what the command line may change of an attempt
 
@@ -55,6 +58,8 @@ class Wish:
     imgsz: int
     stride: int | None
     made_share: float | None
+    pretrain: Dataset | None
+    pretrain_epochs: int | None
     device: str
     precision: str
     ensemble: int
@@ -131,39 +136,73 @@ def make_job(wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, see
         device=wish.device,
         precision=wish.precision,
         seed=seed,
-        data=f"{dataset.split['sha256']} {dataset.made_share} {dataset.label_settings}",
     )
 
 
-def train_members(job: "Job", train: "Images", val: "Images", folder: Path, wish: Wish) -> list[tuple[Any, Any]]:
-    """(network, standing) of each member: one trained on all images or, for an ensemble, K on bootstraps of them."""
-    from finetune.fitting import fit, retrain_head
-    from finetune.imbalance import HEADS, bootstrap
+@dataclass(frozen=True)
+class Member:
+    """A trained network of a run, and how its training went: on made images first, where there are such."""
 
+    network: Any
+    standing: "Standing"
+    pretraining: "Standing | None"
+
+    @property
+    def stages(self) -> list["Standing"]:
+        return [stage for stage in (self.pretraining, self.standing) if stage]
+
+
+def train_members(
+    job: "Job", first: "Images | None", train: "Images", val: "Images", folder: Path, wish: Wish
+) -> list[Member]:
+    """One member trained on all images or, for an ensemble, K on bootstraps of them; on those of ``first`` before."""
+    from finetune.imbalance import bootstrap
+
+    if wish.ensemble == 1:
+        return [train_member(job, first, train, val, folder, wish)]
     members = []
-    for number in range(wish.ensemble):
-        place, images, own = folder, train, job
-        if wish.ensemble > 1:
-            place = folder / f"member-{number}"
-            place.mkdir(parents=True, exist_ok=True)
-            images = train.subset(bootstrap(train.labels, job.seed * wish.ensemble + number))
-            own = replace(job, seed=job.seed * wish.ensemble + number)
-        network, standing = fit(own, images, val, place, wish.resume)
-        if job.imbalance in HEADS:
-            import torch
-
-            retrain_head(network, images, job.imbalance, own)
-            torch.save(network.state_dict(), place / "model.pt")
-        members.append((network, standing))
+    for number, place in enumerate(places_of(folder, wish.ensemble)):
+        own = replace(job, seed=job.seed * wish.ensemble + number)
+        drawn = [images and images.subset(bootstrap(images.labels, own.seed)) for images in (first, train)]
+        members.append(train_member(own, *drawn, val, place, wish))
     return members
+
+
+def train_member(
+    job: "Job", first: "Images | None", train: "Images", val: "Images", folder: Path, wish: Wish
+) -> Member:
+    """Train on ``first``, then from there on ``train``; leave the weights in the folder and its `pretrain`."""
+    from finetune.fitting import fit, retrain_head
+    from finetune.imbalance import HEADS
+
+    folder.mkdir(parents=True, exist_ok=True)
+    start, pretraining = None, None
+    if first and wish.pretrain:
+        before = folder / "pretrain"
+        before.mkdir(exist_ok=True)
+        attempt = replace(job.attempt, epochs=wish.pretrain_epochs or job.attempt.epochs)
+        stage = replace(job, attempt=attempt, classes=1 + len(wish.pretrain.classes))
+        _, pretraining = fit(stage, first, val, before, wish.resume)
+        start = before / "model.pt"
+    network, standing = fit(job, train, val, folder, wish.resume, start)
+    if job.imbalance in HEADS:
+        import torch
+
+        retrain_head(network, train, job.imbalance, job)
+        torch.save(network.state_dict(), folder / "model.pt")
+    return Member(network, standing, pretraining)
+
+
+def places_of(folder: Path, ensemble: int) -> list[Path]:
+    """Where the members of a run lie."""
+    return [folder] if ensemble == 1 else [folder / f"member-{number}" for number in range(ensemble)]
 
 
 def load_members(job: "Job", folder: Path, ensemble: int) -> list[Any]:
     """The networks that a finished run has left."""
     from finetune.fitting import load_network
 
-    places = [folder] if ensemble == 1 else [folder / f"member-{number}" for number in range(ensemble)]
-    return [load_network(job, place / "model.pt") for place in places]
+    return [load_network(job, place / "model.pt") for place in places_of(folder, ensemble)]
 
 
 def evaluate(
@@ -245,6 +284,57 @@ def heat_maps(
     return {"boxes": boxes, "measures": measures, "about": about}
 
 
+def settings_of(wish: Wish, job: "Job", dataset: Dataset) -> dict[str, Any]:
+    """What a training is made of; a resumed one must have all of it in common with the one that was interrupted."""
+    kept = ("weights", "imgsz", "stride", "made_share", "pretrain_epochs", "precision", "ensemble")
+    return {
+        "imbalance": job.imbalance,
+        "seed": job.seed,
+        **asdict(job.attempt),
+        **{key: getattr(wish, key) for key in kept},
+        "cost": str(wish.cost) if wish.cost else None,
+        "pretrain": wish.pretrain and wish.pretrain.name,
+        "pretrain_split_sha256": wish.pretrain and wish.pretrain.split["sha256"],
+        "split_sha256": dataset.split["sha256"],
+        "label_settings": dataset.label_settings,
+    }
+
+
+def open_run(folder: Path, dataset: Dataset, settings: dict[str, Any], wish: Wish, leads: bool) -> Run:
+    """A new run or, with --resume, the one that lies there; raises DatasetError if that was begun otherwise."""
+    import json
+
+    if wish.resume and folder.is_dir():
+        if not (folder / SETTINGS).is_file():
+            raise DatasetError(f"--resume: {folder} holds no run that was interrupted; train anew with --overwrite")
+        begun = json.loads((folder / SETTINGS).read_text("utf-8"))
+        for key, now in json.loads(to_json(settings)).items():
+            if begun.get(key) != now:
+                raise DatasetError(
+                    f"--resume: {folder} was begun with {key} {begun.get(key)}, not {now}: "
+                    "give the same, or train anew with --overwrite"
+                )
+    elif leads:
+        if not wish.overwrite and any(folder.rglob("last.pt")) and not (folder / "run.json").exists():
+            raise DatasetError(f"{folder} was interrupted: go on with --resume, or train anew with --overwrite")
+        run = start_run(folder, dataset, settings, wish.overwrite)
+        (folder / SETTINGS).write_text(to_json(settings), "utf-8")
+        return run
+    return Run(folder, dataset, settings)
+
+
+def open_pretrain(out: Path, name: str, dataset: Dataset) -> Dataset:
+    """The dataset of --pretrain; raises DatasetError if it shows images of val or test, or has other classes."""
+    first = open_dataset(out, name)
+    check_apart(whole_images(out, first), whole_images(out, dataset))
+    if first.classes[: len(dataset.classes)] != dataset.classes:
+        raise DatasetError(
+            f"--pretrain {name}: has the classes {', '.join(first.classes)}, and val of {dataset.name}, which chooses "
+            f"the epoch, has {', '.join(dataset.classes)}: name a dataset made from {dataset.name}"
+        )
+    return first
+
+
 def train_and_evaluate(
     wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, seed: int, name: str
 ) -> Result | None:
@@ -257,43 +347,40 @@ def train_and_evaluate(
     folder = run_folder(wish.runs, dataset, name, seed)
     if job.weights and folder.resolve() in job.weights.resolve().parents:
         raise DatasetError(f"--weights {job.weights}: lies in the run that would be replaced; name another with --run")
-    settings = {"imbalance": imbalance, "seed": seed, **asdict(job.attempt)}
-    kept = ("weights", "imgsz", "stride", "made_share", "precision", "ensemble")
-    settings |= {key: getattr(wish, key) for key in kept}
-    settings["cost"] = str(wish.cost) if wish.cost else None
     leads = place()[0] == 0
-    again = wish.resume and folder.is_dir()
-    run = (
-        start_run(folder, dataset, settings, wish.overwrite) if leads and not again else Run(folder, dataset, settings)
-    )
+    run = open_run(folder, dataset, settings_of(wish, job, dataset), wish, leads)
     wait_for_all()
+    first = wish.pretrain and load_images(wish.pretrain, "train", job.imgsz)
     train, val = (load_images(dataset, part, job.imgsz) for part in ("train", "val"))
-    members = train_members(job, train, val, folder, wish)
+    members = train_members(job, first, train, val, folder, wish)
     if not leads:
         return None
     seconds = run.seconds
     parts = {"val": val, "test": load_images(dataset, "test", job.imgsz)}
-    measured, probabilities, decisions = evaluate(run, job, [network for network, _ in members], parts, wish)
+    measured, probabilities, decisions = evaluate(run, job, [member.network for member in members], parts, wish)
     labels, found = parts["test"].labels.numpy(), decisions["test"]
     title = f"{dataset.name}, {name}, seed {seed}, test"
-    plot(folder, members[0][1].history, labels, probabilities["test"], found, ["good", *dataset.classes], title)
-    cpu = sum(standing.cpu_seconds for _, standing in members)
+    plot(folder, members[0].standing.history, labels, probabilities["test"], found, ["good", *dataset.classes], title)
+    cpu = sum(stage.cpu_seconds for member in members for stage in member.stages)
     run.finish(
         model="CNN classifier",
-        parameters=sum(parameter.numel() for network, _ in members for parameter in network.parameters()),
+        parameters=sum(parameter.numel() for member in members for parameter in member.network.parameters()),
         random_weights=job.weights is None,
         weights_sha256=None if job.weights is None else sha256(job.weights),
         train_seconds=round(seconds, 1),
         train_cpu_seconds=round(cpu, 1),
-        seconds_per_image=seconds_per_image([network for network, _ in members], parts["test"], job),
-        weights_bytes=sum(path.stat().st_size for path in folder.rglob("model.pt")),
+        seconds_per_image=seconds_per_image([member.network for member in members], parts["test"], job),
+        weights_bytes=sum((at / "model.pt").stat().st_size for at in places_of(folder, wish.ensemble)),
         device=job.device,
         seen_test=seen_test(job.attempt, dataset.synthetic),
-        chosen_epochs=[standing.best_epoch for _, standing in members],
-        history=[standing.history for _, standing in members],
+        pretrained_on=wish.pretrain and wish.pretrain.name,
+        made_images=sum(len(part.made_images) for part in (wish.pretrain, dataset) if part),
+        chosen_epochs=[member.standing.best_epoch for member in members],
+        history=[member.standing.history for member in members],
+        pretrain_history=[member.pretraining.history for member in members if member.pretraining],
         metrics=measured,
     )
-    epochs = max(standing.epoch for _, standing in members)
+    epochs = max(sum(stage.epoch for stage in member.stages) for member in members)
     return Result(job.attempt, labels, found, measured["test"], epochs, cpu, seconds, folder)
 
 
@@ -414,6 +501,8 @@ def run_name(base: str, attempt: str, imbalance: str, several: bool) -> str:
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=None, show_default="the attempt's")
 @click.option("--optimizer", type=click.Choice(["Adam", "AdamW", "SGD"]), default=None, show_default="the attempt's")
 @click.option("--pretext", type=click.IntRange(0), default=None, help="Steps on made-up defects before the labels.")
+@click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")
+@click.option("--pretrain-epochs", type=click.IntRange(1), show_default="as --epochs", help="Epochs of --pretrain.")
 @made_share_option
 @click.option("--ensemble", type=click.IntRange(1), default=1, help="Networks trained on bootstraps, averaged.")
 @click.option("--cost", type=FOLDER, default=None, help="CSV of what each decision costs for each truth.")
@@ -439,6 +528,7 @@ def main(
     as_json: bool,
     stride: str | None,
     made_share: float | None,
+    pretrain: str | None,
     **options: Any,
 ) -> None:
     """Train a CNN classifier on a converted dataset; print its measures on test; leave a run folder.
@@ -448,11 +538,13 @@ def main(
     `--imbalance all` and `--repeat` write a table to RUNS/DATASET/RUN-table.md and .json.
     """
     dataset = open_dataset(out, dataset_name, made_share)
+    first = open_pretrain(out, pretrain, dataset) if pretrain and not eval_only else None
     from finetune.decisions import read_costs
 
     overrides = {key: options.pop(key) for key in OVERRIDES}
     overrides = {key: value for key, value in overrides.items() if value is not None}
-    wish = Wish(stride=int(stride) if stride else None, made_share=made_share, overrides=overrides, **options)
+    options |= {"stride": int(stride) if stride else None, "made_share": made_share, "pretrain": first}
+    wish = Wish(overrides=overrides, **options)
     steps = plan(attempt, imbalance)
     if options["cost"]:
         read_costs(options["cost"], ["good", *dataset.classes])  # refused before the training, not after it

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from converters.errors import DatasetError
 from converters.options import progress
 from finetune.attempts import Attempt
 from finetune.decisions import measure, softmax
@@ -40,7 +39,6 @@ class Job:
     device: str
     precision: str
     seed: int
-    data: str = ""  # what it learns from, in short
 
 
 @dataclass
@@ -54,20 +52,23 @@ class Standing:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def fit(job: Job, train: Images, val: Images, folder: Path, resume: bool) -> tuple[nn.Module, Standing]:
+def fit(
+    job: Job, train: Images, val: Images, folder: Path, resume: bool, start: Path | None = None
+) -> tuple[nn.Module, Standing]:
     """Train on ``train``; val chooses the epoch (macro-F1, then loss), or the last one where val has no defect.
 
+    ``start`` are weights of an earlier stage, instead of the job's and of the pretext task.
     Leaves model.pt (the chosen weights) and last.pt (for ``resume``) in the folder; returns the chosen network.
     """
     began, attempt = time.process_time(), job.attempt
-    network = start_network(job, train, folder, resume)
+    network = start_network(job, train, folder, resume, start)
     method = attempt.loss if job.imbalance == "none" else job.imbalance
     loss = make_loss(method, torch.bincount(train.labels, minlength=job.classes), attempt.smoothing)
     optimizer, scaler = make_optimizer(network, attempt), make_scaler(job)
     schedule = make_schedule(optimizer, attempt, steps_of(job, train))
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(attempt.ema), use_buffers=True)
     states = {"network": network, "averaged": averaged, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
-    at = load_standing(job, folder, states) if resume else Standing()
+    at = load_standing(folder, states) if resume else Standing()
     parallel = distribute(network, attempt)
     with progress(None, attempt.epochs, "training", item_show_func=lambda item: item) as bar:
         bar.update(at.epoch)
@@ -138,17 +139,17 @@ def mix(pixels: Tensor, alpha: float) -> tuple[Tensor, Tensor, float]:
     return share * pixels + (1 - share) * pixels[partner], partner, share
 
 
-def start_network(job: Job, train: Images, folder: Path, resume: bool) -> nn.Module:
+def start_network(job: Job, train: Images, folder: Path, resume: bool, start: Path | None = None) -> nn.Module:
     """A network from the weights asked for, on its device, after the pretext task where the attempt has one."""
     attempt, saved = job.attempt, folder / "pretext.pt"
     torch.manual_seed(job.seed)
     network = build_network(attempt.arch, job.classes, job.imgsz, attempt.head, attempt.dropout, job.stride)
-    if job.weights:
-        start_from(network, job.weights, attempt.arch)
+    if weights := start or job.weights:
+        start_from(network, weights, attempt.arch)
     network = network.to(job.device, memory_format=torch.channels_last)
     if resume and saved.is_file():
         network.load_state_dict(load_state(saved, "--resume"))
-    elif attempt.pretext:
+    elif attempt.pretext and not start:
         good = train.pixels[train.labels == 0]
         learn_pretext(network, good, attempt.pretext, autocast(job.device, job.precision), job.seed)
         if place()[0] == 0:
@@ -242,26 +243,19 @@ def keep(job: Job, at: Standing, chosen: nn.Module, states: Mapping[str, Any], f
             torch.save(chosen.state_dict(), folder / "model.pt")
         saved = {name: state.state_dict() for name, state in states.items()}
         partial = folder / "last.pt.partial"
-        torch.save({**saved, "standing": asdict(at), "job": settings_of(job)}, partial)
+        torch.save({**saved, "standing": asdict(at)}, partial)
         partial.replace(folder / "last.pt")
 
 
-def load_standing(job: Job, folder: Path, states: Mapping[str, Any]) -> Standing:
+def load_standing(folder: Path, states: Mapping[str, Any]) -> Standing:
     """Set the states to those of last.pt; a run that was stopped before its first epoch's end begins anew."""
     path = folder / "last.pt"
     if not path.is_file():
         return Standing()
     saved = torch.load(path, map_location="cpu", weights_only=True)
-    if saved["job"] != settings_of(job):
-        raise DatasetError(f"--resume: {folder} was begun with other settings or data; give the same, or --overwrite")
     for name, state in states.items():
         state.load_state_dict(saved[name])
     return Standing(**saved["standing"])
-
-
-def settings_of(job: Job) -> str:
-    """All that a resumed training must have in common with the one before; it may go on on another device."""
-    return repr(replace(job, device=""))
 
 
 def stalled(at: Standing, attempt: Attempt) -> bool:

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import REPOSITORY, converted, refusal
+from conftest import REPOSITORY, converted, refusal, run_cli
 from PIL import Image
 
 pytest.importorskip("torchcam")
 
 import torch
 
-from finetune import classifier, decisions, heatmaps
+from finetune import classifier, decisions, fitting, heatmaps
 from finetune.attempts import ATTEMPTS, Attempt, seen_test
 from finetune.category import open_dataset
 from finetune.fitting import Job, features_of, fit, load_network, logits_of, mean_logits, mix
@@ -385,7 +385,7 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(out, tmp_path, monke
 def test_a_run_with_other_settings_is_not_resumed(out, tmp_path):
     options = (*FAST, "--attempt", "deep", "--epochs", 1, "--no-heatmaps")
     assert run(out, tmp_path, *options).exit_code == 0
-    assert "was begun with other settings" in refusal(run(out, tmp_path, *options, "--resume", "--lr", 0.5))
+    assert "was begun with lr 0.001, not 0.5" in refusal(run(out, tmp_path, *options, "--resume", "--lr", 0.5))
     assert run(out, tmp_path, *options, "--resume").exit_code == 0
 
 
@@ -432,6 +432,85 @@ def test_the_recipe_found_on_the_sample_owns_up_there_only():
 def test_made_up_defects_are_for_our_own_network(out, tmp_path):
     line = refusal(run(out, tmp_path, *FAST, "--attempt", "plain", "--pretext", 3))
     assert "--pretext: only our own network `fine`" in line
+
+
+# ------------------------------------------------------------------------------------------------------ made images
+
+
+TWO_STAGES = ("--attempt", "deep", "--epochs", 2, "--pretrain-epochs", 2, "--no-heatmaps")
+
+
+@pytest.fixture(scope="module")
+def made(out) -> str:
+    """The name of a dataset that holds `tile` and 12 made images."""
+    result = run_cli("augment", "--dataset", "tile", "--out", out, "--count", 12, "--workers", 1)
+    assert result.exit_code == 0, result.output
+    return "tile@paste-12"
+
+
+def test_a_first_training_on_made_images_is_where_the_second_begins(out, made, tmp_path, monkeypatch):
+    begun = []
+    real = fitting.start_network
+    monkeypatch.setattr(fitting, "start_network", lambda *given: begun.append(given) or real(*given))
+    trained(out, tmp_path, *TWO_STAGES, "--pretrain-epochs", 3, "--pretrain", made)
+    folder = tmp_path / "tile" / "classifier" / "seed-0"
+    before, after = (dict(zip(("job", "train", "folder", "resume", "start"), given, strict=True)) for given in begun)
+    dataset, first = open_dataset(out, "tile"), open_dataset(out, made)
+    assert before["train"].names == first.images("train") and before["start"] is None
+    assert after["train"].names == dataset.images("train") and after["start"] == folder / "pretrain" / "model.pt"
+    network, saved = real(*begun[1]).state_dict(), torch.load(folder / "pretrain" / "model.pt", weights_only=True)
+    assert all(torch.equal(network[key], saved[key]) for key in saved)
+
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["pretrained_on"], record["made_images"]) == (made, 12)
+    assert record["settings"]["pretrain_split_sha256"] == first.split["sha256"] != record["split_sha256"]
+    assert [len(record[key][0]) for key in ("pretrain_history", "history")] == [3, 2]
+    assert record["weights_bytes"] == (folder / "model.pt").stat().st_size
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3, 4], ids=["first", "within first", "between", "within second"])
+def test_a_run_of_two_stages_goes_on_in_either(out, made, tmp_path, monkeypatch, epoch):
+    """Interrupted in one of its four epochs: two on made images, two on real ones."""
+    options = (*TWO_STAGES, "--pretrain", made)
+    trained(out, tmp_path, *options, "--run", "whole")
+    count, real = iter(range(1, 100)), fitting.one_epoch
+
+    def interrupted(*given: object) -> float:
+        if next(count) == epoch:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(fitting, "one_epoch", interrupted)
+    assert run(out, tmp_path, *FAST, *options, "--run", "broken").exit_code == 130
+    monkeypatch.setattr(fitting, "one_epoch", real)
+    if epoch > 1:
+        assert "was interrupted" in refusal(run(out, tmp_path, *FAST, *options, "--run", "broken"))
+    alone = (*TWO_STAGES, "--run", "broken", "--resume")
+    assert f"was begun with pretrain {made}, not None" in refusal(run(out, tmp_path, *FAST, *alone))
+    trained(out, tmp_path, *options, "--run", "broken", "--resume")
+    whole, broken = (tmp_path / "tile" / name / "seed-0" for name in ("whole", "broken"))
+    assert scores_of(broken) == scores_of(whole)
+    histories = [json.loads((folder / "run.json").read_text())["pretrain_history"] for folder in (whole, broken)]
+    assert histories[0] == histories[1]
+
+
+def test_made_images_may_have_a_class_more(out, tmp_path):
+    result = run_cli("augment", "--dataset", "tile", "--out", out, "--count", 4, "--workers", 1, "--method", "both")
+    assert result.exit_code == 0, result.output
+    trained(out, tmp_path, *TWO_STAGES, "--pretrain", "tile@both-4", "--ensemble", 2)
+    assert scores_of(tmp_path / "tile" / "classifier" / "seed-0").startswith("image,defect,dark,line\n")
+
+
+def test_a_first_training_that_shows_val_or_has_other_classes_is_refused(out, tmp_path):
+    folder, datasets = write_images(tmp_path / "data"), tmp_path / "out"
+    for name, options in (("other", ("--seed", 1)), ("single", ("--classes", "single"))):
+        converted("to_coco", folder, datasets, *options).rename(datasets / name)
+    (datasets / "tile").symlink_to(out / "tile")
+    line = refusal(run(datasets, tmp_path / "runs", *FAST, "--pretrain", "other"))
+    assert "--pretrain other: its train part holds" in line and "keeps for val or test" in line
+    line = refusal(run(datasets, tmp_path / "runs", *FAST, "--pretrain", "single"))
+    assert "--pretrain single: has the classes defect, and val of tile" in line and "dark, line" in line
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
