@@ -20,9 +20,10 @@ from finetune.category import Dataset, open_dataset
 from finetune.evidence import Truth, gather
 from finetune.predictions import PredictionSet
 from finetune.prompts import Prompt
-from finetune.sam_decoder import main, parse_train
+from finetune.sam_decoder import main
 from finetune.sam_evaluation import Row, answer, best_level, components, filled, gain, overlap, summarise
 from finetune.sam_images import binary, covered, images_of, seen_as
+from finetune.sam_job import parse_train
 from finetune.sam_models import (
     Origin,
     Segmenter,

@@ -1,6 +1,7 @@
 """Runs of SAM's decoder as they go wrong or on: interrupted, measured anew, after another dataset, on two processes."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from finetune.category import open_dataset
 from finetune.sam_decoder import main
 from finetune.sam_fitting import fit
 from finetune.sam_images import MarkedImage, images_of
-from finetune.sam_models import Segmenter, Tiny, trained_state
+from finetune.sam_models import Segmenter, Tiny, export, hash_of, load_sam, load_tuned, trained_state
 from finetune.sam_sources import encoding_source
 from finetune.sam_training import Recipe, Source, choose_trained
 
-SMALL = Tiny(side=64, patch=8, width=32, depth=1, heads=2, window=4, dim=32)
+SMALL = Tiny(side=64)
 WHOLE = ("--weights", "none", "--train", "all", "--warm-up", 2, "--epochs", 3, "--batch", 4)
 
 
@@ -111,6 +112,44 @@ def test_weights_of_the_epoch_that_val_likes_best_are_kept(out: Path, tmp_path: 
     kept = trained_state(segmenter)
     assert all(torch.equal(value, seen[1][name]) for name, value in kept.items())
     assert not all(torch.equal(value, seen[2][name]) for name, value in kept.items())
+
+
+# -------------------------------------------------------------------------------------------------- measured anew
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("train", ["decoder", "all"])
+def test_finished_run_is_measured_anew_with_the_same_predictions(out: Path, tmp_path: Path, train: str) -> None:
+    checkpoint = tmp_path / "start.pth"
+    export(SMALL.build(), checkpoint)
+    result = sam_decoder(out, tmp_path, "--weights", checkpoint, "--train", train, "--auto", "--epochs", 1, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "widget" / "sam" / "seed-3"
+    before, record = contents(folder / "predictions"), json.loads((folder / "run.json").read_text())
+    assert len(before) > 20
+    shutil.rmtree(folder / "predictions")
+    moved = checkpoint.rename(tmp_path / "moved.pth")
+    assert "no such file" in refusal(sam_decoder(out, tmp_path, "--eval-only", folder))
+    arguments = ("--eval-only", folder, "--weights", moved, "--export", tmp_path / "tuned.pth")
+    again = sam_decoder(out, tmp_path / "elsewhere", *arguments)
+    assert again.exit_code == 0, again.output
+    assert contents(folder / "predictions") == before
+    anew = json.loads((folder / "run.json").read_text())
+    assert anew["metrics"] == record["metrics"] and anew["history"] == record["history"]
+    assert again.stdout.splitlines()[1:] == result.stdout.splitlines()[1:]
+    exported = load_sam("tiny", tmp_path / "tuned.pth", SMALL)
+    assert hash_of(exported) == hash_of(load_tuned(folder / "tuned.pt", moved).sam)
+
+
+def test_only_a_finished_run_of_ours_is_measured_anew(out: Path, tmp_path: Path, unbroken: Path) -> None:
+    assert "holds no finished run" in refusal(sam_decoder(out, tmp_path, "--eval-only", tmp_path))
+    assert "leave --resume out" in refusal(sam_decoder(out, tmp_path, "--eval-only", unbroken, "--resume"))
+    copy = shutil.copytree(unbroken, tmp_path / "copy")
+    (copy / "tuned.pt").unlink()
+    assert "is no run of sam_decoder.py that holds tuned.pt" in refusal(sam_decoder(out, tmp_path, "--eval-only", copy))
 
 
 # --------------------------------------------------------------------------------------------- first another dataset

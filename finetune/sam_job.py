@@ -1,0 +1,242 @@
+"""What a run of SAM's decoder is asked for and all that it needs at hand: images, weights, a device, its folder."""
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters.errors import DatasetError
+from converters.options import to_json
+from finetune.category import Dataset, check_apart, open_dataset, whole_images
+from finetune.predictions import Run, read_run, run_folder, start_run
+from finetune.weights import find_weights, sha256
+
+if TYPE_CHECKING:
+    from finetune.sam_images import MarkedImage
+    from finetune.sam_models import Origin, Segmenter, Tiny
+    from finetune.sam_report import Boxes, Parts
+    from finetune.sam_training import Recipe
+
+ARCHS = ("tiny", "vit_b", "vit_l", "vit_h")
+WARM_UP = 2400  # steps
+RATE, REFERENCE = 8e-4, 256  # SAM's own rate, at its own batch; scaled by the square root of the batch's share
+RANDOM_RATE = 1e-3  # where everything is learned anew
+TUNED = "tuned.pt"
+SETTINGS = "settings.json"  # what a run was begun with, for --resume
+WARMED, LAST_FIRST, LAST = "warm-up.pt", "last-pretrain.pt", "last.pt"  # where an unfinished run stands
+FREE = ("runs", "run_name", "cache_gb", "export_to", "device", "resume", "overwrite")  # may change when it goes on
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for."""
+
+    runs: Path
+    run_name: str
+    arch: str
+    weights: str | None
+    train: str
+    auto: bool
+    instances: str
+    made_share: float | None
+    pretrain: str | None
+    pretrain_epochs: int | None
+    views: int
+    boxes: Path | None
+    epochs: int
+    imgsz: int | None
+    batch: int
+    lr: float | None
+    warm_up: int | None
+    patience: int
+    cache_gb: float
+    export_to: Path | None
+    device: str
+    seed: int
+    resume: bool
+    overwrite: bool
+
+
+@dataclass
+class Job:
+    """A training with all that it needs at hand."""
+
+    segmenter: "Segmenter"
+    recipe: "Recipe"
+    warm_up: int  # steps
+    origin: "Origin"
+    parts: "Parts"
+    first: list["MarkedImage"]  # to train on before the train part; may be empty
+    boxes: "Boxes | None"
+    device: str
+
+    @property
+    def frozen(self) -> bool:
+        """Does the image encoder stay as it is, so that its embeddings can be cached?"""
+        return not (self.recipe.image_encoder or self.recipe.lora)
+
+
+def parse_train(wanted: str) -> dict[str, Any]:
+    """What ``--train`` names, joined by commas, as settings of a Recipe; the decoder is always among it."""
+    found: dict[str, Any] = {}
+    for word in wanted.split(","):
+        name, _, rank = word.strip().partition(":")
+        if name == "lora" and rank.isdigit() and int(rank):
+            found["lora"] = int(rank)
+        elif word == "prompt-encoder":
+            found["prompt_encoder"] = True
+        elif word == "all":
+            found |= {"prompt_encoder": True, "image_encoder": True}
+        elif word != "decoder":
+            raise DatasetError(f"--train {wanted}: known are decoder, prompt-encoder, all and lora:RANK (e.g. lora:4)")
+    if found.get("lora") and found.get("image_encoder"):
+        raise DatasetError(f"--train {wanted}: lora adapts a frozen image encoder, and all trains it: choose one")
+    return found
+
+
+def find_checkpoint(arch: str, weights: str | None) -> Path | None:
+    """The checkpoint of ``--weights``, by default the published one of the architecture."""
+    from finetune.sam_models import PUBLISHED, fetch_published
+
+    own = f"sam_{arch}"
+    wanted = own if weights is None else weights
+    if own not in PUBLISHED and weights is None:
+        raise DatasetError("--arch tiny: nobody has published its weights; add --weights FILE, or none for random ones")
+    if wanted in PUBLISHED and wanted != own and not Path(wanted).exists():
+        raise DatasetError(f"--weights {wanted}: are not those of --arch {arch}")
+    return find_weights(wanted, [own] if own in PUBLISHED else [], fetch_published)
+
+
+def geometry(arch: str, imgsz: int | None) -> "Tiny":
+    from finetune.sam_models import SIDE, TINY, Tiny
+
+    tiny = Tiny() if imgsz is None else Tiny(side=imgsz)
+    if arch != TINY and imgsz not in (None, SIDE):
+        raise DatasetError(f"--imgsz {imgsz}: {arch} takes {SIDE} px and nothing else; --arch tiny can be changed")
+    if tiny.side % tiny.patch:
+        raise DatasetError(f"--imgsz {imgsz}: a multiple of {tiny.patch} is needed")
+    return tiny
+
+
+def prepare_device(wanted: str, seed: int) -> str:
+    """The device by name, a GPU where there is one; seeds torch."""
+    import os
+
+    import cv2
+    import torch
+
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DatasetError(f"--device {wanted}: {str(error).splitlines()[0]}") from None
+    torch.manual_seed(seed)
+    return device
+
+
+def open_first(out: Path, wish: Wish, dataset: Dataset) -> Dataset:
+    """The dataset of --pretrain; raises DatasetError if it shows val or test, or names classes otherwise for --auto."""
+    assert wish.pretrain is not None
+    first = open_dataset(out, wish.pretrain)
+    check_apart(whole_images(out, first), whole_images(out, dataset))
+    if wish.auto and first.classes[: len(dataset.classes)] != dataset.classes:
+        raise DatasetError(
+            f"--pretrain {first.name} --auto: its classes ({', '.join(first.classes)}) are not those of {dataset.name} "
+            f"({', '.join(dataset.classes)}): leave --auto out, or name a dataset made from {dataset.name}"
+        )
+    return first
+
+
+def make_job(wish: Wish, dataset: Dataset, first: Dataset | None) -> Job:
+    """A training with its weights and images at hand; raises DatasetError for what can't be had or doesn't go."""
+    from finetune.sam_evaluation import read_boxes
+    from finetune.sam_images import images_of
+    from finetune.sam_models import TINY, Origin, Segmenter, load_sam
+    from finetune.sam_training import Recipe
+
+    trained, tiny = parse_train(wish.train), geometry(wish.arch, wish.imgsz)
+    if trained.get("lora") and find_spec("peft") is None:
+        raise DatasetError("--train lora: peft is not installed: pip install -e '.[lora]'")
+    if wish.export_to and wish.export_to.is_dir():
+        raise DatasetError(f"--export {wish.export_to}: is a folder; name the file to write")
+    joined = wish.instances == "image"
+    parts = {part: images_of(dataset, part, joined) for part in ("train", "val", "test")}
+    before = images_of(first, "train", joined) if first else []
+    for one, images in ((dataset, parts["train"]), (first, before)):
+        if one and not any(image.marked for image in images):
+            raise DatasetError(f"{one.folder}: its train part shows no defect to learn")
+    boxes = read_boxes(wish.boxes, dataset) if wish.boxes else None
+    device = prepare_device(wish.device, wish.seed)
+    checkpoint = find_checkpoint(wish.arch, wish.weights)
+    anew = checkpoint is None and bool(trained.get("image_encoder"))  # everything is learned
+    usual = WARM_UP if anew and wish.arch == TINY else 0
+    warm_up = usual if wish.warm_up is None else wish.warm_up
+    if warm_up and not usual:
+        raise DatasetError("--warm-up: is for --arch tiny --weights none --train all, which learns everything anew")
+    rate = wish.lr or (RANDOM_RATE if anew else RATE * (wish.batch / REFERENCE) ** 0.5)
+    recipe = Recipe(**trained, epochs=wish.epochs, batch=wish.batch, lr=rate, seed=wish.seed, patience=wish.patience)
+    segmenter = Segmenter(load_sam(wish.arch, checkpoint, tiny), dataset.classes, wish.auto).to(device)
+    origin = Origin(wish.arch, tiny, checkpoint, recipe.lora)
+    return Job(segmenter, recipe, warm_up, origin, parts, before, boxes, device)
+
+
+def open_run(wish: Wish, job: Job, dataset: Dataset, first: Dataset | None) -> Run:
+    """The run's folder, new or, with --resume, as it was left; raises DatasetError for one that doesn't go on."""
+    folder = run_folder(wish.runs, dataset, wish.run_name, wish.seed)
+    if job.origin.weights and folder.resolve() in job.origin.weights.resolve().parents:
+        raise DatasetError(f"--weights {wish.weights}: lies in the run that would be replaced; name another with --run")
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(wish).items()}
+    settings |= {**asdict(job.recipe), "warm_up": job.warm_up, "imgsz": job.segmenter.sam.image_encoder.img_size}
+    begun = {key: value for key, value in settings.items() if key not in FREE}
+    begun |= {
+        "weights_sha256": job.origin.weights and sha256(job.origin.weights),
+        "split_sha256": dataset.split["sha256"],
+        "label_settings": dataset.label_settings,
+        "pretrain_split_sha256": first and first.split["sha256"],
+    }
+    settings |= begun
+    if wish.resume:
+        check_resumable(folder, json.loads(to_json(begun)))
+        return Run(folder, dataset, settings)
+    if (folder / SETTINGS).is_file() and not (folder / "run.json").is_file() and not wish.overwrite:
+        raise DatasetError(f"{folder} was interrupted: go on with --resume, or train anew with --overwrite")
+    run = start_run(folder, dataset, settings, wish.overwrite)
+    (folder / SETTINGS).write_text(to_json(begun), "utf-8")
+    return run
+
+
+def check_resumable(folder: Path, begun: dict[str, Any]) -> None:
+    """Raise DatasetError where there is nothing to go on with, or it was begun otherwise."""
+    if (folder / "run.json").is_file():
+        raise DatasetError(f"--resume: {folder} is a finished run; train anew with --overwrite")
+    if not (folder / SETTINGS).is_file():
+        raise DatasetError(f"--resume: {folder} holds no interrupted run; start it without --resume")
+    before = json.loads((folder / SETTINGS).read_text("utf-8"))
+    for key in begun.keys() | before.keys():
+        if begun.get(key) != before.get(key):
+            raise DatasetError(
+                f"--resume: {folder} was begun with {key} {before.get(key)!s:.60}, not {begun.get(key)!s:.60}; "
+                "give what it was begun with, or train anew with --overwrite"
+            )
+
+
+def finished_run(folder: Path, dataset: Dataset, model: str) -> dict[str, Any]:
+    """The record of the run that --eval-only names; raises DatasetError for another model's or one without weights."""
+    if not (folder / "run.json").is_file():
+        raise DatasetError(f"--eval-only {folder}: holds no finished run (no run.json)")
+    record = read_run(folder, dataset)
+    if record.get("model") != model or not (folder / TUNED).is_file():
+        raise DatasetError(f"--eval-only {folder}: is no run of sam_decoder.py that holds {TUNED}")
+    return record
+
+
+def as_begun(wish: Wish, settings: dict[str, Any]) -> Wish:
+    """What a run was begun with, by its record; but for what may change, and a checkpoint that has moved."""
+    names = settings.keys() & {field.name for field in fields(Wish)} - {*FREE}
+    begun = replace(wish, **{name: settings[name] for name in names})
+    boxes = begun.boxes and Path(begun.boxes)
+    return replace(begun, boxes=boxes, weights=wish.weights or begun.weights)
