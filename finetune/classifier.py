@@ -4,7 +4,7 @@
     python finetune/classifier.py --category washer --weights none --attempt pretext          # random start
     python finetune/classifier.py --category washer --weights none --attempt all --repeat 3   # ablation table
     python finetune/classifier.py --category screw --pretrain screw@paste-500                 # made images first
-    torchrun --nproc_per_node 2 finetune/classifier.py --category screw --imgsz 512           # two GPUs
+    torchrun --nproc_per_node 2 -- finetune/classifier.py --category screw --imgsz 512        # two GPUs; mind the --
 
 It learns from the class of an image alone, never from a mask. Val chooses the epoch, also of a first training on made
 images, the temperature and all thresholds; test is looked at once. Good counts as a class in accuracy, balanced
@@ -172,7 +172,7 @@ def train_member(
     job: "Job", first: "Images | None", train: "Images", val: "Images", folder: Path, wish: Wish
 ) -> Member:
     """Train on ``first``, then from there on ``train``; leave the weights in the folder and its `pretrain`."""
-    from finetune.fitting import fit, retrain_head
+    from finetune.fitting import fit, place, retrain_head
     from finetune.imbalance import HEADS
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ def train_member(
         _, pretraining = fit(stage, first, val, before, wish.resume)
         start = before / "model.pt"
     network, standing = fit(job, train, val, folder, wish.resume, start)
-    if job.imbalance in HEADS:
+    if job.imbalance in HEADS and place()[0] == 0:
         import torch
 
         retrain_head(network, train, job.imbalance, job)

@@ -528,20 +528,68 @@ def test_the_best_attempt_learns(out, tmp_path):
     assert row["macro_f1"] > 0.5  # the majority class alone scores 0.17
 
 
-@pytest.mark.slow
-def test_two_processes_train_one_model(out, tmp_path):
-    arguments = ["--category", "tile", "--out", out, "--runs", tmp_path, *FAST, "--attempt", "deep", "--epochs", 2]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29511"]
-    result = subprocess.run(
-        [*command, "finetune/classifier.py", *map(str, arguments)],
+WATCHED = """
+import hashlib, json, sys
+from pathlib import Path
+from finetune import fitting
+from finetune.classifier import main
+
+folder, stop = Path(sys.argv.pop(1)), int(sys.argv.pop(1))
+rank, epoch, loss = fitting.place()[0], fitting.one_epoch, []
+
+def watched(job, network, *rest):
+    if len(loss) == stop:
+        raise KeyboardInterrupt
+    shown = []
+    fitting.augmentation = lambda *_: lambda image: shown.append(hashlib.md5(image.numpy()).hexdigest()) or image
+    loss.append(epoch(job, network, *rest))
+    weights = b"".join(value.detach().numpy().tobytes() for value in network.parameters())
+    name = f"epoch-{len(loss)}-rank-{rank}.json"
+    (folder / name).write_text(json.dumps([hashlib.md5(weights).hexdigest(), shown]))
+    return loss[-1]
+
+fitting.one_epoch = watched
+main()
+"""
+
+
+def in_two_processes(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return subprocess.run(
+        [str(part) for part in (*command, "--", script, *arguments)],  # or torchrun would take --run for its own,
         cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.count("macro-F1") == 1
-    assert (tmp_path / "tile" / "classifier" / "seed-0" / "run.json").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_and_resume_it(out, made, tmp_path):
+    """Each sees half of the images, both have the same weights after each epoch, and a resumed run ends as a whole one.
+
+    Two epochs on made images and two on real ones; the run called `broken` is interrupted in the last of them.
+    """
+    (tmp_path / "watched.py").write_text(WATCHED)
+    arguments = ["--category", "tile", "--out", out, "--runs", tmp_path, *FAST, *TWO_STAGES, "--pretrain", made]
+    whole = in_two_processes(tmp_path / "watched.py", tmp_path, 99, *arguments, "--run", "whole")
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    assert whole.stdout.count("macro-F1") == 1
+    for epoch, name in ((1, made), (2, made), (3, "tile"), (4, "tile")):
+        files = [tmp_path / f"epoch-{epoch}-rank-{rank}.json" for rank in (0, 1)]
+        (weights, shown), (others, rest) = (json.loads(file.read_text()) for file in files)
+        assert weights == others
+        count = len(open_dataset(out, name).images("train"))
+        assert len(shown) == len(rest) == count // 2 and len({*shown, *rest}) == 2 * (count // 2)
+
+    broken = in_two_processes(tmp_path / "watched.py", tmp_path, 3, *arguments, "--run", "broken")
+    assert broken.returncode != 0
+    assert not (tmp_path / "tile" / "broken" / "seed-0" / "run.json").exists()
+    resumed = in_two_processes(REPOSITORY / "finetune" / "classifier.py", *arguments, "--run", "broken", "--resume")
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    whole, broken = (scores_of(tmp_path / "tile" / name / "seed-0") for name in ("whole", "broken"))
+    assert broken == whole
 
 
 def test_help_comes_without_heavy_imports():
