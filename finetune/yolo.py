@@ -4,6 +4,7 @@
     python finetune/yolo.py --data datasets_out/screw/yolo-seg/data.yaml                 # the same as --task segment
     python finetune/yolo.py --category screw --weights none --pretrain screw@paste-500   # random start
     python finetune/yolo.py --category screw --resume                                    # after Ctrl-C
+    python finetune/yolo.py --category screw --device 0,1                                # two GPUs
     python finetune/yolo.py --category screw --folds 5                                   # screw@kfold-5-0 ... -4
     python finetune/yolo.py --category screw --eval-only runs/screw/yolo/seed-0 --export onnx
 
@@ -15,10 +16,11 @@ ultralytics is AGPL-3.0, its checkpoints are pickles that can run code: load onl
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -150,8 +152,6 @@ def check_device(device: str) -> None:
     """Raise DatasetError for a device that this machine does not have."""
     from ultralytics.utils.torch_utils import select_device
 
-    if "," in device:  # ultralytics would pickle our callbacks for its processes, and cannot
-        raise DatasetError(f"--device {device}: one device only; train folds or seeds on the others")
     try:
         select_device(device, verbose=False)
     except ValueError:
@@ -176,21 +176,17 @@ def train(
     """
     import torch
 
-    threads = int(os.environ["OMP_NUM_THREADS"])
-    bar: Any = progress(None, recipe.epochs, "training", item_show_func=lambda item: item)
-    model.add_callback("on_train_start", lambda trainer: torch.set_num_threads(threads))  # it trains on cores - 1
+    threads, several = int(os.environ["OMP_NUM_THREADS"]), "," in device
+    each = max(1, threads // (device.count(",") + 1))  # several devices have a process each
+    model.add_callback("on_train_start", lambda trainer: torch.set_num_threads(each))  # it trains on cores - 1
     model.add_callback("on_train_start", use_bfloat16)
-    model.add_callback("on_train_start", lambda trainer: bar.update(trainer.start_epoch))
-    model.add_callback("on_fit_epoch_end", lambda trainer: bar.update(1, f"val mAP50 {_map50(trainer):.3f}"))
     folder = run.folder.absolute() / name
     overrides = {"resume": True, "save_dir": str(folder)} if resume else recipe.overrides()
-    log_file = run.folder / f"{name}.log"
+    log = folder.with_suffix(".log")
     with (
-        log_file.open("a", encoding="utf-8") as log,
-        bar,
-        redirect_stdout(log),
-        redirect_stderr(log),
-        interrupted_between_batches(model),
+        nullcontext() if several else epochs_shown(model, recipe.epochs),
+        printed_into(log, several),
+        interrupted_between_batches(model, several),
     ):
         model.train(
             trainer=trainer,
@@ -205,6 +201,40 @@ def train(
             **overrides,
         )
     return folder / CHECKPOINTS / "best.pt"
+
+
+@contextmanager
+def epochs_shown(model: Any, epochs: int) -> Iterator[None]:
+    bar: Any
+    with progress(None, epochs, "training", item_show_func=lambda item: item) as bar:
+        model.add_callback("on_train_start", lambda trainer: bar.update(trainer.start_epoch))
+        model.add_callback("on_fit_epoch_end", lambda trainer: bar.update(1, f"val mAP50 {_map50(trainer):.3f}"))
+        yield
+
+
+@contextmanager
+def printed_into(log_file: Path, by_children: bool) -> Iterator[None]:
+    """Let what ultralytics prints go into a file, and what the processes that it starts for several GPUs print.
+
+    Raises DatasetError where these fail.
+    """
+    if by_children:
+        click.echo(f"on several devices; {log_file} tells how training goes", err=True)
+    with log_file.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        if not by_children:
+            yield
+            return
+        kept = [os.dup(stream) for stream in (1, 2)]
+        try:
+            for stream in (1, 2):
+                os.dup2(log.fileno(), stream)
+            yield
+        except subprocess.CalledProcessError:
+            raise DatasetError(f"{log_file}: a training process failed; the end of this file tells why") from None
+        finally:
+            for stream, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, stream)
+                os.close(copy)
 
 
 def use_bfloat16(trainer: Any) -> None:
@@ -228,29 +258,45 @@ def use_bfloat16(trainer: Any) -> None:
     network.predict = predict  # the copy of the network that is averaged and saved was made before
 
 
+class Interrupt:
+    """A Ctrl-C that waits. As a callback, it goes along to the processes that ultralytics starts for several GPUs."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+    def note(self, number: int, _: Any) -> None:
+        if self.wanted:  # the second one does not wait
+            raise KeyboardInterrupt
+        self.wanted = True
+
+    def check(self, _: Any = None) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+
+    def wait_in_child(self, _: Any) -> None:
+        """A child hears of one Ctrl-C twice, from the terminal and from torchrun."""
+        signal.signal(signal.SIGINT, lambda number, frame: setattr(self, "wanted", True))
+
+
 @contextmanager
-def interrupted_between_batches(model: Any) -> Iterator[None]:
-    """Let Ctrl-C wait for the end of a training step, so that last.pt is never half written. A second one does not."""
-    wanted: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        if wanted:
-            raise KeyboardInterrupt
-        wanted.append(number)
-
-    def check(_: Any) -> None:
-        if wanted:
-            raise KeyboardInterrupt
-
-    model.add_callback("on_train_batch_end", check)
+def interrupted_between_batches(model: Any, in_children: bool = False) -> Iterator[None]:
+    """Let Ctrl-C wait for the end of a training step, or of all, so that last.pt is never half written."""
+    interrupt = Interrupt()
+    model.add_callback("on_train_batch_end", interrupt.check)
+    if in_children:
+        model.add_callback("on_train_start", interrupt.wait_in_child)
     if threading.current_thread() is not threading.main_thread():  # Python takes signals there only
         yield
         return
-    before = signal.signal(signal.SIGINT, note)  # workers that load images inherit it, and stay calm
+    before = signal.signal(signal.SIGINT, interrupt.note)  # workers that load images inherit it, and stay calm
     try:
         yield
+    except subprocess.CalledProcessError:
+        interrupt.check()
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
+    interrupt.check()  # it came after the last step, in validation
 
 
 def state_of(weights: Path) -> str:
@@ -331,7 +377,7 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
     """
     dataset = replace(dataset, made_share=wish.made_share)
     first = open_dataset(wish.out, wish.pretrain) if wish.pretrain else None
-    check(wish, dataset, first)
+    check(wish, recipe, dataset, first)
     prepare_ultralytics(wish.runs / ".ultralytics")
     check_device(wish.device)
     run, model = start(wish, recipe, dataset, first)
@@ -343,7 +389,7 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
         cost = cost_of(run.seconds, cpu_seconds() - cpu, wish.resume)
         model = load_model(wish.arch, best, wish.task)
         tiles = dataset if dataset.tiles else None
-        measured = evaluate(model, run, wish.task, size, wish.device, tiles=tiles)
+        measured = evaluate(model, run, wish.task, size, wish.device.split(",")[0], tiles=tiles)
     run.finish(
         model="YOLO",
         random_weights=wish.weights == RANDOM,
@@ -369,7 +415,7 @@ def facts_of(model: Any, checkpoint: Path | None) -> dict[str, Any]:
     }
 
 
-def check(wish: Wish, dataset: Dataset, first: Dataset | None) -> None:
+def check(wish: Wish, recipe: Recipe, dataset: Dataset, first: Dataset | None) -> None:
     """Raise DatasetError for what cannot be trained or measured; ``first`` is the dataset of --pretrain."""
     whole = whole_images(wish.out, dataset)
     dataset.format(FORMATS[wish.task])
@@ -379,6 +425,8 @@ def check(wish: Wish, dataset: Dataset, first: Dataset | None) -> None:
         raise DatasetError(f"--arch {wish.arch}: finds boxes only; choose another for --task {wish.task}")
     if wish.crop and (wish.task != "detect" or dataset.tiles):
         raise DatasetError("--crop: is for boxes on whole images; make tiles with the converter's --tile instead")
+    if recipe.batch % (devices := wish.device.count(",") + 1):
+        raise DatasetError(f"--batch {recipe.batch}: is divided among {devices} devices; name a multiple of {devices}")
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
     if first:
@@ -472,7 +520,7 @@ def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]
     model = load_model(settings["arch"], best, settings["task"])
     tiles = open_dataset(wish.out, settings["tiles"]) if settings["tiles"] else None
     size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
-    measured = evaluate(model, run, settings["task"], size, wish.device, tiles=tiles)
+    measured = evaluate(model, run, settings["task"], size, wish.device.split(",")[0], tiles=tiles)
     record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured}
     (folder / "run.json").write_text(to_json(record), "utf-8")
     if wish.export:
@@ -520,7 +568,7 @@ def read_data_option(
 @recipe_options(Recipe())
 @click.option("--crop", type=click.IntRange(0), default=0, help="Train on squares of so many px, scaled to --imgsz.")
 @click.option("--folds", type=click.IntRange(3), help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
-@click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or the number of one GPU.")
+@click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or the numbers of GPUs: 0 or 0,1.")
 @seed_option
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
 @click.option("--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure anew with a finished run's weights.")

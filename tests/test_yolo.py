@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shlex
 import signal
 import socket
@@ -18,6 +19,7 @@ pytest.importorskip("ultralytics")
 
 from click.testing import CliRunner
 
+from converters.errors import DatasetError
 from finetune import yolo
 from finetune.category import open_dataset
 from finetune.crops import cut_train_part
@@ -228,16 +230,55 @@ def test_ctrl_c_waits_for_the_end_of_a_training_step():
             assert event == "on_train_batch_end"
             self.step_ends = function
 
-    model = Model()
-    with yolo.interrupted_between_batches(model):
+    model, ended = Model(), []
+    with pytest.raises(KeyboardInterrupt), yolo.interrupted_between_batches(model):
         model.step_ends(None)
         signal.raise_signal(signal.SIGINT)  # nothing happens yet
         with pytest.raises(KeyboardInterrupt):
             model.step_ends(None)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)  # the second one does not wait
+        ended.append("without another step, as after the last")
+    assert ended
+    with yolo.interrupted_between_batches(model):
+        model.step_ends(None)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_what_goes_to_the_processes_of_several_gpus_can_be_pickled_and_waits_there_too(monkeypatch):
+    """As ultralytics does it: all callbacks in one pickle. A child that hears of Ctrl-C twice still ends its step."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    from ultralytics import YOLO
+
+    model = YOLO("yolo11n.yaml")
+    with yolo.interrupted_between_batches(model, in_children=True):
+        callbacks = pickle.loads(cloudpickle.dumps(model.callbacks))
+        before = signal.getsignal(signal.SIGINT)
+        callbacks["on_train_start"][-1](None)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            callbacks["on_train_batch_end"][-1](None)
+        signal.signal(signal.SIGINT, before)
+
+
+def test_processes_print_into_the_log_and_their_failure_is_one_line(tmp_path, capfd):
+    log = tmp_path / "train.log"
+    fail = "import sys; print('told', flush=True); sys.exit('out of memory')"
+    with pytest.raises(DatasetError, match="a training process failed"), yolo.printed_into(log, True):
+        subprocess.run([sys.executable, "-c", fail], check=True)
+    assert log.read_text("utf-8") == "told\nout of memory\n"
+    print("as before")
+    shown = capfd.readouterr()
+    assert shown.out == "as before\n" and shown.err.count("\n") == 1 and str(log) in shown.err
+
+
+def test_a_batch_is_divided_among_devices_without_rest(out, tmp_path):
+    line = refusal(run_yolo("--category", "widget", "--out", out, "--runs", tmp_path, *FAST[:-1], "0,1,2"))
+    assert "--batch 4: is divided among 3 devices; name a multiple of 3" in line
+    line = refusal(run_yolo("--category", "widget", "--out", out, "--runs", tmp_path, *FAST[:-1], "70,71"))
+    assert "--device 70,71: not on this machine" in line
 
 
 def test_resume_and_eval_only_need_a_run(out, tmp_path):

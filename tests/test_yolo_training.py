@@ -211,6 +211,97 @@ def test_an_interrupted_run_goes_on_where_it_stopped(out, tmp_path):
     assert "is a finished run" in refusal(run_yolo(*resume))
 
 
+def test_ctrl_c_in_the_last_validation_ends_the_run_and_nothing_is_trained_twice(out, tmp_path, monkeypatch):
+    """Pressed once, after the last step."""
+
+    def press(trainer: object) -> None:
+        validate = trainer.final_eval
+
+        def final_eval() -> None:
+            signal.raise_signal(signal.SIGINT)
+            validate()
+
+        trainer.final_eval = final_eval
+
+    monkeypatch.setattr(yolo, "use_bfloat16", press)
+    options = ("--category", "plate", "--out", out, "--runs", tmp_path, "--device", "cpu")
+    settings = ("--weights", "none", "--epochs", 2, "--imgsz", 64)
+    result = run_yolo(*options, *settings)
+    folder = tmp_path / "plate" / "yolo" / "seed-0"
+    assert result.exit_code == 130, (result.output, result.exception)
+    assert "--resume" in result.stderr
+    assert (folder / "train" / "weights" / "last.pt").is_file() and not (folder / "run.json").exists()
+    assert "was interrupted" in refusal(run_yolo(*options, *settings))
+    trained = (folder / "train" / "results.csv").read_bytes()
+    result = run_yolo(*options, "--resume")
+    assert result.exit_code == 0, result.output
+    assert (folder / "train" / "results.csv").read_bytes() == trained
+    assert record_of(folder)["resumed"] is True
+
+
+TWO_CPUS = """
+import os
+from pathlib import Path
+from types import SimpleNamespace
+import torch
+from ultralytics.utils import torch_utils
+
+one = torch_utils.select_device
+torch_utils.select_device = lambda device, **settings: one("cpu", **settings)
+from ultralytics.engine import trainer, validator
+
+init, wrap = trainer.BaseTrainer.__init__, torch.nn.parallel.DistributedDataParallel
+backend, cpu = validator.AutoBackend, torch.device("cpu")
+
+def two(self, *arguments, **settings):
+    init(self, *arguments, **settings)
+    self.world_size, self.ddp = 2, trainer.LOCAL_RANK == -1
+
+def gloo(self):
+    torch.distributed.init_process_group("gloo", rank=trainer.RANK, world_size=2)
+    Path(os.environ["RANKS"], f"{trainer.RANK} of {torch.distributed.get_world_size()}").touch()
+
+trainer.BaseTrainer.__init__, trainer.BaseTrainer._setup_ddp = two, gloo
+validator.get_torch_device_backend = lambda kind: SimpleNamespace(current_device=lambda: 0)
+validator.AutoBackend = lambda device, **settings: backend(device=cpu, **settings)
+torch.nn.parallel.DistributedDataParallel = lambda model, device_ids, **settings: wrap(model, **settings)
+"""
+
+
+def test_several_devices_train_together_and_ctrl_c_ends_them(out, tmp_path):
+    """Two processes on this CPU, by gloo, in place of GPUs; all else is ultralytics' own way, its file included."""
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "sitecustomize.py").write_text(TWO_CPUS, "utf-8")
+    (tmp_path / "ranks").mkdir()
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "RANKS": str(tmp_path / "ranks")}
+    environment["YOLO_CONFIG_DIR"] = str(tmp_path / "config")
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "python"), os.environ.get("PYTHONPATH", "")])
+    script = [sys.executable, REPOSITORY / "finetune" / "yolo.py", "--category", "plate", "--out", out]
+    script = list(map(str, [*script, "--runs", tmp_path, "--device", "0,1"]))
+    settings = ["--weights", "none", "--epochs", "4", "--imgsz", "64", "--crop", "64"]
+    process = subprocess.Popen(
+        [*script, *settings], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    folder = tmp_path / "plate" / "yolo" / "seed-0"
+    until = time.monotonic() + 300
+    while not (folder / "train" / "weights" / "last.pt").is_file() and process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said + (folder / "train.log").read_text("utf-8")
+    assert "--resume" in said and "Traceback" not in said
+    assert sorted(path.name for path in (tmp_path / "ranks").iterdir()) == ["0 of 2", "1 of 2"]
+    assert 1 <= len((folder / "train" / "results.csv").read_text("utf-8").splitlines()) - 1 < 4
+
+    resumed = subprocess.run([*script, "--resume"], env=environment, capture_output=True, text=True, timeout=400)
+    assert resumed.returncode == 0, resumed.stderr
+    assert len((folder / "train" / "results.csv").read_text("utf-8").splitlines()) == 5
+    (left,) = (tmp_path / "config").glob("**/DDP")
+    assert not list(left.iterdir())  # files for the processes
+    assert record_of(folder)["settings"]["device"] == "0,1"
+
+
 def test_onnxruntime_gives_the_same_boxes(learned):
     """The exported file in onnxruntime alone, fed by Pillow and NumPy, beside the checkpoint in ultralytics."""
     pytest.importorskip("onnx")
