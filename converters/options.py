@@ -20,6 +20,7 @@ TRAINING = (
     "torch",
     "torchvision",
     "ultralytics",
+    "cloudpickle",
     "torchcam",
     "segment_anything",
     "imblearn",

@@ -87,7 +87,8 @@ def told_to_resume(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"{folder}: interrupted; the same command with --resume goes on after its last epoch", err=True)
+        how = "with --resume goes on after its last epoch" if has_last(folder) else "begins anew: no epoch had ended"
+        click.echo(f"{folder}: interrupted; the same command {how}", err=True)
         raise
 
 

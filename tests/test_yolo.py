@@ -246,6 +246,16 @@ def test_ctrl_c_waits_for_the_end_of_a_training_step():
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.parametrize(("epochs", "said"), [(0, "begins anew"), (1, "with --resume goes on")])
+def test_an_interrupted_run_says_what_to_do(tmp_path, capsys, epochs, said):
+    for _ in range(epochs):
+        (tmp_path / "train" / "weights").mkdir(parents=True)
+        (tmp_path / "train" / "weights" / "last.pt").touch()
+    with pytest.raises(KeyboardInterrupt), yolo.told_to_resume(tmp_path):
+        raise KeyboardInterrupt
+    assert f"the same command {said}" in capsys.readouterr().err
+
+
 def test_what_goes_to_the_processes_of_several_gpus_can_be_pickled_and_waits_there_too(monkeypatch):
     """As ultralytics does it: all callbacks in one pickle. A child that hears of Ctrl-C twice still ends its step."""
     cloudpickle = pytest.importorskip("cloudpickle")
