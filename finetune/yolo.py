@@ -318,6 +318,17 @@ def state_of(weights: Path) -> str:
         raise DatasetError(f"{last}: is damaged ({reason}); train anew with --overwrite") from None
 
 
+def best_of(weights: Path) -> Path:
+    """best.pt of a training that has ended, without the optimizer, even if a kill came before that was taken out."""
+    from ultralytics.utils.patches import torch_load
+    from ultralytics.utils.torch_utils import strip_optimizer
+
+    best = weights / "best.pt"
+    if torch_load(best, map_location="cpu")["epoch"] >= 0:
+        strip_optimizer(best)
+    return best
+
+
 def _map50(trainer: Any) -> float:
     return float(trainer.metrics.get("metrics/mAP50(B)", 0.0))
 
@@ -481,7 +492,7 @@ def train_in_turn(model: Any, datasets: Sequence[Dataset], wish: Wish, recipe: R
         weights, data = run.folder / name / CHECKPOINTS, run.folder / f"{name}-data"
         state = state_of(weights) if wish.resume else "absent"
         if state == "ended":
-            best = weights / "best.pt"
+            best = best_of(weights)
             continue
         if state == "unfinished":
             model = load_model(wish.arch, weights / "last.pt", wish.task)

@@ -43,6 +43,7 @@ from finetune.vocabulary import (
 from finetune.weights import find_weights, sha256
 from finetune.yolo import (
     Recipe,
+    best_of,
     check_device,
     cpu_seconds,
     evaluate,
@@ -257,8 +258,9 @@ def tune(name: str, load_start: Callable[[], Any], words: Words, wish: "Wish", r
         trainer = word_trainer(start.model, words.trained, vectors, tune_words)
         data = run.folder / "data" / "data.yaml"
         train(start, data, recipe, run, wish.device, wish.seed, name, trainer, resume)
+    best = best_of(weights)
     if tune_words:
-        settle_learned(weights / "best.pt")
+        settle_learned(best)
 
 
 def ask(

@@ -256,6 +256,24 @@ def test_an_interrupted_run_says_what_to_do(tmp_path, capsys, epochs, said):
     assert f"the same command {said}" in capsys.readouterr().err
 
 
+def test_a_training_that_was_killed_at_its_very_end_counts_as_ended(tmp_path):
+    """ultralytics writes the last epoch with its optimizer, and takes that out a moment later."""
+    import torch
+    from ultralytics import YOLO
+
+    assert yolo.state_of(tmp_path) == "absent"
+    saved = {"epoch": 0, "train_args": {"epochs": 2}, "model": None, "ema": YOLO("yolo11n.yaml").model}
+    for epoch, state in enumerate(("unfinished", "ended")):
+        for name in ("last.pt", "best.pt"):
+            torch.save(saved | {"epoch": epoch, "optimizer": {"moments": torch.ones(9)}}, tmp_path / name)
+        assert yolo.state_of(tmp_path) == state
+    best = torch.load(yolo.best_of(tmp_path), weights_only=False)
+    assert best["epoch"] == -1 and best["optimizer"] is None and best["model"] is not None
+    (tmp_path / "last.pt").write_bytes(b"half")
+    with pytest.raises(DatasetError, match="is damaged"):
+        yolo.state_of(tmp_path)
+
+
 def test_what_goes_to_the_processes_of_several_gpus_can_be_pickled_and_waits_there_too(monkeypatch):
     """As ultralytics does it: all callbacks in one pickle. A child that hears of Ctrl-C twice still ends its step."""
     cloudpickle = pytest.importorskip("cloudpickle")
