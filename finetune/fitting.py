@@ -1,7 +1,6 @@
 """The training loop of the classifier: one page, resumable at every epoch, on one device or several (torchrun)."""
 
 import math
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from finetune.imbalance import balance_features, epoch_indices, make_loss
 from finetune.loading import Images, augmentation, normalise
 from finetune.networks import build_network, head_of, load_state, start_from
 from finetune.pretext import learn_pretext, pretext_loss
+from finetune.processes import place, wait_for_all
 
 EPOCH_SEEDS = 100_003  # seeds of the epochs of one run; the next seed's begin after them
 HEAD_STEPS = 500
@@ -266,17 +266,6 @@ def stalled(at: Standing, attempt: Attempt) -> bool:
             verdict = verdict.cuda()
         torch.distributed.broadcast(verdict, 0)
     return bool(verdict)
-
-
-def place() -> tuple[int, int]:
-    """Rank of this process and number of processes, as torchrun says; (0, 1) without it."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
-def wait_for_all() -> None:
-    """Let torchrun's processes go on together: what the first one writes is then there for the others."""
-    if place()[1] > 1:
-        torch.distributed.barrier()
 
 
 def distribute(network: nn.Module, attempt: Attempt) -> nn.Module:

@@ -3,6 +3,7 @@
     python finetune/sam_decoder.py --category screw                                  # vit_b, embeddings cached
     python finetune/sam_decoder.py --category screw --auto --boxes runs/screw/yolo/seed-0
     python finetune/sam_decoder.py --category washer --arch tiny --weights none --train all --pretrain washer@paste-400
+    torchrun --nproc_per_node 2 finetune/sam_decoder.py --category screw             # two GPUs
     python finetune/sam_decoder.py --category screw --resume                         # after Ctrl-C
     python finetune/sam_decoder.py --category screw --eval-only runs/screw/sam/seed-0
     python finetune/sam_decoder.py --category screw --export sam_screw.pth           # for Meta's SamPredictor
@@ -82,7 +83,7 @@ VIEW_ORDER = (0, 4, 2, 6, 1, 3, 5, 7)  # as it is, mirrored, half a turn, ...: t
 @click.option("--boxes", type=FOLDER, default=None, metavar="RUN", help="Also prompt with this run's predicted boxes.")
 @click.option("--epochs", type=click.IntRange(1), default=30)
 @click.option("--imgsz", type=click.IntRange(32), default=None, show_default="256", help="Side of tiny's input, px.")
-@click.option("--batch", type=click.IntRange(1), default=8, help="Images a step.")
+@click.option("--batch", type=click.IntRange(1), default=8, help="Images a step, of all processes.")
 @click.option(
     "--lr",
     type=click.FloatRange(0, min_open=True),
@@ -116,6 +117,8 @@ def main(name: str, out: Path, eval_only: Path | None, as_json: bool, **options:
     wish = Wish(**options)
     parse_train(wish.train)
     folder = measure_again(wish, out, name, eval_only) if eval_only else train_one(wish, out, name)
+    if folder is None:
+        return
     record = json.loads((folder / "run.json").read_text("utf-8"))
     if as_json:
         click.echo(to_json(record["metrics"]), nl=False)
@@ -137,8 +140,13 @@ def report(record: dict[str, Any]) -> None:
     click.echo(table([cells(kind, found) for kind, found in record["metrics"].items()], HEADER))
 
 
-def train_one(wish: Wish, out: Path, name: str) -> Path:
-    """Train on a dataset, and on that of --pretrain before; the folder of the finished run."""
+def train_one(wish: Wish, out: Path, name: str) -> Path | None:
+    """Train on a dataset, and on that of --pretrain before; the folder of the finished run.
+
+    None in all processes of torchrun but the first.
+    """
+    from finetune.processes import leads
+
     dataset = open_dataset(out, name, wish.made_share)
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
@@ -148,13 +156,14 @@ def train_one(wish: Wish, out: Path, name: str) -> Path:
     try:
         train_and_measure(wish, job, run, sum(len(part.made_images) for part in (first, dataset) if part))
     except KeyboardInterrupt:
-        click.echo(f"{run.folder}: interrupted; the same command with --resume goes on", err=True)
+        if leads():
+            click.echo(f"{run.folder}: interrupted; the same command with --resume goes on", err=True)
         raise
-    return run.folder
+    return run.folder if leads() else None
 
 
 def source_of(wish: Wish, job: Job, learns: bool = True) -> "Source":
-    """Where embeddings come from: the cache, filled now (for a training too, if one ``learns``), or the encoder itself."""
+    """Where embeddings come from: the cache, filled now (for training too, if it ``learns``), or the encoder itself."""
     from finetune.sam_sources import cached_source, encoding_source
 
     if not job.frozen:
@@ -171,6 +180,7 @@ def train(wish: Wish, job: Job, source: "Source", folder: Path) -> dict[str, lis
 
     Val is the dataset's own in both stages.
     """
+    from finetune.processes import wait_for_all
     from finetune.sam_fitting import fit
     from finetune.sam_report import judge_of
     from finetune.sam_training import choose_trained
@@ -185,37 +195,43 @@ def train(wish: Wish, job: Job, source: "Source", folder: Path) -> dict[str, lis
         last = folder / LAST_FIRST
         histories["pretrain_history"] = fit(segmenter, source, job.first, views, recipe, judge, last, wish.resume)
     images, last = job.parts["train"], folder / LAST
-    return histories | {"history": fit(segmenter, source, images, views, job.recipe, judge, last, wish.resume)}
+    histories["history"] = fit(segmenter, source, images, views, job.recipe, judge, last, wish.resume)
+    wait_for_all()  # until all have read what the first one then removes
+    return histories
 
 
 def warm(job: Job, saved: Path) -> None:
-    """Warm the job's segmenter up, and save it; or load what an interrupted run has saved."""
+    """Warm the job's segmenter up, in the first process of torchrun; or load what an interrupted run has saved."""
     import torch
 
     from finetune.networks import load_state
+    from finetune.processes import leads, wait_for_all
     from finetune.sam_sources import recolour
     from finetune.sam_warmup import warm_up
 
-    if saved.is_file():
-        job.segmenter.load_state_dict(load_state(saved, "--resume"))
-        return
-    warm_up(job.segmenter, job.origin.tiny, job.parts["train"], job.warm_up, recolour, job.recipe.seed)
-    partial = saved.with_suffix(".partial")
-    torch.save(job.segmenter.state_dict(), partial)
-    partial.replace(saved)
+    if leads() and not saved.is_file():
+        warm_up(job.segmenter, job.origin.tiny, job.parts["train"], job.warm_up, recolour, job.recipe.seed)
+        partial = saved.with_suffix(".partial")
+        torch.save(job.segmenter.state_dict(), partial)
+        partial.replace(saved)
+    wait_for_all()
+    job.segmenter.load_state_dict(load_state(saved, "--resume"))
 
 
 def train_and_measure(wish: Wish, job: Job, run: Run, made_images: int) -> None:
     """Measure, train, save, load what was saved, and measure that; leaves a finished run."""
+    from finetune.processes import leads
     from finetune.sam_models import save_tuned
     from finetune.sam_report import MODEL, evaluate
 
     segmenter, source = job.segmenter, source_of(wish, job)
     embed_seconds = run.seconds
-    before = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, None)
+    before = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, None) if leads() else {}
     began, cpu = run.seconds, time.process_time()
     histories = train(wish, job, source, run.folder)
     seconds, cpu = run.seconds - began, time.process_time() - cpu
+    if not leads():
+        return
     save_tuned(segmenter, job.origin, run.folder / TUNED)
     run.finish(
         model=MODEL,
@@ -262,10 +278,11 @@ def measure_tuned(wish: Wish, job: Job, run: Run, source: "Source", before: "dic
 
 def measure_again(wish: Wish, out: Path, name: str, folder: Path) -> Path:
     """Write the predictions of a finished run anew from what it has saved, and measure them, and the start's too."""
+    from finetune.processes import place
     from finetune.sam_report import MODEL, evaluate
 
-    if wish.resume:
-        raise DatasetError("--eval-only: takes a finished run; leave --resume out")
+    if wish.resume or place()[1] > 1:
+        raise DatasetError("--eval-only: takes a finished run and one process; leave --resume and torchrun out")
     dataset = open_dataset(out, name)
     record = finished_run(folder, dataset, MODEL)
     begun = as_begun(wish, record["settings"])

@@ -1,4 +1,4 @@
-"""The training loop of SAM's decoder: val chooses the epoch, and each epoch leaves what a resumed run needs."""
+"""The training loop of SAM's decoder: resumable at every epoch, on one device or several (torchrun)."""
 
 import math
 import time
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from converters.options import progress
+from finetune.processes import add_up, as_first, leads, place
 from finetune.sam_images import MarkedImage
 from finetune.sam_models import Segmenter, trained_state
 from finetune.sam_training import Averaged, Recipe, Source, optimizer_of, scene_of, take_step
@@ -61,7 +62,6 @@ def fit(
             order = [drawn[i] for i in generator.permutation(len(drawn))]
             losses = []
             for start in range(0, len(order), recipe.batch):
-                optimizer.zero_grad()
                 losses.append(learn(segmenter, source, order[start : start + recipe.batch], views, recipe, generator))
                 nn.utils.clip_grad_norm_(parameters, recipe.clip)
                 optimizer.step()
@@ -69,13 +69,14 @@ def fit(
                 averaged.update()
             at.epoch += 1
             with averaged.in_use():
-                score = judge() if judge else float(at.epoch)
+                score = as_first(judge) if judge else float(at.epoch)
                 if score > at.best:
                     at.best, at.best_epoch, chosen = score, at.epoch, trained_state(segmenter)
             at.cpu_seconds += time.process_time() - began
             entry = {"epoch": at.epoch, "loss": float(np.mean(losses)), "lr": schedule.get_last_lr()[0]}
             at.history.append(entry | {"cpu_seconds": round(at.cpu_seconds, 1)} | ({"val": score} if judge else {}))
-            keep(segmenter, states, at, chosen, last)
+            if leads():
+                keep(segmenter, states, at, chosen, last)
             bar.update(1, f"val {score:.3f}" if judge else "")
     segmenter.load_state_dict(chosen, strict=False)
     return at.history
@@ -89,18 +90,22 @@ def learn(
     recipe: Recipe,
     generator: np.random.Generator,
 ) -> float:
-    """Add the gradients of a batch of images, each in one of ``views``; return its mean loss.
+    """Set the gradients of a batch of images, each in one of ``views``; return its mean loss.
 
-    Each image has its own generator, so that what is drawn for one doesn't depend on the others.
+    Each process of torchrun takes its share of the batch, and all have the sum in the end. Each image has its own
+    generator, so that what is drawn for one doesn't depend on the others, nor on the number of processes.
     """
-    dice = generator.spawn(len(batch))
-    pairs = [(image, int(own.choice(views))) for image, own in zip(batch, dice, strict=True)]
+    rank, world = place()
+    own, dice = batch[rank::world], generator.spawn(len(batch))[rank::world]
+    pairs = [(image, int(die.choice(views))) for image, die in zip(own, dice, strict=True)]
     scenes = [
-        scene_of(segmenter, *image.instances(view), recipe.most, own)
-        for (image, view), own in zip(pairs, dice, strict=True)
+        scene_of(segmenter, *image.instances(view), recipe.most, die)
+        for (image, view), die in zip(pairs, dice, strict=True)
     ]
-    seeds = [int(own.integers(2**31)) for own in dice]
-    return take_step(segmenter, source(pairs, seeds), scenes, recipe.rounds)
+    seeds = [int(die.integers(2**31)) for die in dice]
+    segmenter.zero_grad()
+    loss = take_step(segmenter, source(pairs, seeds), scenes, recipe.rounds, of=len(batch)) if own else 0.0
+    return add_up([parameter for parameter in segmenter.parameters() if parameter.requires_grad], loss)
 
 
 def keep(segmenter: Segmenter, states: dict[str, Any], at: Standing, chosen: dict[str, Any], last: Path) -> None:

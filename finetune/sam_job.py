@@ -120,17 +120,20 @@ def geometry(arch: str, imgsz: int | None) -> "Tiny":
 
 
 def prepare_device(wanted: str, seed: int) -> str:
-    """The device by name, a GPU where there is one; seeds torch."""
+    """The device by name, a GPU where there is one; seeds torch, and joins torchrun's other processes."""
     import os
 
     import cv2
     import torch
+
+    from finetune.processes import join_others
 
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        device = join_others(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise DatasetError(f"--device {wanted}: {str(error).splitlines()[0]}") from None
@@ -185,7 +188,12 @@ def make_job(wish: Wish, dataset: Dataset, first: Dataset | None) -> Job:
 
 
 def open_run(wish: Wish, job: Job, dataset: Dataset, first: Dataset | None) -> Run:
-    """The run's folder, new or, with --resume, as it was left; raises DatasetError for one that doesn't go on."""
+    """The run's folder, new or, with --resume, as it was left; raises DatasetError for one that doesn't go on.
+
+    Of torchrun's processes, the first one looks and makes it.
+    """
+    from finetune.processes import leads, wait_for_all
+
     folder = run_folder(wish.runs, dataset, wish.run_name, wish.seed)
     if job.origin.weights and folder.resolve() in job.origin.weights.resolve().parents:
         raise DatasetError(f"--weights {wish.weights}: lies in the run that would be replaced; name another with --run")
@@ -199,14 +207,20 @@ def open_run(wish: Wish, job: Job, dataset: Dataset, first: Dataset | None) -> R
         "pretrain_split_sha256": first and first.split["sha256"],
     }
     settings |= begun
-    if wish.resume:
+    if leads() and wish.resume:
         check_resumable(folder, json.loads(to_json(begun)))
-        return Run(folder, dataset, settings)
-    if (folder / SETTINGS).is_file() and not (folder / "run.json").is_file() and not wish.overwrite:
+    elif leads():
+        start_anew(folder, dataset, settings, wish.overwrite)
+        (folder / SETTINGS).write_text(to_json(begun), "utf-8")
+    wait_for_all()
+    return Run(folder, dataset, settings)
+
+
+def start_anew(folder: Path, dataset: Dataset, settings: dict[str, Any], overwrite: bool) -> None:
+    """Make the run's folder; raises DatasetError if it holds a run, finished or not, and ``overwrite`` is false."""
+    if (folder / SETTINGS).is_file() and not (folder / "run.json").is_file() and not overwrite:
         raise DatasetError(f"{folder} was interrupted: go on with --resume, or train anew with --overwrite")
-    run = start_run(folder, dataset, settings, wish.overwrite)
-    (folder / SETTINGS).write_text(to_json(begun), "utf-8")
-    return run
+    start_run(folder, dataset, settings, overwrite)
 
 
 def check_resumable(folder: Path, begun: dict[str, Any]) -> None:

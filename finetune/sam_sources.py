@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from converters.errors import DatasetError
 from converters.options import progress
 from finetune.embeddings import GB, EmbeddingCache
+from finetune.processes import leads, place, wait_for_all
 from finetune.sam_images import MarkedImage
 from finetune.sam_models import Segmenter, framed, hash_of
 from finetune.sam_training import Source
@@ -28,26 +29,33 @@ def encode(segmenter: Segmenter, pairs: Sequence[Seen]) -> Tensor:
 
 
 def cached_source(segmenter: Segmenter, wanted: Sequence[Seen], folder: Path, cache_gb: float, batch: int) -> Source:
-    """Embed all images in all views that are asked for, unless they lie in the cache; then read them from there."""
-    sam = segmenter.sam
+    """Embed all images in all views that are asked for, unless they lie in the cache; then read them from there.
+
+    Each process of torchrun embeds its share.
+    """
+    sam, (rank, world) = segmenter.sam, place()
     side = sam.prompt_encoder.image_embedding_size[0]
     encoder = f"{hash_of(sam.image_encoder)} {sam.image_encoder.img_size}"
     cache = EmbeddingCache(folder, encoder, (sam.prompt_encoder.embed_dim, side, side), int(cache_gb * GB))
     keys = {(image.path, view): cache.key(image.path, view) for image, view in wanted}
     missing = sum(cache.read(key) is None for key in keys.values())
-    cache.make_room(keys.values())
-    click.echo(
-        f"embeddings: {len(keys)} of {cache.entry_bytes / 1e6:.1f} MB, together "
-        f"{len(keys) * cache.entry_bytes / GB:.2f} GB in {folder}; {missing} are to be made",
-        err=True,
-    )
+    if leads():
+        cache.make_room(keys.values())
+        click.echo(
+            f"embeddings: {len(keys)} of {cache.entry_bytes / 1e6:.1f} MB, together "
+            f"{len(keys) * cache.entry_bytes / GB:.2f} GB in {folder}; {missing} are to be made",
+            err=True,
+        )
+    wait_for_all()
 
     @torch.no_grad()
     def embed(pairs: Sequence[Seen]) -> Any:
         return encode(segmenter, pairs).float().cpu().numpy()
 
-    with progress(None, missing, "embedding") as bar:
-        cache.fill([(keys[image.path, view], (image, view)) for image, view in wanted], embed, batch, bar.update)
+    share = [(keys[image.path, view], (image, view)) for image, view in wanted[rank::world]]
+    with progress(None, missing // world, "embedding") as bar:
+        cache.fill(share, embed, batch, bar.update)
+    wait_for_all()
 
     def source(pairs: Sequence[Seen], seeds: Sequence[int] | None = None) -> Tensor:
         entries = [cache.read(keys[image.path, view]) for image, view in pairs]

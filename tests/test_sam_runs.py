@@ -1,7 +1,10 @@
 """Runs of SAM's decoder as they go wrong or on: interrupted, measured anew, after another dataset, on two processes."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from finetune.sam_models import Segmenter, Tiny, export, hash_of, load_sam, load
 from finetune.sam_sources import encoding_source
 from finetune.sam_training import Recipe, Source, choose_trained
 
+SCRIPT = Path(__file__).parents[1] / "finetune" / "sam_decoder.py"
 SMALL = Tiny(side=64)
 WHOLE = ("--weights", "none", "--train", "all", "--warm-up", 2, "--epochs", 3, "--batch", 4)
 
@@ -146,7 +150,7 @@ def test_finished_run_is_measured_anew_with_the_same_predictions(out: Path, tmp_
 
 def test_only_a_finished_run_of_ours_is_measured_anew(out: Path, tmp_path: Path, unbroken: Path) -> None:
     assert "holds no finished run" in refusal(sam_decoder(out, tmp_path, "--eval-only", tmp_path))
-    assert "leave --resume out" in refusal(sam_decoder(out, tmp_path, "--eval-only", unbroken, "--resume"))
+    assert "leave --resume and torchrun out" in refusal(sam_decoder(out, tmp_path, "--eval-only", unbroken, "--resume"))
     copy = shutil.copytree(unbroken, tmp_path / "copy")
     (copy / "tuned.pt").unlink()
     assert "is no run of sam_decoder.py that holds tuned.pt" in refusal(sam_decoder(out, tmp_path, "--eval-only", copy))
@@ -207,3 +211,31 @@ def test_first_training_is_on_made_images_and_resumes_too(
 )
 def test_first_dataset_must_keep_apart(pasted: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     assert message in refusal(sam_decoder(pasted, tmp_path, "--weights", "none", *arguments))
+
+
+# --------------------------------------------------------------------------------------------------- two processes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", ["decoder", "all"])
+def test_two_processes_end_with_the_weights_of_one(out: Path, tmp_path: Path, train: str) -> None:
+    """Batches of five of six images: shares of three and two, and of one and none."""
+    given = ["--category", "widget", "--out", out, "--arch", "tiny", "--imgsz", 64, "--weights", "none", "--auto"]
+    given += ["--train", train, "--epochs", 2, "--batch", 5, "--device", "cpu"]
+    given += ["--warm-up", 1] if train == "all" else []
+    run = ["torch.distributed.run", "--standalone", "--nproc_per_node", 2, SCRIPT, *given, "--runs", tmp_path / "two"]
+    settings = {"capture_output": True, "text": True, "check": False}
+    result = subprocess.run(
+        [sys.executable, "-m", *map(str, run)], env=os.environ | {"OMP_NUM_THREADS": "1"}, **settings
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("run: ") == 1  # the first one speaks
+    assert (
+        sam_decoder(out, tmp_path / "one", "--weights", "none", "--auto", *given[given.index("--train") :]).exit_code
+        == 0
+    )
+    two, one = (torch.load(folder_of(tmp_path / name) / "tuned.pt", weights_only=True) for name in ("two", "one"))
+    torch.testing.assert_close(two["state"], one["state"], rtol=1e-4, atol=2e-5)
+    records = [json.loads((folder_of(tmp_path / name) / "run.json").read_text()) for name in ("two", "one")]
+    for ours, theirs in zip(*(record["history"] for record in records), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
