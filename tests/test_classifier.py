@@ -19,7 +19,7 @@ pytest.importorskip("torchcam")
 import torch
 
 from finetune import classifier, decisions, fitting, heatmaps
-from finetune.attempts import ATTEMPTS, Attempt, seen_test
+from finetune.attempts import ATTEMPTS, IMBALANCE, Attempt, seen_test
 from finetune.category import open_dataset
 from finetune.fitting import Job, features_of, fit, load_network, logits_of, mean_logits, mix
 from finetune.loading import augmentation, load_images, normalise
@@ -520,6 +520,24 @@ def test_the_ladder_writes_one_table(out, tmp_path):
     text = (tmp_path / "tile" / "classifier-table.md").read_text()
     assert all(f"| {name} " in text for name in ATTEMPTS)
     assert json.loads((tmp_path / "tile" / "classifier-table.json").read_text())["rows"][0]["seeds"] == 2
+
+
+@pytest.mark.slow
+def test_the_long_tail_table_has_a_row_with_an_interval_for_every_method(out, tmp_path):
+    pytest.importorskip("imblearn")
+    result = run(out, tmp_path, *FAST, "--imgsz", 32, "--attempt", "deep", "--imbalance", "all", "--epochs", 1)
+    assert result.exit_code == 0, (result.output, result.exception)
+    rows = json.loads((tmp_path / "tile" / "classifier-table.json").read_text())["rows"]
+    assert [row["what"] for row in rows] == list(IMBALANCE)
+    for row in rows:
+        low, high = row["macro_f1_interval"]
+        assert 0 <= low <= row["macro_f1"] <= high <= 1
+    title, header, rule, *body, runs = result.stdout.splitlines()
+    assert "random weights" in title and header.split()[0] == "macro-F1" and runs.startswith("runs: ")
+    assert [line.split()[0] for line in body] == list(IMBALANCE)
+    assert all(len(line) <= len(rule) and line.count(" to ") == 1 for line in body)
+    text = (tmp_path / "tile" / "classifier-table.md").read_text()
+    assert all(f"| {name} " in text for name in IMBALANCE)
 
 
 @pytest.mark.slow
