@@ -6,9 +6,9 @@
     python finetune/classifier.py --category screw --pretrain screw@paste-500                 # made images first
     torchrun --nproc_per_node 2 -- finetune/classifier.py --category screw --imgsz 512        # two GPUs; mind the --
 
-It learns from the class of an image alone, never from a mask. Val chooses the epoch, also of a first training on made
-images, the temperature and all thresholds; test is looked at once. Good counts as a class in accuracy, balanced
-accuracy and macro-F1.
+It learns from the class of an image alone, never from a mask; made images, though, were cut out along masks. Val
+chooses the epoch (also of --pretrain), the temperature and all thresholds; test is looked at once. Good counts as a
+class in accuracy, balanced accuracy and macro-F1.
 """
 
 import sys
@@ -151,6 +151,14 @@ class Member:
     def stages(self) -> list["Standing"]:
         return [stage for stage in (self.pretraining, self.standing) if stage]
 
+    @property
+    def epochs(self) -> int:
+        return sum(stage.epoch for stage in self.stages)
+
+    @property
+    def cpu_seconds(self) -> float:
+        return sum(stage.cpu_seconds for stage in self.stages)
+
 
 def train_members(
     job: "Job", first: "Images | None", train: "Images", val: "Images", folder: Path, wish: Wish
@@ -227,9 +235,9 @@ def evaluate(
         boxes = maps["boxes"][name] if maps else []
         run.write_predictions(SET, name, boxes, scores)
         measured[name] |= maps["measures"][name] if maps else {}
-    run.describe_set(
-        SET, model="CNN classifier", prompt=None, oracle=False, label="class", **(maps["about"] if maps else {})
-    )
+    label = "mask" if run.settings.get("made_images") else "class"  # made images are cut out along masks
+    about = maps["about"] if maps else {}
+    run.describe_set(SET, model="CNN classifier", prompt=None, oracle=False, label=label, **about)
     return measured, probabilities, decisions
 
 
@@ -294,6 +302,7 @@ def settings_of(wish: Wish, job: "Job", dataset: Dataset) -> dict[str, Any]:
         **{key: getattr(wish, key) for key in kept},
         "cost": str(wish.cost) if wish.cost else None,
         "pretrain": wish.pretrain and wish.pretrain.name,
+        "made_images": sum(len(part.made_images) for part in (wish.pretrain, dataset) if part),
         "pretrain_split_sha256": wish.pretrain and wish.pretrain.split["sha256"],
         "split_sha256": dataset.split["sha256"],
         "label_settings": dataset.label_settings,
@@ -355,44 +364,55 @@ def train_and_evaluate(
     members = train_members(job, first, train, val, folder, wish)
     if not leads:
         return None
-    seconds = run.seconds
+    trained = run.seconds
     parts = {"val": val, "test": load_images(dataset, "test", job.imgsz)}
     measured, probabilities, decisions = evaluate(run, job, [member.network for member in members], parts, wish)
     labels, found = parts["test"].labels.numpy(), decisions["test"]
     title = f"{dataset.name}, {name}, seed {seed}, test"
     plot(folder, members[0].standing.history, labels, probabilities["test"], found, ["good", *dataset.classes], title)
-    cpu = sum(stage.cpu_seconds for member in members for stage in member.stages)
+    finish(
+        run,
+        job,
+        members,
+        wish,
+        trained,
+        seconds_per_image=seconds_per_image(members, parts["test"], job),
+        metrics=measured,
+    )
+    epochs, cpu = max(member.epochs for member in members), sum(member.cpu_seconds for member in members)
+    return Result(job.attempt, labels, found, measured["test"], epochs, cpu, trained, folder)
+
+
+def finish(run: Run, job: "Job", members: Sequence[Member], wish: Wish, seconds: float, **measured: Any) -> None:
+    """Write run.json; ``seconds`` are those of the training."""
     run.finish(
         model="CNN classifier",
         parameters=sum(parameter.numel() for member in members for parameter in member.network.parameters()),
         random_weights=job.weights is None,
         weights_sha256=None if job.weights is None else sha256(job.weights),
         train_seconds=round(seconds, 1),
-        train_cpu_seconds=round(cpu, 1),
-        seconds_per_image=seconds_per_image([member.network for member in members], parts["test"], job),
-        weights_bytes=sum((at / "model.pt").stat().st_size for at in places_of(folder, wish.ensemble)),
+        train_cpu_seconds=round(sum(member.cpu_seconds for member in members), 1),
+        weights_bytes=sum((at / "model.pt").stat().st_size for at in places_of(run.folder, wish.ensemble)),
         device=job.device,
-        seen_test=seen_test(job.attempt, dataset.synthetic),
+        seen_test=seen_test(job.attempt, run.dataset.synthetic),
         pretrained_on=wish.pretrain and wish.pretrain.name,
-        made_images=sum(len(part.made_images) for part in (wish.pretrain, dataset) if part),
+        made_images=run.settings["made_images"],
         chosen_epochs=[member.standing.best_epoch for member in members],
         history=[member.standing.history for member in members],
         pretrain_history=[member.pretraining.history for member in members if member.pretraining],
-        metrics=measured,
+        **measured,
     )
-    epochs = max(sum(stage.epoch for stage in member.stages) for member in members)
-    return Result(job.attempt, labels, found, measured["test"], epochs, cpu, seconds, folder)
 
 
-def seconds_per_image(networks: Sequence[Any], images: "Images", job: "Job") -> float:
+def seconds_per_image(members: Sequence[Member], images: "Images", job: "Job") -> float:
     """Wall time of the networks' answer to an image in memory, in batches, without heat maps."""
     import time
 
     from finetune.fitting import logits_of
 
     began = time.perf_counter()
-    for network in networks:
-        logits_of(network, images, job)
+    for member in members:
+        logits_of(member.network, images, job)
     return round((time.perf_counter() - began) / len(images), 5)
 
 
