@@ -1,6 +1,7 @@
 """Fine-tune SAM's mask decoder on a converted dataset, prompted as it will be used, and measure it before and after.
 
     python finetune/sam_decoder.py --category screw                                  # vit_b, embeddings cached
+    python finetune/sam_decoder.py --category screw --arch mobile_sam                # an encoder of 6 million weights
     python finetune/sam_decoder.py --category screw --auto --boxes runs/screw/yolo/seed-0
     python finetune/sam_decoder.py --category washer --arch tiny --weights none --train all --pretrain washer@paste-400
     torchrun --nproc_per_node 2 finetune/sam_decoder.py --category screw             # two GPUs
@@ -68,7 +69,7 @@ VIEW_ORDER = (0, 4, 2, 6, 1, 3, 5, 7)  # as it is, mirrored, half a turn, ...: t
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
 @click.option("--run", "run_name", default="sam", help="Name of the run.")
-@click.option("--arch", type=click.Choice(ARCHS), default="vit_b", help="tiny: SAM's classes at 256 px, untrained.")
+@click.option("--arch", type=click.Choice(ARCHS), default="vit_b", help="tiny: SAM's classes, 256 px, untrained.")
 @click.option("--weights", default=None, show_default="the published ones", help="sam_vit_b, ..., FILE, or none.")
 @click.option("--train", default="decoder", help="decoder, prompt-encoder, all, lora:RANK; joined by commas.")
 @click.option("--auto", is_flag=True, help="Also learn to find defects without a prompt.")

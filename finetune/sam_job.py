@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from finetune.sam_report import Boxes, Parts
     from finetune.sam_training import Recipe
 
-ARCHS = ("tiny", "vit_b", "vit_l", "vit_h")
+ARCHS = ("tiny", "mobile_sam", "vit_b", "vit_l", "vit_h")
 WARM_UP = 2400  # steps
 RATE, REFERENCE = 8e-4, 256  # SAM's own rate, at its own batch; scaled by the square root of the batch's share
 RANDOM_RATE = 1e-3  # where everything is learned anew
@@ -97,9 +97,9 @@ def parse_train(wanted: str) -> dict[str, Any]:
 
 def find_checkpoint(arch: str, weights: str | None) -> Path | None:
     """The checkpoint of ``--weights``, by default the published one of the architecture."""
-    from finetune.sam_models import PUBLISHED, fetch_published
+    from finetune.sam_models import MOBILE, PUBLISHED, fetch_published
 
-    own = f"sam_{arch}"
+    own = arch if arch == MOBILE else f"sam_{arch}"
     wanted = own if weights is None else weights
     if own not in PUBLISHED and weights is None:
         raise DatasetError("--arch tiny: nobody has published its weights; add --weights FILE, or none for random ones")
@@ -158,12 +158,18 @@ def make_job(wish: Wish, dataset: Dataset, first: Dataset | None) -> Job:
     """A training with its weights and images at hand; raises DatasetError for what can't be had or doesn't go."""
     from finetune.sam_evaluation import read_boxes
     from finetune.sam_images import images_of
-    from finetune.sam_models import TINY, Origin, Segmenter, load_sam
+    from finetune.sam_models import MOBILE, TINY, Origin, Segmenter, load_sam
     from finetune.sam_training import Recipe
 
     trained, tiny = parse_train(wish.train), geometry(wish.arch, wish.imgsz)
     if trained.get("lora") and find_spec("peft") is None:
         raise DatasetError("--train lora: peft is not installed: pip install -e '.[lora]'")
+    if wish.arch == MOBILE and trained.get("image_encoder"):  # timm keeps its attention's biases between steps
+        raise DatasetError("--train all: trains no image encoder of mobile_sam; choose decoder, prompt-encoder, lora:4")
+    if wish.arch == MOBILE and wish.export_to:
+        raise DatasetError(
+            "--export: SamPredictor knows no mobile_sam; load tuned.pt with finetune.sam_models.load_tuned"
+        )
     if wish.export_to and wish.export_to.is_dir():
         raise DatasetError(f"--export {wish.export_to}: is a folder; name the file to write")
     joined = wish.instances == "image"

@@ -23,16 +23,18 @@ from converters.errors import DatasetError
 from finetune.networks import load_state
 from finetune.prompts import Prompt
 from finetune.sam_images import fitted
+from finetune.sam_mobile import build_mobile, renamed
 from finetune.weights import sha256
 
-TINY = "tiny"
-ARCHS = (TINY, "vit_b", "vit_l", "vit_h")
+TINY, MOBILE = "tiny", "mobile_sam"
+ARCHS = (TINY, MOBILE, "vit_b", "vit_l", "vit_h")
 SIDE = 1024  # px that the published models take
 URL = "https://dl.fbaipublicfiles.com/segment_anything/"
-PUBLISHED = {  # name -> file; its last part are the first digits of the file's SHA-256
-    "sam_vit_b": "sam_vit_b_01ec64.pth",
-    "sam_vit_l": "sam_vit_l_0b3195.pth",
-    "sam_vit_h": "sam_vit_h_4b8939.pth",
+PUBLISHED = {  # name -> where the file is, and the first digits of its SHA-256
+    "sam_vit_b": (f"{URL}sam_vit_b_01ec64.pth", "01ec64"),
+    "sam_vit_l": (f"{URL}sam_vit_l_0b3195.pth", "0b3195"),
+    "sam_vit_h": (f"{URL}sam_vit_h_4b8939.pth", "4b8939"),
+    MOBILE: ("https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt", "6dbb90523a35"),
 }
 
 
@@ -98,7 +100,12 @@ class Segmenter(nn.Module):
 
 
 def build_sam(arch: str, tiny: Tiny = Tiny()) -> Sam:
-    """A Sam with random weights, in evaluation mode; ``tiny`` matters to that architecture only."""
+    """A Sam with random weights, in evaluation mode; ``tiny`` matters to that architecture only.
+
+    Raises DatasetError for mobile_sam without the timm library.
+    """
+    if arch == MOBILE:
+        return build_mobile()
     return tiny.build() if arch == TINY else sam_model_registry[arch](checkpoint=None)
 
 
@@ -111,6 +118,7 @@ def load_sam(arch: str, checkpoint: Path | None, tiny: Tiny = Tiny(), flag: str 
     if checkpoint is None:
         return sam
     state, own = load_state(checkpoint, flag), sam.state_dict()
+    state = renamed(state) if arch == MOBILE else state
     wrong = [key for key in own if key not in state or own[key].shape != state[key].shape]
     wrong += [key for key in state if key not in own]
     if wrong:
@@ -123,13 +131,12 @@ def load_sam(arch: str, checkpoint: Path | None, tiny: Tiny = Tiny(), flag: str 
 
 
 def fetch_published(name: str) -> Path:
-    """Meta's file, from torch's cache or downloaded into it and checked; raises RuntimeError for a wrong SHA-256."""
-    file = PUBLISHED[name]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file
-    digits = path.stem.rpartition("_")[2]
+    """The authors' file, from torch's cache or downloaded into it; raises RuntimeError for a wrong SHA-256."""
+    url, digits = PUBLISHED[name]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(URL + file, str(path), hash_prefix=digits, progress=False)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=digits, progress=False)
     elif not sha256(path).startswith(digits):
         raise RuntimeError(f"{path} is damaged: remove it")
     return path
@@ -213,7 +220,9 @@ def add_lora(encoder: nn.Module, rank: int) -> None:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise DatasetError("--train lora: peft is not installed: pip install -e '.[lora]'") from None
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["qkv", "proj"], exclude_modules=["patch_embed.proj"])
+    patches = "patch_embed.proj"  # a convolution, of SAM's own encoders
+    exclude = [patches] if patches in dict(encoder.named_modules()) else None
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["qkv", "proj"], exclude_modules=exclude)
     inject_adapter_in_model(config, encoder)
 
 
