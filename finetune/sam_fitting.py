@@ -28,6 +28,12 @@ class Standing:
     cpu_seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
+    def note(self, loss: float, lr: float, val: float | None, cpu_seconds: float) -> None:
+        """Add the epoch that has ended to the history."""
+        self.cpu_seconds += cpu_seconds
+        entry = {"epoch": self.epoch, "loss": float(loss), "lr": lr, "cpu_seconds": round(self.cpu_seconds, 1)}
+        self.history.append(entry | ({} if val is None else {"val": val}))
+
 
 def fit(
     segmenter: Segmenter,
@@ -41,14 +47,11 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train in place, and leave the weights of the epoch that ``judge`` (higher is better) likes best; its history.
 
-    Without a judge (val shows no defect), the last epoch's are kept. ``images`` without instances are taken for
-    the learned tokens alone, half as many an epoch as there are others. Each epoch replaces the file ``last``, from
-    which ``resume`` goes on as if there had been no interruption.
+    Without a judge (val shows no defect), the last epoch's are kept. Each epoch replaces the file ``last``, from which
+    ``resume`` goes on as if there had been no interruption.
     """
-    marked = [image for image in images if image.marked]
-    good = [image for image in images if not image.marked] if segmenter.tokens is not None else []
-    steps = -(-(len(marked) + min(len(good), len(marked) // 2)) // recipe.batch)
     parameters = [parameter for parameter in segmenter.parameters() if parameter.requires_grad]
+    steps = -(-len(drawn(segmenter, images, np.random.default_rng(recipe.seed))) // recipe.batch)
     optimizer, schedule = optimizer_of(parameters, recipe.lr, recipe.weight_decay, recipe.warmup, recipe.epochs * steps)
     averaged = Averaged(parameters, recipe.ema)
     states = {"optimizer": optimizer, "schedule": schedule, "averaged": averaged}
@@ -58,9 +61,7 @@ def fit(
         while at.epoch < recipe.epochs and not (judge and at.epoch - at.best_epoch >= recipe.patience):
             began = time.process_time()
             generator = np.random.default_rng([recipe.seed, at.epoch])  # a resumed run draws what an unbroken one does
-            drawn = marked + [good[i] for i in generator.permutation(len(good))[: len(marked) // 2]]
-            order = [drawn[i] for i in generator.permutation(len(drawn))]
-            losses = []
+            order, losses = drawn(segmenter, images, generator), []
             for start in range(0, len(order), recipe.batch):
                 losses.append(learn(segmenter, source, order[start : start + recipe.batch], views, recipe, generator))
                 nn.utils.clip_grad_norm_(parameters, recipe.clip)
@@ -72,14 +73,19 @@ def fit(
                 score = as_first(judge) if judge else float(at.epoch)
                 if score > at.best:
                     at.best, at.best_epoch, chosen = score, at.epoch, trained_state(segmenter)
-            at.cpu_seconds += time.process_time() - began
-            entry = {"epoch": at.epoch, "loss": float(np.mean(losses)), "lr": schedule.get_last_lr()[0]}
-            at.history.append(entry | {"cpu_seconds": round(at.cpu_seconds, 1)} | ({"val": score} if judge else {}))
-            if leads():
-                keep(segmenter, states, at, chosen, last)
+            at.note(np.mean(losses), schedule.get_last_lr()[0], score if judge else None, time.process_time() - began)
+            keep(segmenter, states, at, chosen, last)
             bar.update(1, f"val {score:.3f}" if judge else "")
     segmenter.load_state_dict(chosen, strict=False)
     return at.history
+
+
+def drawn(segmenter: Segmenter, images: Sequence[MarkedImage], generator: np.random.Generator) -> list[MarkedImage]:
+    """The images of an epoch in a random order: all with instances, and of the others half as many for the tokens."""
+    marked = [image for image in images if image.marked]
+    good = [image for image in images if not image.marked] if segmenter.tokens is not None else []
+    chosen = marked + [good[i] for i in generator.permutation(len(good))[: len(marked) // 2]]
+    return [chosen[i] for i in generator.permutation(len(chosen))]
 
 
 def learn(
@@ -109,7 +115,9 @@ def learn(
 
 
 def keep(segmenter: Segmenter, states: dict[str, Any], at: Standing, chosen: dict[str, Any], last: Path) -> None:
-    """Write all that a resumed training needs, whole or not at all."""
+    """Write all that a resumed training needs, whole or not at all. Only torchrun's first process does."""
+    if not leads():
+        return
     saved = {name: state.state_dict() for name, state in states.items()}
     partial = last.with_name(f"{last.name}.partial")
     own = trained_state(segmenter)

@@ -154,14 +154,10 @@ def open_first(out: Path, wish: Wish, dataset: Dataset) -> Dataset:
     return first
 
 
-def make_job(wish: Wish, dataset: Dataset, first: Dataset | None) -> Job:
-    """A training with its weights and images at hand; raises DatasetError for what can't be had or doesn't go."""
-    from finetune.sam_evaluation import read_boxes
-    from finetune.sam_images import images_of
-    from finetune.sam_models import MOBILE, TINY, Origin, Segmenter, load_sam
-    from finetune.sam_training import Recipe
+def check_options(wish: Wish, trained: dict[str, Any]) -> None:
+    """Raise DatasetError for options that don't go together, or that need a library that isn't there."""
+    from finetune.sam_models import MOBILE
 
-    trained, tiny = parse_train(wish.train), geometry(wish.arch, wish.imgsz)
     if trained.get("lora") and find_spec("peft") is None:
         raise DatasetError("--train lora: peft is not installed: pip install -e '.[lora]'")
     if wish.arch == MOBILE and trained.get("image_encoder"):  # timm keeps its attention's biases between steps
@@ -172,6 +168,17 @@ def make_job(wish: Wish, dataset: Dataset, first: Dataset | None) -> Job:
         )
     if wish.export_to and wish.export_to.is_dir():
         raise DatasetError(f"--export {wish.export_to}: is a folder; name the file to write")
+
+
+def make_job(wish: Wish, dataset: Dataset, first: Dataset | None) -> Job:
+    """A training with its weights and images at hand; raises DatasetError for what can't be had or doesn't go."""
+    from finetune.sam_evaluation import read_boxes
+    from finetune.sam_images import images_of
+    from finetune.sam_models import TINY, Origin, Segmenter, load_sam
+    from finetune.sam_training import Recipe
+
+    trained, tiny = parse_train(wish.train), geometry(wish.arch, wish.imgsz)
+    check_options(wish, trained)
     joined = wish.instances == "image"
     parts = {part: images_of(dataset, part, joined) for part in ("train", "val", "test")}
     before = images_of(first, "train", joined) if first else []
