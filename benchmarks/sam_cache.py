@@ -37,6 +37,53 @@ def seconds(work: Callable[[], object], repeat: int) -> float:
     return min(found)
 
 
+class Training:
+    """A decoder in training on images of noise, with its encoder in the loop or on cached embeddings."""
+
+    def __init__(self, arch: str, instances: int, folder: Path) -> None:
+        self.generator, self.instances = np.random.default_rng(0), instances
+        self.segmenter = Segmenter(build_sam(arch, Tiny()), ["defect"], auto=False)
+        choose_trained(self.segmenter, Recipe())
+        self.sam, self.side = self.segmenter.sam, self.segmenter.sam.image_encoder.img_size
+        self.ids = np.zeros((self.side, self.side), np.int64)
+        for number in range(1, instances + 1):
+            x, y = self.generator.integers(0, self.side - self.side // 8, 2)
+            self.ids[y : y + self.side // 10, x : x + self.side // 10] = number
+        parameters = [value for value in self.segmenter.parameters() if value.requires_grad]
+        self.optimizer, _ = optimizer_of(parameters, 1e-5, 0.1, 0.1, 100)
+        grid, dim = self.sam.prompt_encoder.image_embedding_size[0], self.sam.prompt_encoder.embed_dim
+        self.cache = EmbeddingCache(folder / "cache", "benchmark", (dim, grid, grid), 10**10)
+        self.keys: dict[Path, str] = {}  # in the cache
+        self.encodings: list[float] = []  # seconds
+
+    def fill_cache(self, paths: Sequence[Path]) -> None:
+        self.keys = {path: self.cache.key(path, 0) for path in paths}
+        wanted = [(key, path) for path, key in self.keys.items()]
+        self.cache.fill(wanted, lambda group: self.encode(group[0]).numpy(), 1, lambda count: None)
+
+    def step(self, embedding: torch.Tensor) -> None:
+        scene = scene_of(self.segmenter, self.ids, [0] * self.instances, self.instances, self.generator)
+        self.optimizer.zero_grad()
+        take_step(self.segmenter, embedding, [scene], ROUNDS)
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def encode(self, path: Path) -> torch.Tensor:
+        began = time.perf_counter()
+        embedding = self.sam.image_encoder(framed(self.sam, cv2.imread(str(path), cv2.IMREAD_COLOR_RGB))[None])
+        self.encodings.append(time.perf_counter() - began)
+        return embedding
+
+    def stored(self, path: Path) -> torch.Tensor:
+        entry = self.cache.read(self.keys[path])
+        assert entry is not None
+        return torch.from_numpy(entry.astype(np.float32))[None]
+
+    def epoch(self, paths: Sequence[Path], embed: Callable[[Path], torch.Tensor]) -> None:
+        for path in paths:
+            self.step(embed(path))
+
+
 @click.command()
 @click.option("--arch", type=click.Choice(ARCHS), default="vit_b")
 @click.option("--images", type=int, default=3)
@@ -44,65 +91,20 @@ def seconds(work: Callable[[], object], repeat: int) -> float:
 @click.option("--repeat", type=int, default=3)
 def main(arch: str, images: int, instances: int, repeat: int) -> None:
     torch.manual_seed(0)
-    generator = np.random.default_rng(0)
-    segmenter = Segmenter(build_sam(arch, Tiny()), ["defect"], auto=False)
-    choose_trained(segmenter, Recipe())
-    sam, side = segmenter.sam, segmenter.sam.image_encoder.img_size
-    ids = np.zeros((side, side), np.int64)
-    for number in range(1, instances + 1):
-        x, y = generator.integers(0, side - side // 8, 2)
-        ids[y : y + side // 10, x : x + side // 10] = number
-    parameters = [value for value in segmenter.parameters() if value.requires_grad]
-    optimizer, _ = optimizer_of(parameters, 1e-5, 0.1, 0.1, 100)
-
-    def step(embedding: torch.Tensor) -> None:
-        scene = scene_of(segmenter, ids, [0] * instances, instances, generator)
-        optimizer.zero_grad()
-        take_step(segmenter, embedding, [scene], ROUNDS)
-        optimizer.step()
-
-    encodings: list[float] = []
-
-    def encode(path: Path) -> torch.Tensor:
-        began = time.perf_counter()
-        with torch.no_grad():
-            embedding = sam.image_encoder(framed(sam, cv2.imread(str(path), cv2.IMREAD_COLOR_RGB))[None])
-        encodings.append(time.perf_counter() - began)
-        return embedding
-
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{index}.png" for index in range(images)]
+    with tempfile.TemporaryDirectory() as name:
+        training, paths = Training(arch, instances, Path(name)), [Path(name) / f"{i}.png" for i in range(images)]
+        side = training.side
         for path in paths:
-            cv2.imwrite(str(path), generator.integers(0, 256, (side, side, 3), np.uint8))
-        grid = sam.prompt_encoder.image_embedding_size[0]
-        cache = EmbeddingCache(Path(folder) / "cache", "benchmark", (sam.prompt_encoder.embed_dim, grid, grid), 10**10)
-        keys = {path: cache.key(path, 0) for path in paths}
-        exact: dict[Path, torch.Tensor] = {}
-
-        def encode_one(batch: Sequence[Path]) -> np.ndarray:
-            exact[batch[0]] = encode(batch[0])
-            return exact[batch[0]].numpy()
-
-        cache.fill([(key, path) for path, key in keys.items()], encode_one, 1, lambda count: None)
-
-        def stored(path: Path) -> torch.Tensor:
-            entry = cache.read(keys[path])
-            assert entry is not None
-            return torch.from_numpy(entry.astype(np.float32))[None]
-
-        one = exact[paths[0]]
-        off = float((stored(paths[0]) - one).abs().max() / one.abs().max())
-        decoding = seconds(lambda: step(one), repeat)
-
-        def epoch(embed: Callable[[Path], torch.Tensor]) -> None:
-            for path in paths:
-                step(embed(path))
-
+            cv2.imwrite(str(path), training.generator.integers(0, 256, (side, side, 3), np.uint8))
+        training.fill_cache(paths)
+        exact, stored = training.encode(paths[0]), training.stored(paths[0])
+        off = float((stored - exact).abs().max() / exact.abs().max())
+        decoding = seconds(lambda: training.step(exact), repeat)
         began = time.perf_counter()
-        epoch(encode)
+        training.epoch(paths, training.encode)
         uncached = time.perf_counter() - began
-        cached = seconds(lambda: epoch(stored), repeat)
-    encoding = min(encodings)
+        cached = seconds(lambda: training.epoch(paths, training.stored), repeat)
+    encoding = min(training.encodings)
     goal = 0.9 * (encoding + decoding) / decoding
     click.echo(f"{arch}, {side} px, {images} images of {instances} instances, {torch.get_num_threads()} threads")
     click.echo(f"encode an image            {encoding:8.3f} s")
