@@ -53,7 +53,6 @@ from finetune.sam_job import (
     make_job,
     open_first,
     open_run,
-    parse_train,
 )
 from finetune.weights import sha256
 
@@ -116,7 +115,6 @@ def main(name: str, out: Path, eval_only: Path | None, as_json: bool, **options:
     and takes --weights FILE where the checkpoint that RUN began with has moved.
     """
     wish = Wish(**options)
-    parse_train(wish.train)
     folder = measure_again(wish, out, name, eval_only) if eval_only else train_one(wish, out, name)
     if folder is None:
         return
@@ -132,9 +130,9 @@ def report(record: dict[str, Any]) -> None:
     """Print what a run's record says of test."""
     from finetune.sam_report import HEADER, cells
 
-    settings, made = record["settings"], record["made_images"]
-    origin = "random weights" if record["random_weights"] else settings["weights"] or f"sam_{settings['arch']}"
-    before = f", first on {settings['pretrain']} ({made} made images)" if settings["pretrain"] else ""
+    settings, first = record["settings"], record.get("pretrained_on")
+    origin = "random weights" if record["random_weights"] else settings["weights"] or "the published weights"
+    before = f", first on {first} ({record['made_images']} made images)" if first else ""
     how = f"--train {settings['train']}, seed {settings['seed']}"
     synthetic = ", SYNTHETIC images" if record["synthetic"] else ""
     click.echo(f"{record['dataset']}: SAM {settings['arch']} from {origin}{before}, {how}{synthetic}; on test:")

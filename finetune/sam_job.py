@@ -243,7 +243,7 @@ def check_resumable(folder: Path, begun: dict[str, Any]) -> None:
     if not (folder / SETTINGS).is_file():
         raise DatasetError(f"--resume: {folder} holds no interrupted run; start it without --resume")
     before = json.loads((folder / SETTINGS).read_text("utf-8"))
-    for key in begun.keys() | before.keys():
+    for key in sorted(begun.keys() | before.keys()):
         if begun.get(key) != before.get(key):
             raise DatasetError(
                 f"--resume: {folder} was begun with {key} {before.get(key)!s:.60}, not {begun.get(key)!s:.60}; "

@@ -135,6 +135,8 @@ def test_finished_run_is_measured_anew_with_the_same_predictions(out: Path, tmp_
     before, record = contents(folder / "predictions"), json.loads((folder / "run.json").read_text())
     assert len(before) > 20
     shutil.rmtree(folder / "predictions")
+    del record["pretrained_on"], record["settings"]["pretrain"]  # as before there was --pretrain
+    (folder / "run.json").write_text(json.dumps(record))
     moved = checkpoint.rename(tmp_path / "moved.pth")
     assert "no such file" in refusal(sam_decoder(out, tmp_path, "--eval-only", folder))
     arguments = ("--eval-only", folder, "--weights", moved, "--export", tmp_path / "tuned.pth")
