@@ -90,13 +90,22 @@ def test_a_run_learns_and_says_what_it_cost(learned):
             assert min(image.size) > 300
 
 
-def test_measures_are_those_of_ultralytics(out, learned, tmp_path):
+def test_measures_are_those_of_ultralytics(out, learned, tmp_path, monkeypatch):
     """Ours from predictions at full size; theirs from their own validation of the same checkpoint.
 
-    On the train part, which has 12 instances a class. What differs: a box may count for several classes in their
-    validation, not in prediction, and they draw straight lines between points of the curve where COCO has steps.
+    On the train part, which has 12 instances a class. A box may count for several classes in their validation, which
+    made 0.77 of 0.70 once, and not in prediction: here it may in neither. What differs still: they draw straight lines
+    between points of the curve where COCO has steps.
     """
     from ultralytics import YOLO
+    from ultralytics.models.yolo.detect import val
+
+    suppress = val.nms.non_max_suppression
+
+    def one_class(*rows: object, **settings: object) -> object:
+        return suppress(*rows, **settings | {"multi_label": False})
+
+    monkeypatch.setattr(val.nms, "non_max_suppression", one_class)
 
     dataset = open_dataset(out, "plate")
     data = yolo.view_of(dataset, "detect", 0.9, tmp_path / "data")
@@ -105,8 +114,8 @@ def test_measures_are_those_of_ultralytics(out, learned, tmp_path):
     theirs = model.val(data=str(data), split="train", rect=False, **settings).box  # rect pads images, as no one else
     ours = box_metrics(dataset.ground_truth("train"), list(predict(model, dataset, "detect", "train", SIZE, "cpu")))
     assert ours.map50 > 0.5
-    assert ours.map50 == pytest.approx(theirs.map50, abs=0.02)
-    assert ours.map == pytest.approx(theirs.map, abs=0.02)
+    assert ours.map50 == pytest.approx(theirs.map50, abs=0.01)
+    assert ours.map == pytest.approx(theirs.map, abs=0.01)
 
 
 def test_evaluating_again_gives_the_same_numbers(out, learned):
