@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from finetune.sam_training import Recipe
 
 ARCHS = ("tiny", "mobile_sam", "vit_b", "vit_l", "vit_h")
-WARM_UP = 2400  # steps
+WARM_UP = 1200  # steps
 RATE, REFERENCE = 8e-4, 256  # SAM's own rate, at its own batch; scaled by the square root of the batch's share
 RANDOM_RATE = 1e-3  # where everything is learned anew
 TUNED = "tuned.pt"

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
@@ -36,6 +38,48 @@ PUBLISHED = {  # name -> where the file is, and the first digits of its SHA-256
     "sam_vit_h": (f"{URL}sam_vit_h_4b8939.pth", "4b8939"),
     MOBILE: ("https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt", "6dbb90523a35"),
 }
+
+
+class Stem(nn.Sequential):
+    """Convolutions that halve the image until a cell is ``patch`` px, B x 3 x S x S -> B x g x g x width.
+
+    A transformer learns faster behind them than behind ImageEncoderViT's one large convolution: T. Xiao et al.,
+    Early Convolutions Help Transformers See Better, NeurIPS 2021.
+    """
+
+    def __init__(self, patch: int, width: int) -> None:
+        widths = [max(16, width * 2**step // patch) for step in range(1, patch.bit_length())]
+        layers = [
+            (nn.Conv2d(before, after, 3, stride=2, padding=1), LayerNorm2d(after), nn.GELU())
+            for before, after in pairwise([3, *widths])
+        ]
+        super().__init__(*chain.from_iterable(layers), nn.Conv2d(width, width, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(pixels).permute(0, 2, 3, 1)
+
+
+class DrawingPromptEncoder(PromptEncoder):
+    """SAM's prompt encoder, which draws a box as a mask prompt too, unless there is one.
+
+    Two corners as codes of places take SAM millions of images to understand; a drawn box shows its cells what they are.
+    """
+
+    def forward(self, points: Any, boxes: Tensor | None, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        if boxes is not None and masks is None:
+            masks = drawn(boxes, self.input_image_size[0], self.mask_input_size[0])
+        return super().forward(points, boxes, masks)
+
+
+def drawn(boxes: Tensor, side: int, grid: int) -> Tensor:
+    """Boxes (N x 4, px of the input, which is ``side`` px) as mask prompts, N x 1 x grid x grid logits.
+
+    1 where a cell lies in the box, -1 where it doesn't, and in proportion between.
+    """
+    near, far = (boxes * grid / side).reshape(-1, 2, 2, 1).unbind(1)  # N x 2 x 1 each: x and y
+    cells = torch.arange(grid, device=boxes.device)
+    across, down = (torch.minimum(far, cells + 1) - torch.maximum(near, cells)).clamp(0, 1).unbind(1)
+    return (2 * down[:, :, None] * across[:, None, :] - 1)[:, None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +108,7 @@ class Tiny:
                 window_size=self.window,
                 out_chans=self.dim,
             ),
-            prompt_encoder=PromptEncoder(
+            prompt_encoder=DrawingPromptEncoder(
                 embed_dim=self.dim,
                 image_embedding_size=(grid, grid),
                 input_image_size=(self.side, self.side),
@@ -76,6 +120,7 @@ class Tiny:
                 iou_head_hidden_dim=self.dim,
             ),
         )
+        sam.image_encoder.patch_embed = Stem(self.patch, self.width)
         code_places(sam)
         return sam.eval()
 
@@ -171,15 +216,17 @@ def embed_prompts(
     """
     height, width = fitted(size, sam.image_encoder.img_size)
     kinds = [[i for i, prompt in enumerate(prompts) if (prompt.box is None) is plain] for plain in (True, False)]
-    found = []
+    sparse, dense = [], []
     for indices in filter(None, kinds):
         group = [prompts[i].scaled(width / size[1], height / size[0]) for i in indices]
         points = (_stack(sam, [prompt.points for prompt in group]), _stack(sam, [prompt.labels for prompt in group]))
         boxes = None if group[0].box is None else _stack(sam, [prompt.box for prompt in group])
-        found.append(sam.prompt_encoder(points if points[1].shape[1] else None, boxes, None)[0])
+        given = points if points[1].shape[1] else None
+        found = sam.prompt_encoder(given, boxes, None if masks is None else masks[indices])
+        sparse.append(found[0])
+        dense.append(found[1])
     order = torch.tensor(kinds[0] + kinds[1]).argsort()
-    dense = sam.prompt_encoder(None, None, masks)[1]
-    return torch.cat(found)[order], dense.expand(len(prompts), -1, -1, -1)
+    return torch.cat(sparse)[order], torch.cat(dense)[order]
 
 
 def _stack(sam: Sam, arrays: Sequence[Any]) -> Tensor:
@@ -291,7 +338,10 @@ def load_tuned(path: Path | str, weights: Path | str | None = None) -> Segmenter
     segmenter = Segmenter(load_sam(origin.arch, origin.weights, origin.tiny), saved["classes"], saved["auto"])
     if origin.lora:
         add_lora(segmenter.sam.image_encoder, origin.lora)
-    segmenter.load_state_dict(saved["state"], strict=False)
+    try:
+        segmenter.load_state_dict(saved["state"], strict=origin.weights is None)
+    except RuntimeError:
+        raise DatasetError(f"{path}: its weights are of another geometry than this version's: train it anew") from None
     if origin.lora:
         merge_lora(segmenter.sam.image_encoder)
     return segmenter.eval().requires_grad_(False)

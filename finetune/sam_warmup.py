@@ -28,7 +28,8 @@ CROPS = 2  # a step
 SMALLEST = 8  # px of a shape's side
 VISIBLE = 10  # grey levels: a smaller change is no shape
 RATE = 2e-3
-EASY = 1 / 3  # of the steps, in which shapes come to be as small and thin as they get
+BALANCED = 0.1  # of the steps, in which an instance weighs as much as its surroundings; more makes masks too large
+EASY = 0.2  # of the steps, in which shapes come to be as small and thin as they get
 
 
 def draw_shape(side: int, generator: np.random.Generator, hard: float = 1.0) -> Mask:
@@ -112,7 +113,7 @@ def warm_up(
     with progress(None, steps, "warm-up", item_show_func=lambda item: item) as bar:
         for step in range(steps):
             hard = min(1.0, step / (EASY * steps))
-            losses = balanced_losses if step < steps / 2 else mask_losses
+            losses = balanced_losses if step < BALANCED * steps else mask_losses
             frames, scenes = [], []
             for image in generator.choice(np.array(images, object), CROPS):
                 scale = tiny.side / max(image.size())
