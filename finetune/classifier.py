@@ -36,7 +36,7 @@ from converters.options import (
 )
 from finetune.attempts import ATTEMPTS, IMBALANCE, USUAL, Attempt, seen_test
 from finetune.category import Dataset, check_apart, open_dataset, whole_images
-from finetune.predictions import Run, run_folder, start_run
+from finetune.predictions import Run, finished_run, run_folder, start_run
 from finetune.weights import RANDOM, find_weights, sha256
 
 if TYPE_CHECKING:
@@ -418,17 +418,9 @@ def seconds_per_image(members: Sequence[Member], images: "Images", job: "Job") -
 
 def evaluate_only(wish: Wish, dataset: Dataset, folder: Path) -> dict[str, Any]:
     """Write the predictions of a finished run anew from its saved weights, and measure them."""
-    import json
-
     from finetune.loading import load_images
 
-    try:
-        record = json.loads((folder / "run.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"--eval-only {folder}: no finished run ({error})") from None
-    if record.get("model") != "CNN classifier" or record["split_sha256"] != dataset.split["sha256"]:
-        raise DatasetError(f"--eval-only {folder}: is no classifier trained on the split of {dataset.folder}")
-    settings = record["settings"]
+    settings = finished_run(folder, dataset, "CNN classifier")["settings"]
     attempt = Attempt(**{item.name: settings[item.name] for item in fields(Attempt)})
     wish = replace(
         wish, weights=RANDOM, imgsz=settings["imgsz"], stride=settings["stride"], ensemble=settings["ensemble"]

@@ -280,6 +280,27 @@ def read_run(folder: Path, dataset: Dataset) -> dict[str, Any]:
     return record
 
 
+def finished_run(folder: Path, dataset: Dataset, model: str, needed: Iterable[Path | str] = ()) -> dict[str, Any]:
+    """The record of the run that --eval-only names.
+
+    Raises DatasetError for one of another ``model``, without a file of ``needed``, or that tells more classes apart.
+    """
+    if not (folder / "run.json").is_file():
+        raise DatasetError(f"--eval-only {folder}: holds no finished run (no run.json)")
+    record = read_run(folder, dataset)
+    if record.get("model") != model:
+        raise DatasetError(f"--eval-only {folder}: is a run of {record.get('model')}, not of {model}")
+    for name in needed:
+        if not (folder / name).is_file():
+            raise DatasetError(f"--eval-only {folder}: does not hold {name} any more; train it again")
+    if record.get("classes", dataset.classes) != dataset.classes:
+        name = record["dataset"]
+        raise DatasetError(
+            f"--eval-only {folder}: knows a class that only made images have: name {name} as the dataset"
+        )
+    return record
+
+
 def _check_labels(folder: Path, record: dict[str, Any], dataset: Dataset) -> None:
     """Raise DatasetError for a run whose classes or instances are not the dataset's; a record may be silent on them."""
     ours, theirs = dataset.label_settings, record.get("label_settings", {})

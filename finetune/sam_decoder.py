@@ -38,7 +38,7 @@ from converters.options import (
     to_json,
 )
 from finetune.category import open_dataset
-from finetune.predictions import Run
+from finetune.predictions import Run, finished_run
 from finetune.sam_job import (
     ARCHS,
     LAST,
@@ -49,7 +49,6 @@ from finetune.sam_job import (
     Job,
     Wish,
     as_begun,
-    finished_run,
     make_job,
     open_first,
     open_run,
@@ -283,7 +282,7 @@ def measure_again(wish: Wish, out: Path, name: str, folder: Path) -> Path:
     if wish.resume or place()[1] > 1:
         raise DatasetError("--eval-only: takes a finished run and one process; leave --resume and torchrun out")
     dataset = open_dataset(out, name)
-    record = finished_run(folder, dataset, MODEL)
+    record = finished_run(folder, dataset, MODEL, [TUNED])
     begun = as_begun(wish, record["settings"])
     job = make_job(begun, dataset, None)
     source = source_of(begun, job, learns=False)

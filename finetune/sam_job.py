@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from converters.errors import DatasetError
 from converters.options import to_json
 from finetune.category import Dataset, check_apart, open_dataset, whole_images
-from finetune.predictions import Run, read_run, run_folder, start_run
+from finetune.predictions import Run, run_folder, start_run
 from finetune.weights import find_weights, sha256
 
 if TYPE_CHECKING:
@@ -249,16 +249,6 @@ def check_resumable(folder: Path, begun: dict[str, Any]) -> None:
                 f"--resume: {folder} was begun with {key} {before.get(key)!s:.60}, not {begun.get(key)!s:.60}; "
                 "give what it was begun with, or train anew with --overwrite"
             )
-
-
-def finished_run(folder: Path, dataset: Dataset, model: str) -> dict[str, Any]:
-    """The record of the run that --eval-only names; raises DatasetError for another model's or one without weights."""
-    if not (folder / "run.json").is_file():
-        raise DatasetError(f"--eval-only {folder}: holds no finished run (no run.json)")
-    record = read_run(folder, dataset)
-    if record.get("model") != model or not (folder / TUNED).is_file():
-        raise DatasetError(f"--eval-only {folder}: is no run of sam_decoder.py that holds {TUNED}")
-    return record
 
 
 def as_begun(wish: Wish, settings: dict[str, Any]) -> Wish:

@@ -155,7 +155,7 @@ def test_only_a_finished_run_of_ours_is_measured_anew(out: Path, tmp_path: Path,
     assert "leave --resume and torchrun out" in refusal(sam_decoder(out, tmp_path, "--eval-only", unbroken, "--resume"))
     copy = shutil.copytree(unbroken, tmp_path / "copy")
     (copy / "tuned.pt").unlink()
-    assert "is no run of sam_decoder.py that holds tuned.pt" in refusal(sam_decoder(out, tmp_path, "--eval-only", copy))
+    assert "does not hold tuned.pt any more" in refusal(sam_decoder(out, tmp_path, "--eval-only", copy))
 
 
 # --------------------------------------------------------------------------------------------- first another dataset
