@@ -46,9 +46,8 @@ def view_of(dataset: Dataset, task: str, background: float, folder: Path, crop: 
     shutil.copytree(source.absolute(), folder, copy_function=os.symlink)
     images, labels = (folder / kind / "train" for kind in ("images", "labels"))
     names = dataset.images("train")
-    for path in images.iterdir():
-        if path.name not in set(names):  # made images beyond --made-share
-            path.unlink()
+    for name in {path.name for path in images.iterdir()}.difference(names):  # made images beyond --made-share
+        (images / name).unlink()
     if crop:
         from finetune.crops import cut_train_part
 
