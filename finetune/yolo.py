@@ -45,7 +45,7 @@ from converters.options import (
 )
 from finetune import yolo_runs
 from finetune.category import Dataset, check_apart, open_dataset, whole_images
-from finetune.predictions import Run
+from finetune.predictions import Run, finished_run
 from finetune.weights import RANDOM, find_weights, sha256
 from finetune.yolo_evaluation import LEAST_SCORE, evaluate, report, spread
 from finetune.yolo_runs import (
@@ -53,7 +53,6 @@ from finetune.yolo_runs import (
     begin,
     check_alone,
     cost_of,
-    finished_run,
     fold_names,
     given_options,
     go_on,
@@ -146,6 +145,12 @@ def load_model(arch: str, weights: Path | None, task: str) -> Any:
             f"add --task {model.task}, or choose other weights"
         )
     return model
+
+
+def check_freeze(model: Any, recipe: Recipe) -> None:
+    """Raise DatasetError for a recipe that freezes all layers of the model."""
+    if recipe.freeze >= (layers := len(model.model.model)):
+        raise DatasetError(f"--freeze {recipe.freeze}: the network has {layers} layers, and one has to learn")
 
 
 def check_device(device: str) -> None:
@@ -304,29 +309,31 @@ def state_of(weights: Path) -> str:
 
     A last.pt holds the optimizer and the epoch, until ultralytics takes them out of it at the end.
     """
-    from ultralytics.utils.patches import torch_load
-
-    last = weights / "last.pt"
-    if not last.is_file():
+    if not (weights / "last.pt").is_file():
         return "absent"
-    try:
-        checkpoint = torch_load(last, map_location="cpu")
-        done = checkpoint["epoch"] + 1
-        return "unfinished" if 0 < done < checkpoint["train_args"]["epochs"] else "ended"
-    except Exception as error:  # whatever half a pickle makes its loader raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DatasetError(f"{last}: is damaged ({reason}); train anew with --overwrite") from None
+    checkpoint = _read_checkpoint(weights / "last.pt")
+    done = checkpoint["epoch"] + 1
+    return "unfinished" if 0 < done < checkpoint["train_args"]["epochs"] else "ended"
 
 
 def best_of(weights: Path) -> Path:
     """best.pt of a training that has ended, without the optimizer, even if a kill came before that was taken out."""
-    from ultralytics.utils.patches import torch_load
     from ultralytics.utils.torch_utils import strip_optimizer
 
     best = weights / "best.pt"
-    if torch_load(best, map_location="cpu")["epoch"] >= 0:
+    if _read_checkpoint(best)["epoch"] >= 0:
         strip_optimizer(best)
     return best
+
+
+def _read_checkpoint(file: Path) -> dict[str, Any]:
+    from ultralytics.utils.patches import torch_load
+
+    try:
+        return torch_load(file, map_location="cpu")
+    except Exception as error:  # whatever half a pickle makes its loader raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DatasetError(f"{file}: is damaged ({reason}); train anew with --overwrite") from None
 
 
 def _map50(trainer: Any) -> float:
@@ -460,8 +467,7 @@ def start(wish: Wish, recipe: Recipe, dataset: Dataset, first: Dataset | None) -
     if checkpoint and folder.resolve() in checkpoint.resolve().parents:
         raise DatasetError(f"--weights {wish.weights}: lies in the run that would be replaced; name another --run")
     model = load_model(wish.arch, checkpoint, wish.task)
-    if recipe.freeze >= (layers := len(model.model.model)):
-        raise DatasetError(f"--freeze {recipe.freeze}: the network has {layers} layers, and one has to learn")
+    check_freeze(model, recipe)
     settings = wish.settings() | {"weights_sha256": checkpoint and sha256(checkpoint)} | asdict(recipe) | origin
     return begin(folder, whole, settings, wish.overwrite), model
 
@@ -524,15 +530,16 @@ def export_onnx(best: Path, task: str, imgsz: int) -> Path:
 
 def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]:
     """Predict and measure anew with the best checkpoint of a finished run, and write that into the run."""
-    run, record = finished_run(folder, dataset, "YOLO", STAGES[-1:])
-    best, settings = folder / STAGES[-1] / CHECKPOINTS / "best.pt", run.settings
+    best = folder / STAGES[-1] / CHECKPOINTS / "best.pt"
+    record = finished_run(folder, dataset, "YOLO", [best.relative_to(folder)])
+    run, settings = Run(folder, dataset, record["settings"]), record["settings"]
     prepare_ultralytics(wish.runs / ".ultralytics")
     check_device(wish.device)
     model = load_model(settings["arch"], best, settings["task"])
     tiles = open_dataset(wish.out, settings["tiles"]) if settings["tiles"] else None
     size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
     measured = evaluate(model, run, settings["task"], size, wish.device.split(",")[0], tiles=tiles)
-    record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured}
+    record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured, **facts_of(model, best)}
     (folder / "run.json").write_text(to_json(record), "utf-8")
     if wish.export:
         export_onnx(best, settings["task"], size)

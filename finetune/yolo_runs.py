@@ -95,14 +95,24 @@ def told_to_resume(folder: Path) -> Iterator[None]:
 def as_begun(wish: AnyWish, recipe: AnyRecipe, folder: Path, given: set[str]) -> tuple[AnyWish, AnyRecipe]:
     """What a run was begun with; raises DatasetError for an option in ``given`` that says otherwise."""
     settings = json.loads((folder / SETTINGS).read_text("utf-8"))
-    for name in sorted(given & settings.keys() - {"device"}):
-        now = getattr(wish, name) if hasattr(wish, name) else getattr(recipe, name)
-        if now != settings[name]:
+    begun = {}
+    for name, now in as_settings(wish, recipe).items():
+        begun[name] = settings.get(name)  # None of an option that is younger than the run
+        if now != begun[name] and (name in given or name not in settings):
+            option = name.replace("_", "-")
             raise DatasetError(
-                f"--{name.replace('_', '-')} {now}: this run was begun with {settings[name]}; leave it out to resume"
+                f"--{option} {now}: {folder} was begun with {begun[name]}; "
+                "leave it out to resume, or train anew with --overwrite"
             )
-    begun = {name: settings[name] for name in wish.settings() if name != "device"}
-    return replace(wish, **begun), replace(recipe, **{field.name: settings[field.name] for field in fields(recipe)})
+    kept = {field.name: begun.pop(field.name) for field in fields(recipe)}
+    return replace(wish, **begun), replace(recipe, **kept)
+
+
+def as_settings(wish: Wish, recipe: Any) -> dict[str, Any]:
+    """What a resumed run must have in common with its beginning: all but the device."""
+    settings = wish.settings() | asdict(recipe)
+    del settings["device"]
+    return settings
 
 
 def train_on_each(
@@ -116,15 +126,16 @@ def train_on_each(
     """Leave a run on each dataset; return what ``train_on`` measured by dataset.
 
     With --resume, finished folds are kept (``measures_in`` finds in run.json what they measured), and those whose
-    turn had not come are trained as the others were.
+    turn had not come are trained as the others were. Raises DatasetError if those were not all trained alike.
     """
-    found = {}
-    for dataset in datasets:
-        folder = wish.folder(dataset)
-        if wish.resume and len(datasets) == 1:
-            _check_interrupted(folder)
-        if wish.resume and (folder / SETTINGS).is_file():
+    found, folders = {}, [wish.folder(dataset) for dataset in datasets]
+    if wish.resume and len(folders) == 1:
+        _check_interrupted(folders[0])
+    for folder in folders if wish.resume else ():
+        if (folder / SETTINGS).is_file():
             wish, recipe = as_begun(wish, recipe, folder, given)
+            given = given | as_settings(wish, recipe).keys()
+    for dataset, folder in zip(datasets, folders, strict=True):
         if wish.resume and (folder / "run.json").is_file():
             found[dataset.name] = measures_in(read_run(folder, dataset))
         else:
@@ -143,14 +154,3 @@ def _check_interrupted(folder: Path) -> None:
 def check_alone(folds: int | None, wish: Wish) -> None:
     if folds or wish.resume:
         raise DatasetError("--eval-only: takes one finished run; leave --folds and --resume out")
-
-
-def finished_run(folder: Path, dataset: Dataset, model: str, trainings: Sequence[str]) -> tuple[Run, dict[str, Any]]:
-    """The run that --eval-only names and its record; raises DatasetError if it lacks the checkpoint of a training."""
-    if not (folder / "run.json").is_file():
-        raise DatasetError(f"--eval-only {folder}: holds no finished run (no run.json)")
-    record = read_run(folder, dataset)
-    for best in (Path(name) / CHECKPOINTS / "best.pt" for name in trainings):
-        if record.get("model") != model or not (folder / best).is_file():
-            raise DatasetError(f"--eval-only {folder}: is no run of {model} that holds {best}")
-    return Run(folder, dataset, record["settings"]), record

@@ -28,7 +28,7 @@ from converters.errors import DatasetError
 from converters.options import FOLDER, command, json_option, out_option, overwrite_option, seed_option, table, to_json
 from finetune import yolo_runs
 from finetune.category import Dataset, open_dataset
-from finetune.predictions import Run, read_run, run_folder
+from finetune.predictions import Run, finished_run, read_run, run_folder
 from finetune.vocabulary import (
     PUBLISHED,
     TEMPLATE,
@@ -45,6 +45,7 @@ from finetune.yolo import (
     Recipe,
     best_of,
     check_device,
+    check_freeze,
     cpu_seconds,
     evaluate,
     facts_of,
@@ -61,7 +62,6 @@ from finetune.yolo_runs import (
     begin,
     check_alone,
     cost_of,
-    finished_run,
     fold_names,
     given_options,
     go_on,
@@ -378,7 +378,7 @@ def start(wish: Wish, recipe: Recipe, dataset: Dataset, checkpoint: Path | None)
         run = go_on(folder, dataset, origin)
         return run, words_of(run)
     words = find_words(wish, dataset)
-    load_world(wish.arch, checkpoint, wish.seed)  # what is no such model is refused before a run is begun
+    check_freeze(load_world(wish.arch, checkpoint, wish.seed), recipe)  # refused before a run is begun
     settings = wish.settings() | asdict(recipe) | {"prompt_lr": PROMPT_LR}
     settings |= {"words": words.prompts, "text_model": words.source} | origin
     run = begin(folder, dataset, settings, wish.overwrite)
@@ -391,7 +391,10 @@ def start(wish: Wish, recipe: Recipe, dataset: Dataset, checkpoint: Path | None)
 
 def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]:
     """Predict and measure anew with what a finished run started from and learned, and write that into the run."""
-    run, record = finished_run(folder, dataset, "YOLO-World", [name for name in SETS if name != "zero-shot"])
+    needed = [Path(name) / CHECKPOINTS / "best.pt" for name in SETS if name != "zero-shot"]
+    record = finished_run(folder, dataset, "YOLO-World", needed)
+    older = {"words": record["settings"]["prompts"], "text_model": record["text_model"]}  # where older runs have these
+    run = Run(folder, dataset, older | record["settings"])
     prepare_ultralytics(wish.runs / ".ultralytics")
     check_device(wish.device)
     settings, words = run.settings, words_of(run)
@@ -415,7 +418,7 @@ def report(folder: Path, dataset: Dataset) -> str:
     text = (
         "RANDOM text weights"
         if record["random_text_weights"]
-        else f"text from {settings['text_embeddings'] or settings['text_weights']}"
+        else f"text from {settings.get('text_embeddings') or settings['text_weights']}"
     )
     seconds = [found["train_seconds"] for found in record["sets"].values()]
     trained = "resumed" if None in seconds else f"{sum(seconds):.0f} s of training"

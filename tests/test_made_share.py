@@ -121,3 +121,25 @@ def test_every_trainer_has_the_option(out: Path, tmp_path: Path, script: str) ->
         arguments = ["--dataset", name, "--out", out, "--runs", tmp_path / "runs", "--made-share", share]
         assert words in refusal(CliRunner().invoke(module.main, [str(argument) for argument in arguments]))
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "model"), [("yolo", "YOLO"), ("sam_decoder", "SAM decoder"), ("classifier", "CNN classifier")]
+)
+def test_a_run_that_knows_a_class_of_made_images_is_not_measured_by_fewer(
+    out: Path, tmp_path: Path, script: str, model: str
+) -> None:
+    """`wedge@both-12` has `synthetic` besides the classes of `wedge`, on whose test part its runs are compared."""
+    if not (out / "wedge@both-12").exists():
+        assert augment(out, "--method", "both").exit_code == 0
+    mixed = open_dataset(out, "wedge@both-12")
+    Run(tmp_path, mixed, {}).finish(model=model)
+    (tmp_path / "train" / "weights").mkdir(parents=True)
+    for file in ("train/weights/best.pt", "tuned.pt"):
+        (tmp_path / file).touch()
+    module = pytest.importorskip(f"finetune.{script}")
+    arguments = ["--dataset", "wedge", "--out", str(out), "--eval-only", str(tmp_path)]
+    line = refusal(CliRunner().invoke(module.main, arguments))
+    assert "knows a class that only made images have: name wedge@both-12" in line
+    Run(tmp_path, mixed, {}).finish(model="another")
+    assert f"is a run of another, not of {model}" in refusal(CliRunner().invoke(module.main, arguments))

@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import Result
@@ -269,9 +271,10 @@ def test_a_training_that_was_killed_at_its_very_end_counts_as_ended(tmp_path):
         assert yolo.state_of(tmp_path) == state
     best = torch.load(yolo.best_of(tmp_path), weights_only=False)
     assert best["epoch"] == -1 and best["optimizer"] is None and best["model"] is not None
-    (tmp_path / "last.pt").write_bytes(b"half")
-    with pytest.raises(DatasetError, match="is damaged"):
-        yolo.state_of(tmp_path)
+    for name, look in (("last.pt", yolo.state_of), ("best.pt", yolo.best_of)):
+        (tmp_path / name).write_bytes(b"half")
+        with pytest.raises(DatasetError, match=f"{name}: is damaged"):
+            look(tmp_path)
 
 
 def test_what_goes_to_the_processes_of_several_gpus_can_be_pickled_and_waits_there_too(monkeypatch):
@@ -314,6 +317,54 @@ def test_resume_and_eval_only_need_a_run(out, tmp_path):
     assert "holds no interrupted run" in refusal(run_yolo(*options, "--resume"))
     assert "holds no finished run" in refusal(run_yolo(*options, "--eval-only", tmp_path))
     assert "leave --folds and --resume out" in refusal(run_yolo(*options, "--eval-only", tmp_path, "--resume"))
+
+
+def begun(runs: Path, dataset: str, **others: object) -> tuple[Path, dict[str, object]]:
+    """A run that was interrupted in its first training, its folder and settings: the defaults, but for ``others``."""
+    defaults = {option.name: option.default for option in yolo.main.params if isinstance(option, click.Option)}
+    folder = runs / dataset / "yolo" / "seed-0"
+    (folder / "train" / "weights").mkdir(parents=True)
+    (folder / "train" / "weights" / "last.pt").touch()
+    settings = {name: defaults[name] for name in ("task", "arch", "weights", "crop", "device", "seed")}
+    settings |= {"pretrain": None, "pretrain_epochs": None} | asdict(yolo.Recipe()) | others
+    (folder / "settings.json").write_text(json.dumps(settings), "utf-8")
+    return folder, settings
+
+
+def test_a_run_that_is_older_than_an_option_is_resumed_without_it(out, tmp_path, monkeypatch):
+    _, settings = begun(tmp_path, "widget", epochs=7)
+    assert "made_share" not in settings
+    options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--resume")
+    asked = []
+    monkeypatch.setattr(yolo, "train_and_evaluate", lambda *given: asked.append(given) or {})
+    assert run_yolo(*options, "--json").exit_code == 0
+    ((wish, recipe, _),) = asked
+    assert wish.made_share is None and wish.resume and recipe.epochs == 7
+
+
+def test_a_run_that_another_script_began_is_not_resumed(out, tmp_path):
+    folder, settings = begun(tmp_path, "widget")
+    del settings["task"]
+    (folder / "settings.json").write_text(json.dumps(settings), "utf-8")
+    line = refusal(run_yolo("--category", "widget", "--out", out, "--runs", tmp_path, "--resume"))
+    assert f"--task detect: {folder} was begun with None" in line
+
+
+def test_folds_that_were_not_trained_alike_are_not_put_together(tmp_path, monkeypatch):
+    """As those of an earlier run are that an interrupted --overwrite had not come to. The first fold may be missing."""
+    folder = write_category(tmp_path / "data", size=(64, 64))
+    for fold in range(3):
+        converted("to_yolo", folder, tmp_path / "out", "--protocol", "kfold", "--folds", 3, "--fold", fold)
+    options = ("--category", "widget", "--out", tmp_path / "out", "--runs", tmp_path, "--folds", 3, "--resume")
+    begun(tmp_path, "widget@kfold-3-1", epochs=7)
+    other, settings = begun(tmp_path, "widget@kfold-3-2", epochs=8)
+    assert f"--epochs 7: {other} was begun with 8; leave it out" in refusal(run_yolo(*options))
+
+    (other / "settings.json").write_text(json.dumps(settings | {"epochs": 7, "device": "0"}), "utf-8")
+    asked = []
+    monkeypatch.setattr(yolo, "train_and_evaluate", lambda *given: asked.append(given) or {})
+    assert run_yolo(*options, "--json").exit_code == 0
+    assert [(wish.resume, recipe.epochs) for wish, recipe, _ in asked] == [(False, 7), (True, 7), (True, 7)]
 
 
 def test_folds_must_all_be_there_before_the_first_is_trained_on(out, tmp_path):

@@ -24,6 +24,7 @@ import torch
 from finetune import yolo_world
 from finetune.category import open_dataset
 from finetune.metrics import box_metrics
+from finetune.predictions import Run
 from finetune.vocabulary import read_vectors, write_vectors
 from finetune.weights import sha256
 from finetune.yolo import view_of
@@ -132,6 +133,35 @@ def test_checkpoints_that_know_no_words_are_refused(out, vectors, tmp_path):
     options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--text-embeddings", vectors)
     assert "plain.pt: knows no words" in refusal(run_world(*options, "--weights", tmp_path / "plain.pt"))
     assert "is no YOLO-World checkpoint" in refusal(run_world(*options, "--weights", tmp_path / "notes.pt"))
+    assert "--freeze 99: the network has" in refusal(run_world(*options, "--weights", "none", "--freeze", 99))
+
+
+def test_a_run_from_before_resume_is_measured_again(out, vectors, tmp_path, monkeypatch):
+    """Its prompts stood among the settings, the name of the text tower did not."""
+    prompts = {name: [f"a {name}"] for name in CLASSES}
+    settings = {"arch": ARCH, "weights": "none", "device": "cpu", "seed": 0, "imgsz": 64, "prompt_lr": 1e-3}
+    settings |= {"text_weights": "openai", "keep_vocabulary": None, "prompts": prompts}
+    classes = [{"class": name, "instances": 1, "AP50": 0.5} for name in CLASSES]
+    metrics = {"test": {"classes": classes, "mAP50": 0.5, "mAP50-95": 0.25}}
+    cost = {"train_seconds": 1.0, "train_cpu_seconds": 2.0}
+    sets = {name: cost | {"metrics": metrics} for name in yolo_world.SETS}
+    about = {"model": "YOLO-World", "random_weights": True, "random_text_weights": False, "weights_sha256": None}
+    Run(tmp_path, open_dataset(out, "widget"), settings).finish(text_model="open_clip 1", sets=sets, **about)
+    for name in ("tuned", "prompt-tuned"):
+        (tmp_path / name / "weights").mkdir(parents=True)
+        (tmp_path / name / "weights" / "best.pt").touch()
+    shutil.copy(vectors, tmp_path / "text_embeddings.npz")
+    asked = []
+
+    def ask(name: str, load: object, words: yolo_world.Words, run: Run, device: str, cost: dict) -> dict:
+        asked.append((name, words.prompts, words.source))
+        return sets[name]
+
+    monkeypatch.setattr(yolo_world, "ask", ask)
+    result = run_world("--category", "widget", "--out", out, "--runs", tmp_path, "--eval-only", tmp_path)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert asked == [(name, prompts, "open_clip 1") for name in yolo_world.SETS]
+    assert "text from openai" in result.output
 
 
 def test_help_does_not_import_torch():
