@@ -9,10 +9,12 @@ import tempfile
 os.environ.update(OMP_NUM_THREADS="1", YOLO_OFFLINE="1", YOLO_AUTOINSTALL="False", YOLO_VERBOSE="False")
 os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="yolo-config-"))
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -96,6 +98,25 @@ def screw() -> Path:
     if not (SCREW / "ground_truth").is_dir():
         pytest.skip(f"{SCREW} is not there")
     return SCREW
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium that tells its console; nothing is downloaded."""
+    selenium = pytest.importorskip("selenium.webdriver")
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("chromium-browser")
+    if not driver or not chromium:
+        pytest.skip("chromium and chromedriver are not installed")
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    profile = tmp_path_factory.mktemp("chromium")
+    flags = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-sync"
+    for flag in (*flags.split(), "disable-component-update", "window-size=1280,900", f"user-data-dir={profile}"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = selenium.Chrome(options, selenium.ChromeService(driver))
+    yield driver
+    driver.quit()
 
 
 def run_cli(*arguments: object) -> Result:

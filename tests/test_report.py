@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,25 +120,6 @@ def test_outline_goes_round_a_mask_and_its_hole() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- browser
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Headless Chromium that tells its console; nothing is downloaded."""
-    selenium = pytest.importorskip("selenium.webdriver")
-    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("chromium-browser")
-    if not driver or not chromium:
-        pytest.skip("chromium and chromedriver are not installed")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("chromium")
-    flags = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-sync"
-    for flag in (*flags.split(), "disable-component-update", "window-size=1280,900", f"user-data-dir={profile}"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = selenium.Chrome(options, selenium.ChromeService(driver))
-    yield driver
-    driver.quit()
 
 
 def choose(browser: Any, name: str, value: str) -> int:
