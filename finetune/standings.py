@@ -57,6 +57,12 @@ class Row:
         return next(iter(next(iter(self.records.values())).values()))
 
     @property
+    def label(self) -> str | None:
+        """The kind of label that it needed: a mask where it saw made images, which are cut out along masks."""
+        kind = self.about.get("label")
+        return "mask" if kind and self.record.get("made_images") else kind
+
+    @property
     def oracle(self) -> bool:
         return bool(self.about.get("oracle"))
 
@@ -132,7 +138,7 @@ def choose_baseline(rows: Sequence[Row], wanted: str | None) -> Row:
     by_name = dict(zip(names, rows, strict=True))
     if wanted or BASELINE in by_name:
         return by_name[wanted or BASELINE]
-    return min(rows, key=lambda row: (row.oracle, CHEAPNESS.get(str(row.about.get("label")), 4)))
+    return min(rows, key=lambda row: (row.oracle, CHEAPNESS.get(str(row.label), 4)))
 
 
 # --------------------------------------------------------------------------------------------------------- report
@@ -208,8 +214,8 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
         "model": about.get("model") or record.get("model"),
         "prompt": about.get("prompt"),
         "oracle": row.oracle,
-        "label": about.get("label"),
-        "labelling": label_clicks(about.get("label"), datasets),
+        "label": row.label,
+        "labelling": label_clicks(row.label, datasets),
         "clicks": about.get("clicks"),  # of whoever asks the model, for each defect: prompts
         "seeds": sorted(row.answers),
         "random_weights": bool(record.get("random_weights")),
@@ -319,9 +325,9 @@ def _worth_of_labels(rows: Sequence[Row], measured: Sequence[dict[str, Any]], ba
         able = [
             (row, values[key])
             for row, values in zip(rows, measured, strict=True)
-            if not row.oracle and row.about.get("label") == label and key in values
+            if not row.oracle and row.label == label and key in values
         ]
-        if cost <= CHEAPNESS.get(str(baseline.about.get("label")), 4) or not able:
+        if cost <= CHEAPNESS.get(str(baseline.label), 4) or not able:
             continue
         row, ours = max(able, key=lambda pair: pair[1][0])
         measure = MEASURES[key]
@@ -329,7 +335,7 @@ def _worth_of_labels(rows: Sequence[Row], measured: Sequence[dict[str, Any]], ba
         span = "" if gap["low"] is None else f" ({reach(gap, measure)}; {gap['verdict']})"
         value = f"{gap['value'] or 0:+.{measure.digits}f}"
         found.append(
-            f"What {PLURALS[label]} buy over {PLURALS[baseline.about['label']]}: the best model that needs them, "
+            f"What {PLURALS[label]} buy over {PLURALS[str(baseline.label)]}: the best model that needs them, "
             f"{row.name}, changes {measure.label} by {value} against {baseline.name}{span}."
         )
     return found
