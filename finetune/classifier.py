@@ -36,14 +36,13 @@ from converters.options import (
 )
 from finetune.attempts import ATTEMPTS, IMBALANCE, USUAL, Attempt, seen_test
 from finetune.category import Dataset, check_apart, open_dataset, whole_images
-from finetune.predictions import Run, finished_run, run_folder, start_run
+from finetune.predictions import Run, check_begun, finished_run, run_folder, start_run
 from finetune.weights import RANDOM, find_weights, sha256
 
 if TYPE_CHECKING:
     from finetune.fitting import Job, Standing
     from finetune.loading import Images
 
-SETTINGS = "settings.json"  # what a run was begun with, for --resume
 SET = "tuned"
 OVERRIDES = ("arch", "optimizer", "lr", "epochs", "batch", "pretext")  # what the command line may change of an attempt
 
@@ -311,24 +310,10 @@ def settings_of(wish: Wish, job: "Job", dataset: Dataset) -> dict[str, Any]:
 
 def open_run(folder: Path, dataset: Dataset, settings: dict[str, Any], wish: Wish, leads: bool) -> Run:
     """A new run or, with --resume, the one that lies there; raises DatasetError if that was begun otherwise."""
-    import json
-
     if wish.resume and folder.is_dir():
-        if not (folder / SETTINGS).is_file():
-            raise DatasetError(f"--resume: {folder} holds no run that was interrupted; train anew with --overwrite")
-        begun = json.loads((folder / SETTINGS).read_text("utf-8"))
-        for key, now in json.loads(to_json(settings)).items():
-            if begun.get(key) != now:
-                raise DatasetError(
-                    f"--resume: {folder} was begun with {key} {begun.get(key)}, not {now}: "
-                    "give the same, or train anew with --overwrite"
-                )
+        check_begun(folder, settings)
     elif leads:
-        if not wish.overwrite and any(folder.rglob("last.pt")) and not (folder / "run.json").exists():
-            raise DatasetError(f"{folder} was interrupted: go on with --resume, or train anew with --overwrite")
-        run = start_run(folder, dataset, settings, wish.overwrite)
-        (folder / SETTINGS).write_text(to_json(settings), "utf-8")
-        return run
+        return start_run(folder, dataset, settings, wish.overwrite, settings)
     return Run(folder, dataset, settings)
 
 

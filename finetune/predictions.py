@@ -25,6 +25,7 @@ from converters.errors import DatasetError
 from converters.options import to_json
 from finetune.category import Dataset
 
+SETTINGS = "settings.json"  # what a run was begun with, for --resume
 PACKAGES = ("torch", "torchvision", "ultralytics", "segment-anything", "numpy", "opencv-python", "pycocotools")
 
 
@@ -111,14 +112,36 @@ def run_folder(runs: Path, dataset: Dataset, name: str, seed: int) -> Path:
     return runs / dataset.name / name / f"seed-{seed}"
 
 
-def start_run(folder: Path, dataset: Dataset, settings: dict[str, Any], overwrite: bool) -> Run:
-    """Make the run's folder; raises DatasetError if it holds something and ``overwrite`` is false."""
+def start_run(
+    folder: Path, dataset: Dataset, settings: dict[str, Any], overwrite: bool, begun: dict[str, Any] | None = None
+) -> Run:
+    """Make the run's folder; raises DatasetError if it holds a run, finished or not, and ``overwrite`` is false.
+
+    ``begun`` is what a run that can be resumed must have in common with its beginning, see ``check_begun``.
+    """
     if folder.exists():
         if (folder / "run.json").exists() and not overwrite:
             raise DatasetError(f"{folder} exists: add --overwrite to train anew, or give the run a name with --run")
+        if (folder / SETTINGS).is_file() and any(folder.rglob("*.pt")) and not overwrite:
+            raise DatasetError(f"{folder} was interrupted: go on with --resume, or train anew with --overwrite")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if begun is not None:
+        (folder / SETTINGS).write_text(to_json(begun), "utf-8")
     return Run(folder, dataset, settings)
+
+
+def check_begun(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise DatasetError if --resume does not find a run in ``folder`` that was begun with the same settings."""
+    if not (folder / SETTINGS).is_file():
+        raise DatasetError(f"--resume: {folder} holds no interrupted run; start it without --resume")
+    before, now = _read_json(folder / SETTINGS, dict), json.loads(to_json(settings))
+    for key in now | before:
+        if before.get(key) != now.get(key):
+            raise DatasetError(
+                f"--resume: {folder} was begun with {key} {before.get(key)!s:.60}, not {now.get(key)!s:.60}; "
+                "give what it was begun with, or train anew with --overwrite"
+            )
 
 
 def image_scores(

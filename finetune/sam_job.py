@@ -1,15 +1,13 @@
 """What a run of SAM's decoder is asked for and all that it needs at hand: images, weights, a device, its folder."""
 
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.errors import DatasetError
-from converters.options import to_json
 from finetune.category import Dataset, check_apart, open_dataset, whole_images
-from finetune.predictions import Run, run_folder, start_run
+from finetune.predictions import Run, check_begun, run_folder, start_run
 from finetune.weights import find_weights, sha256
 
 if TYPE_CHECKING:
@@ -23,7 +21,6 @@ WARM_UP = 1200  # steps
 RATE, REFERENCE = 8e-4, 256  # SAM's own rate, at its own batch; scaled by the square root of the batch's share
 RANDOM_RATE = 1e-3  # where everything is learned anew
 TUNED = "tuned.pt"
-SETTINGS = "settings.json"  # what a run was begun with, for --resume
 WARMED, LAST_FIRST, LAST = "warm-up.pt", "last-pretrain.pt", "last.pt"  # where an unfinished run stands
 FREE = ("runs", "run_name", "cache_gb", "export_to", "device", "resume", "overwrite")  # may change when it goes on
 
@@ -221,34 +218,13 @@ def open_run(wish: Wish, job: Job, dataset: Dataset, first: Dataset | None) -> R
     }
     settings |= begun
     if leads() and wish.resume:
-        check_resumable(folder, json.loads(to_json(begun)))
+        if (folder / "run.json").is_file():
+            raise DatasetError(f"--resume: {folder} is a finished run; train anew with --overwrite")
+        check_begun(folder, begun)
     elif leads():
-        start_anew(folder, dataset, settings, wish.overwrite)
-        (folder / SETTINGS).write_text(to_json(begun), "utf-8")
+        start_run(folder, dataset, settings, wish.overwrite, begun)
     wait_for_all()
     return Run(folder, dataset, settings)
-
-
-def start_anew(folder: Path, dataset: Dataset, settings: dict[str, Any], overwrite: bool) -> None:
-    """Make the run's folder; raises DatasetError if it holds a run, finished or not, and ``overwrite`` is false."""
-    if (folder / SETTINGS).is_file() and not (folder / "run.json").is_file() and not overwrite:
-        raise DatasetError(f"{folder} was interrupted: go on with --resume, or train anew with --overwrite")
-    start_run(folder, dataset, settings, overwrite)
-
-
-def check_resumable(folder: Path, begun: dict[str, Any]) -> None:
-    """Raise DatasetError where there is nothing to go on with, or it was begun otherwise."""
-    if (folder / "run.json").is_file():
-        raise DatasetError(f"--resume: {folder} is a finished run; train anew with --overwrite")
-    if not (folder / SETTINGS).is_file():
-        raise DatasetError(f"--resume: {folder} holds no interrupted run; start it without --resume")
-    before = json.loads((folder / SETTINGS).read_text("utf-8"))
-    for key in sorted(begun.keys() | before.keys()):
-        if begun.get(key) != before.get(key):
-            raise DatasetError(
-                f"--resume: {folder} was begun with {key} {before.get(key)!s:.60}, not {begun.get(key)!s:.60}; "
-                "give what it was begun with, or train anew with --overwrite"
-            )
 
 
 def as_begun(wish: Wish, settings: dict[str, Any]) -> Wish:

@@ -45,12 +45,11 @@ from converters.options import (
 )
 from finetune import yolo_runs
 from finetune.category import Dataset, check_apart, open_dataset, whole_images
-from finetune.predictions import Run, finished_run
+from finetune.predictions import Run, finished_run, start_run
 from finetune.weights import RANDOM, find_weights, sha256
 from finetune.yolo_evaluation import LEAST_SCORE, evaluate, report, spread
 from finetune.yolo_runs import (
     CHECKPOINTS,
-    begin,
     check_alone,
     cost_of,
     fold_names,
@@ -469,7 +468,7 @@ def start(wish: Wish, recipe: Recipe, dataset: Dataset, first: Dataset | None) -
     model = load_model(wish.arch, checkpoint, wish.task)
     check_freeze(model, recipe)
     settings = wish.settings() | {"weights_sha256": checkpoint and sha256(checkpoint)} | asdict(recipe) | origin
-    return begin(folder, whole, settings, wish.overwrite), model
+    return start_run(folder, whole, settings, wish.overwrite, settings), model
 
 
 def whole_image_trainer(imgsz: int) -> Callable[..., Any]:

@@ -11,11 +11,9 @@ import click
 from click.core import ParameterSource
 
 from converters.errors import DatasetError
-from converters.options import to_json
 from finetune.category import Dataset, whole_images
-from finetune.predictions import Run, read_run, run_folder, start_run
+from finetune.predictions import SETTINGS, Run, read_run, run_folder
 
-SETTINGS = "settings.json"  # what a run was begun with, for --resume
 CHECKPOINTS = Path("weights")  # where ultralytics keeps last.pt and best.pt, in the folder of a training
 ASIDE = {"out", "runs", "run_name", "export", "overwrite", "resume"}  # options that are no setting of a run
 
@@ -58,15 +56,6 @@ def given_options(ctx: click.Context) -> set[str]:
 
 def fold_names(name: str, folds: int | None) -> list[str]:
     return [f"{name}@kfold-{folds}-{fold}" for fold in range(folds)] if folds else [name]
-
-
-def begin(folder: Path, dataset: Dataset, settings: dict[str, Any], overwrite: bool) -> Run:
-    """Start a run and write down its settings; raises DatasetError before it would throw an interrupted one away."""
-    if not overwrite and has_last(folder) and not (folder / "run.json").exists():
-        raise DatasetError(f"{folder} was interrupted: go on with --resume, or train anew with --overwrite")
-    run = start_run(folder, dataset, settings, overwrite)
-    (folder / SETTINGS).write_text(to_json(settings), "utf-8")
-    return run
 
 
 def go_on(folder: Path, dataset: Dataset, origin: dict[str, Any]) -> Run:

@@ -28,7 +28,7 @@ from converters.errors import DatasetError
 from converters.options import FOLDER, command, json_option, out_option, overwrite_option, seed_option, table, to_json
 from finetune import yolo_runs
 from finetune.category import Dataset, open_dataset
-from finetune.predictions import Run, finished_run, read_run, run_folder
+from finetune.predictions import Run, finished_run, read_run, run_folder, start_run
 from finetune.vocabulary import (
     PUBLISHED,
     TEMPLATE,
@@ -59,7 +59,6 @@ from finetune.yolo import (
 from finetune.yolo_evaluation import spread
 from finetune.yolo_runs import (
     CHECKPOINTS,
-    begin,
     check_alone,
     cost_of,
     fold_names,
@@ -381,7 +380,7 @@ def start(wish: Wish, recipe: Recipe, dataset: Dataset, checkpoint: Path | None)
     check_freeze(load_world(wish.arch, checkpoint, wish.seed), recipe)  # refused before a run is begun
     settings = wish.settings() | asdict(recipe) | {"prompt_lr": PROMPT_LR}
     settings |= {"words": words.prompts, "text_model": words.source} | origin
-    run = begin(folder, dataset, settings, wish.overwrite)
+    run = start_run(folder, dataset, settings, wish.overwrite, settings)
     data = view_of(dataset, "detect", recipe.background, folder / "data")
     if words.kept:
         hold_back(data, dataset, words.kept)
