@@ -59,8 +59,12 @@ class Row:
     @property
     def label(self) -> str | None:
         """The kind of label that it needed: a mask where it saw made images, which are cut out along masks."""
-        kind = self.about.get("label")
-        return "mask" if kind and self.record.get("made_images") else kind
+        return "mask" if self.made_images else self.about.get("label")
+
+    @property
+    def made_images(self) -> int | None:
+        """How many made images it saw: none where it learned from good images alone, or not at all."""
+        return self.record.get("made_images") if CHEAPNESS.get(str(self.about.get("label"))) else None
 
     @property
     def oracle(self) -> bool:
@@ -220,7 +224,7 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
         "seeds": sorted(row.answers),
         "random_weights": bool(record.get("random_weights")),
         "seen_test": record.get("seen_test"),
-        "made_images": record.get("made_images"),
+        "made_images": row.made_images,
         "cost": {name: about.get(name, record.get(name)) for name in COSTS},
         "pixels_from": first[0].answer.kind,
         "thresholds": {

@@ -340,6 +340,7 @@ def made(root: Path, widget: Dataset) -> Dataset:
 def test_runs_with_made_images_stand_beside_those_without(
     root: Path, runs: Path, widget: Dataset, made: Dataset, tmp_path: Path
 ) -> None:
+    write_run(tmp_path / "runs", made, "bank", {"tuned": ("good", 0.9)})  # made images show defects: it saw none
     folder = write_run(tmp_path / "runs", made, "yolo", {"tuned": ("box", 0.9)})
     path = folder / "predictions/tuned/test.json"
     found = json.loads(path.read_text())
@@ -351,6 +352,8 @@ def test_runs_with_made_images_stand_beside_those_without(
     row = row_of(report, "yolo@paste-2")
     assert row["made_images"] == 2 and row["measures"]["map50"]["value"] > 0.3
     assert "mask + 2 made images" in result.stdout  # which are cut out along masks, whatever the model learns from
+    good = row_of(report, "bank@paste-2")
+    assert (good["label"], good["made_images"]) == ("good", None)
     known = [entry for entry in found if entry["category_id"] <= len(widget.classes)]
     from finetune.metrics import box_metrics
 
