@@ -15,8 +15,8 @@ demo: install
 	$(BIN)/python -m converters.verify datasets_out/washer
 	$(BIN)/python -m converters.augment --dataset washer --count 400 --overwrite
 	$(BIN)/python finetune/normality.py $(DEMO) $(SCRATCH)
-	$(BIN)/python finetune/classifier.py $(DEMO) $(SCRATCH) --attempt pretext --imbalance oversample --pretext 500 --epochs 16
-	$(BIN)/python finetune/yolo.py $(DEMO) $(SCRATCH) --arch yolo11n-light --pretrain washer@paste-400 --pretrain-epochs 6 --epochs 6 --crop 128 --imgsz 128 --lr 0.003 --mosaic 0 --degrees 180
+	$(BIN)/python finetune/classifier.py $(DEMO) $(SCRATCH) --attempt plain --imgsz 128 --epochs 12
+	$(BIN)/python finetune/yolo.py $(DEMO) $(SCRATCH) --arch yolo11n-light --pretrain washer@paste-400 --pretrain-epochs 2 --epochs 6 --crop 128 --imgsz 128 --lr 0.003 --mosaic 0 --degrees 180
 	$(BIN)/python finetune/yolo_world.py $(DEMO) $(SCRATCH) --text-weights none --epochs 5 --imgsz 128
 	$(BIN)/python finetune/sam_decoder.py $(DEMO) $(SCRATCH) --arch tiny --train all --auto --boxes runs/washer/yolo/seed-0 --warm-up 400 --epochs 3
 	$(BIN)/python finetune/compare.py $(DEMO)
@@ -25,7 +25,6 @@ demo: install
 	@echo "previews/washer            contact sheets: image, mask, boxes, polygons"
 	@echo "runs/washer/*/seed-0       the runs: run.json, predictions, weights"
 	@echo "runs/washer/report         open index.html: all models on the same test images"
-	@echo "The classifier leads on images that its recipe was found on, test included: docs/measurements/classifier.md"
 
 install: .venv/installed
 
