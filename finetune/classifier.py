@@ -234,9 +234,8 @@ def evaluate(
         boxes = maps["boxes"][name] if maps else []
         run.write_predictions(SET, name, boxes, scores)
         measured[name] |= maps["measures"][name] if maps else {}
-    label = "mask" if run.settings.get("made_images") else "class"  # made images are cut out along masks
     about = maps["about"] if maps else {}
-    run.describe_set(SET, model="CNN classifier", prompt=None, oracle=False, label=label, **about)
+    run.describe_set(SET, model="CNN classifier", prompt=None, oracle=False, label="class", **about)
     return measured, probabilities, decisions
 
 
