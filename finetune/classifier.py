@@ -536,6 +536,7 @@ def main(
     dataset = open_dataset(out, dataset_name, made_share)
     first = open_pretrain(out, pretrain, dataset) if pretrain and not eval_only else None
     from finetune.decisions import read_costs
+    from finetune.processes import prepare_device
 
     overrides = {key: options.pop(key) for key in OVERRIDES}
     overrides = {key: value for key, value in overrides.items() if value is not None}
@@ -575,31 +576,6 @@ def report(wish: Wish, dataset: Dataset, rows: list[dict[str, Any]], seed: int, 
     click.echo(f"{dataset.name}: CNN classifier from {start}, {seeds}, {wish.imgsz} px{synthetic}; on test:")
     click.echo(table([cells(row) for row in rows], HEADER))
     click.echo(f"runs: {wish.runs / dataset.name}")
-
-
-def prepare_device(wanted: str) -> str:
-    """The device by name, a GPU where there is one; joins torchrun's other processes."""
-    import os
-
-    import torch
-
-    from finetune.fitting import place
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    has_gpu = torch.cuda.is_available()
-    if wanted.startswith("cuda") and not has_gpu:
-        raise DatasetError(f"--device {wanted}: torch finds no GPU here: use --device cpu")
-    device = wanted or ("cuda" if has_gpu else "cpu")
-    if place()[1] > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        if device == "cuda":
-            device = f"cuda:{os.environ['LOCAL_RANK']}"
-            torch.cuda.set_device(device)
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise DatasetError(f"--device {wanted}: {str(error).splitlines()[0]}") from None
-    return device
 
 
 if __name__ == "__main__":

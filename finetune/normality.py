@@ -191,8 +191,9 @@ def main(
 ) -> None:
     """Learn from train's good images alone; print how well test's defects stand out; leave a run folder."""
     dataset = open_dataset(out, dataset_name)
-    from finetune.classifier import fetch_weights, prepare_device, published
+    from finetune.classifier import fetch_weights, published
     from finetune.loading import load_images
+    from finetune.processes import prepare_device
 
     device = prepare_device(device)
     known = published(arch)

@@ -7,6 +7,8 @@ from datetime import timedelta
 import torch
 from torch import distributed, nn
 
+from converters.errors import DatasetError
+
 LONGEST = timedelta(days=1)  # the others wait while the first one measures
 
 
@@ -20,13 +22,26 @@ def leads() -> bool:
     return place()[0] == 0
 
 
-def join_others(device: str) -> str:
-    """Join torchrun's other processes, where there are any; ``cuda`` becomes this one's own GPU."""
-    if place()[1] > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=LONGEST)
-        if device == "cuda":
-            device = f"cuda:{os.environ['LOCAL_RANK']}"
+def prepare_device(wanted: str) -> str:
+    """The device by name, a GPU where there is one; joins torchrun's other processes, each on a GPU of its own.
+
+    Raises DatasetError for a device that can't be had, or that all processes would share.
+    """
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    several = place()[1] > 1
+    if several and device.startswith("cuda:"):
+        raise DatasetError(f"--device {wanted}: torchrun's processes take a GPU each: use --device cuda")
+    if several and device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DatasetError(f"--device {wanted}: {str(error).splitlines()[0]}") from None
+    if several and not distributed.is_initialized():
+        if device.startswith("cuda"):
             torch.cuda.set_device(device)
+        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=LONGEST)
     return device
 
 

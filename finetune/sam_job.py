@@ -116,28 +116,6 @@ def geometry(arch: str, imgsz: int | None) -> "Tiny":
     return tiny
 
 
-def prepare_device(wanted: str, seed: int) -> str:
-    """The device by name, a GPU where there is one; seeds torch, and joins torchrun's other processes."""
-    import os
-
-    import cv2
-    import torch
-
-    from finetune.processes import join_others
-
-    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = join_others(device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise DatasetError(f"--device {wanted}: {str(error).splitlines()[0]}") from None
-    torch.manual_seed(seed)
-    return device
-
-
 def open_first(out: Path, wish: Wish, dataset: Dataset) -> Dataset:
     """The dataset of --pretrain; raises DatasetError if it shows val or test, or names classes otherwise for --auto."""
     assert wish.pretrain is not None
@@ -169,6 +147,10 @@ def check_options(wish: Wish, trained: dict[str, Any]) -> None:
 
 def make_job(wish: Wish, dataset: Dataset, first: Dataset | None) -> Job:
     """A training with its weights and images at hand; raises DatasetError for what can't be had or doesn't go."""
+    import cv2
+    import torch
+
+    from finetune.processes import prepare_device
     from finetune.sam_evaluation import read_boxes
     from finetune.sam_images import images_of
     from finetune.sam_models import TINY, Origin, Segmenter, load_sam
@@ -183,7 +165,9 @@ def make_job(wish: Wish, dataset: Dataset, first: Dataset | None) -> Job:
         if one and not any(image.marked for image in images):
             raise DatasetError(f"{one.folder}: its train part shows no defect to learn")
     boxes = read_boxes(wish.boxes, dataset) if wish.boxes else None
-    device = prepare_device(wish.device, wish.seed)
+    device = prepare_device(wish.device)
+    cv2.setNumThreads(torch.get_num_threads())
+    torch.manual_seed(wish.seed)
     checkpoint = find_checkpoint(wish.arch, wish.weights)
     anew = checkpoint is None and bool(trained.get("image_encoder"))  # everything is learned
     usual = WARM_UP if anew and wish.arch == TINY else 0
