@@ -77,9 +77,9 @@ class Job:
 def parse_train(wanted: str) -> dict[str, Any]:
     """What ``--train`` names, joined by commas, as settings of a Recipe; the decoder is always among it."""
     found: dict[str, Any] = {}
-    for word in wanted.split(","):
-        name, _, rank = word.strip().partition(":")
-        if name == "lora" and rank.isdigit() and int(rank):
+    for word in map(str.strip, wanted.split(",")):
+        name, _, rank = word.partition(":")
+        if name == "lora" and rank.isdecimal() and int(rank):
             found["lora"] = int(rank)
         elif word == "prompt-encoder":
             found["prompt_encoder"] = True

@@ -101,8 +101,8 @@ def crop_of(
 def warm_up(
     segmenter: Segmenter, tiny: Tiny, images: Sequence[MarkedImage], steps: int, augment: Any, seed: int
 ) -> None:
-    """Train all weights in place on crops of half the side; ``augment`` changes the colours of pixels."""
-    half = replace(tiny, side=tiny.side // 2)
+    """Train all weights in place on crops of about half the side; ``augment`` changes the colours of pixels."""
+    half = replace(tiny, side=tiny.side // 2 // tiny.patch * tiny.patch)
     small = Segmenter(half.build(), segmenter.classes, False).to(segmenter.sam.device)
     shared = {name: value for name, value in segmenter.sam.state_dict().items() if name != "image_encoder.pos_embed"}
     small.sam.load_state_dict(shared, strict=False)

@@ -512,4 +512,4 @@ def test_no_network_is_one_line_that_names_the_flag(out: Path, tmp_path: Path, m
 
 def test_train_words_can_be_joined() -> None:
     assert parse_train("decoder") == {}
-    assert parse_train("prompt-encoder,lora:4") == {"prompt_encoder": True, "lora": 4}
+    assert parse_train("prompt-encoder, lora:4") == {"prompt_encoder": True, "lora": 4}

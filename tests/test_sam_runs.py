@@ -21,8 +21,9 @@ from finetune.sam_decoder import main
 from finetune.sam_fitting import fit
 from finetune.sam_images import MarkedImage, images_of
 from finetune.sam_models import Segmenter, Tiny, export, hash_of, load_sam, load_tuned, trained_state
-from finetune.sam_sources import encoding_source
+from finetune.sam_sources import encoding_source, recolour
 from finetune.sam_training import Recipe, Source, choose_trained
+from finetune.sam_warmup import warm_up
 
 SCRIPT = Path(__file__).parents[1] / "finetune" / "sam_decoder.py"
 SMALL = Tiny(side=64)
@@ -60,6 +61,15 @@ def unbroken(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = sam_decoder(out, runs, *WHOLE)
     assert result.exit_code == 0, result.output
     return folder_of(runs)
+
+
+@pytest.mark.parametrize("side", [40, 64])
+def test_warm_up_goes_for_any_side_of_the_input(out: Path, side: int) -> None:
+    tiny = Tiny(side=side)
+    segmenter = Segmenter(tiny.build(), ["crack", "hole"], auto=False)
+    before = hash_of(segmenter)
+    warm_up(segmenter, tiny, images_of(open_dataset(out, "widget"), "train", joined=False), 1, recolour, 0)
+    assert hash_of(segmenter) != before
 
 
 # ----------------------------------------------------------------------------------------------------- interrupted
