@@ -179,8 +179,10 @@ def train_member(
     job: "Job", first: "Images | None", train: "Images", val: "Images", folder: Path, wish: Wish
 ) -> Member:
     """Train on ``first``, then from there on ``train``; leave the weights in the folder and its `pretrain`."""
-    from finetune.fitting import fit, place, retrain_head
+    from finetune.fitting import fit, retrain_head
     from finetune.imbalance import HEADS
+    from finetune.networks import save_state
+    from finetune.processes import leads
 
     folder.mkdir(parents=True, exist_ok=True)
     start, pretraining = None, None
@@ -192,11 +194,9 @@ def train_member(
         _, pretraining = fit(stage, first, val, before, wish.resume)
         start = before / "model.pt"
     network, standing = fit(job, train, val, folder, wish.resume, start)
-    if job.imbalance in HEADS and place()[0] == 0:
-        import torch
-
+    if job.imbalance in HEADS and leads():
         retrain_head(network, train, job.imbalance, job)
-        torch.save(network.state_dict(), folder / "model.pt")
+        save_state(network.state_dict(), folder / "model.pt")
     return Member(network, standing, pretraining)
 
 
@@ -307,12 +307,18 @@ def settings_of(wish: Wish, job: "Job", dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def open_run(folder: Path, dataset: Dataset, settings: dict[str, Any], wish: Wish, leads: bool) -> Run:
-    """A new run or, with --resume, the one that lies there; raises DatasetError if that was begun otherwise."""
-    if wish.resume and folder.is_dir():
+def open_run(folder: Path, dataset: Dataset, settings: dict[str, Any], wish: Wish) -> Run:
+    """A new run or, with --resume, the one that lies there; raises DatasetError if that was begun otherwise.
+
+    Of torchrun's processes, the first one looks and makes it.
+    """
+    from finetune.processes import leads, wait_for_all
+
+    if leads() and wish.resume and folder.is_dir():
         check_begun(folder, settings)
-    elif leads:
-        return start_run(folder, dataset, settings, wish.overwrite, settings)
+    elif leads():
+        start_run(folder, dataset, settings, wish.overwrite, settings)
+    wait_for_all()
     return Run(folder, dataset, settings)
 
 
@@ -333,20 +339,18 @@ def train_and_evaluate(
 ) -> Result | None:
     """One training from its data to its run folder; None in all processes of torchrun but the first."""
     from finetune.figures import plot
-    from finetune.fitting import place, wait_for_all
     from finetune.loading import load_images
+    from finetune.processes import leads
 
     job = make_job(wish, dataset, attempt, imbalance, seed)
     folder = run_folder(wish.runs, dataset, name, seed)
     if job.weights and folder.resolve() in job.weights.resolve().parents:
         raise DatasetError(f"--weights {job.weights}: lies in the run that would be replaced; name another with --run")
-    leads = place()[0] == 0
-    run = open_run(folder, dataset, settings_of(wish, job, dataset), wish, leads)
-    wait_for_all()
+    run = open_run(folder, dataset, settings_of(wish, job, dataset), wish)
     first = wish.pretrain and load_images(wish.pretrain, "train", job.imgsz)
     train, val = (load_images(dataset, part, job.imgsz) for part in ("train", "val"))
     members = train_members(job, first, train, val, folder, wish)
-    if not leads:
+    if not leads():
         return None
     trained = run.seconds
     parts = {"val": val, "test": load_images(dataset, "test", job.imgsz)}

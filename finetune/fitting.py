@@ -18,9 +18,9 @@ from finetune.attempts import Attempt
 from finetune.decisions import measure, softmax
 from finetune.imbalance import balance_features, epoch_indices, make_loss
 from finetune.loading import Images, augmentation, normalise
-from finetune.networks import build_network, head_of, load_state, start_from
+from finetune.networks import build_network, head_of, load_state, save_state, start_from
 from finetune.pretext import learn_pretext, pretext_loss
-from finetune.processes import place, wait_for_all
+from finetune.processes import as_first, leads, place, wait_for_all
 
 EPOCH_SEEDS = 100_003  # seeds of the epochs of one run; the next seed's begin after them
 HEAD_STEPS = 500
@@ -152,8 +152,8 @@ def start_network(job: Job, train: Images, folder: Path, resume: bool, start: Pa
     elif attempt.pretext and not start:
         good = train.pixels[train.labels == 0]
         learn_pretext(network, good, attempt.pretext, autocast(job.device, job.precision), job.seed)
-        if place()[0] == 0:
-            torch.save(network.state_dict(), saved)
+        if leads():
+            save_state(network.state_dict(), saved)
     return network
 
 
@@ -238,13 +238,11 @@ def keep(job: Job, at: Standing, chosen: nn.Module, states: Mapping[str, Any], f
     better = scores > at.best or not chooses
     if better:
         at.best, at.best_epoch = scores, at.epoch
-    if place()[0] == 0:
+    if leads():
         if better:
-            torch.save(chosen.state_dict(), folder / "model.pt")
+            save_state(chosen.state_dict(), folder / "model.pt")
         saved = {name: state.state_dict() for name, state in states.items()}
-        partial = folder / "last.pt.partial"
-        torch.save({**saved, "standing": asdict(at)}, partial)
-        partial.replace(folder / "last.pt")
+        save_state({**saved, "standing": asdict(at)}, folder / "last.pt")
 
 
 def load_standing(folder: Path, states: Mapping[str, Any]) -> Standing:
@@ -260,12 +258,7 @@ def load_standing(folder: Path, states: Mapping[str, Any]) -> Standing:
 
 def stalled(at: Standing, attempt: Attempt) -> bool:
     """Has val gained nothing for ``patience`` epochs? Every process says what the first one finds."""
-    verdict = torch.tensor(int(bool(attempt.patience) and at.epoch - at.best_epoch >= attempt.patience))
-    if place()[1] > 1:
-        if torch.distributed.get_backend() == "nccl":
-            verdict = verdict.cuda()
-        torch.distributed.broadcast(verdict, 0)
-    return bool(verdict)
+    return bool(attempt.patience) and bool(as_first(lambda: float(at.epoch - at.best_epoch >= attempt.patience)))
 
 
 def distribute(network: nn.Module, attempt: Attempt) -> nn.Module:

@@ -197,6 +197,13 @@ def load_state(path: Path, flag: str = "--weights") -> dict[str, Tensor]:
     return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key): state[key] for key in state}
 
 
+def save_state(state: dict[str, Any], path: Path) -> None:
+    """Save it whole or not at all: a process that is killed leaves the file as it was."""
+    partial = path.with_name(f"{path.name}.partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
 def start_from(network: nn.Module, path: Path, arch: str) -> None:
     """Load a checkpoint into all but the head, and into the head where it fits; raises DatasetError if it doesn't."""
     state = load_state(path)

@@ -200,18 +200,14 @@ def train(wish: Wish, job: Job, source: "Source", folder: Path) -> dict[str, lis
 
 def warm(job: Job, saved: Path) -> None:
     """Warm the job's segmenter up, in the first process of torchrun; or load what an interrupted run has saved."""
-    import torch
-
-    from finetune.networks import load_state
+    from finetune.networks import load_state, save_state
     from finetune.processes import leads, wait_for_all
     from finetune.sam_sources import recolour
     from finetune.sam_warmup import warm_up
 
     if leads() and not saved.is_file():
         warm_up(job.segmenter, job.origin.tiny, job.parts["train"], job.warm_up, recolour, job.recipe.seed)
-        partial = saved.with_suffix(".partial")
-        torch.save(job.segmenter.state_dict(), partial)
-        partial.replace(saved)
+        save_state(job.segmenter.state_dict(), saved)
     wait_for_all()
     job.segmenter.load_state_dict(load_state(saved, "--resume"))
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from converters.options import progress
+from finetune.networks import save_state
 from finetune.processes import add_up, as_first, leads, place
 from finetune.sam_images import MarkedImage
 from finetune.sam_models import Segmenter, trained_state
@@ -119,10 +120,7 @@ def keep(segmenter: Segmenter, states: dict[str, Any], at: Standing, chosen: dic
     if not leads():
         return
     saved = {name: state.state_dict() for name, state in states.items()}
-    partial = last.with_name(f"{last.name}.partial")
-    own = trained_state(segmenter)
-    torch.save({**saved, "weights": own, "chosen": chosen, "standing": asdict(at)}, partial)
-    partial.replace(last)
+    save_state({**saved, "weights": trained_state(segmenter), "chosen": chosen, "standing": asdict(at)}, last)
 
 
 def load_standing(segmenter: Segmenter, states: dict[str, Any], last: Path) -> tuple[Standing, dict[str, Any]]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from finetune.attempts import ATTEMPTS, IMBALANCE, Attempt, seen_test
 from finetune.category import open_dataset
 from finetune.fitting import Job, features_of, fit, load_network, logits_of, mean_logits, mix
 from finetune.loading import augmentation, load_images, normalise
-from finetune.networks import build_network, head_of, known_networks, start_from
+from finetune.networks import build_network, head_of, known_networks, load_state, save_state, start_from
 from finetune.pretext import CELLS, paint_defects
 from finetune.weights import find_weights
 
@@ -387,6 +388,28 @@ def test_a_run_with_other_settings_is_not_resumed(out, tmp_path):
     assert run(out, tmp_path, *options).exit_code == 0
     assert "was begun with lr 0.001, not 0.5" in refusal(run(out, tmp_path, *options, "--resume", "--lr", 0.5))
     assert run(out, tmp_path, *options, "--resume").exit_code == 0
+
+
+def test_other_processes_leave_it_to_the_first_one_to_look_at_the_run(out, tmp_path, monkeypatch):
+    """The first one may just have made its folder, with no settings in it yet."""
+    monkeypatch.setenv("RANK", "1")
+    wish = SimpleNamespace(resume=True, overwrite=False)
+    assert classifier.open_run(tmp_path, open_dataset(out, "tile"), {}, wish).folder == tmp_path
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_process_leaves_the_saved_weights_whole(tmp_path, monkeypatch):
+    path = tmp_path / "model.pt"
+    save_state({"weight": torch.ones(1)}, path)
+
+    def killed(state: object, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_state({"weight": torch.zeros(1)}, path)
+    assert load_state(path)["weight"] == 1
 
 
 def test_two_trainings_with_one_seed_are_equal(out, tmp_path):
