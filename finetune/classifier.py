@@ -405,14 +405,17 @@ def seconds_per_image(members: Sequence[Member], images: "Images", job: "Job") -
 
 
 def evaluate_only(wish: Wish, dataset: Dataset, folder: Path) -> dict[str, Any]:
-    """Write the predictions of a finished run anew from its saved weights, and measure them."""
+    """Write the predictions of a finished run anew from its saved weights, and measure them, by its costs if any."""
     from finetune.loading import load_images
+    from finetune.processes import place
 
+    if wish.resume or place()[1] > 1:
+        raise DatasetError("--eval-only: takes a finished run and one process; leave --resume and torchrun out")
     settings = finished_run(folder, dataset, "CNN classifier")["settings"]
+    begun_cost = settings.get("cost") and Path(settings["cost"])
     attempt = Attempt(**{item.name: settings[item.name] for item in fields(Attempt)})
-    wish = replace(
-        wish, weights=RANDOM, imgsz=settings["imgsz"], stride=settings["stride"], ensemble=settings["ensemble"]
-    )
+    kept = {key: settings[key] for key in ("imgsz", "stride", "ensemble")}
+    wish = replace(wish, weights=RANDOM, cost=wish.cost or begun_cost, **kept)
     job = make_job(wish, dataset, attempt, settings["imbalance"], settings["seed"])
     run = Run(folder, dataset, settings)
     networks = load_members(job, folder, wish.ensemble)

@@ -438,6 +438,9 @@ def test_ensembles_and_costs_leave_one_prediction(out, tmp_path):
     assert (folder / "member-0" / "model.pt").read_bytes() != (folder / "member-1" / "model.pt").read_bytes()
     record = json.loads((folder / "run.json").read_text())
     assert record["metrics"]["costs"][1] == [9.0, 0.0, 1.0] and len(record["chosen_epochs"]) == 2
+    again = run(out, tmp_path, "--eval-only", folder, "--device", "cpu")
+    assert json.loads(again.stdout) == record["metrics"]["test"]  # by the run's own costs
+    assert "leave --resume and torchrun out" in refusal(run(out, tmp_path, "--eval-only", folder, "--resume"))
 
 
 def test_the_pretext_task_runs_on_good_images_alone(out, tmp_path):
