@@ -441,6 +441,8 @@ def test_ensembles_and_costs_leave_one_prediction(out, tmp_path):
     again = run(out, tmp_path, "--eval-only", folder, "--device", "cpu")
     assert json.loads(again.stdout) == record["metrics"]["test"]  # by the run's own costs
     assert "leave --resume and torchrun out" in refusal(run(out, tmp_path, "--eval-only", folder, "--resume"))
+    (tmp_path / "cost.csv").unlink()
+    assert "--cost" in refusal(run(out, tmp_path, "--eval-only", folder, "--device", "cpu"))
 
 
 def test_the_pretext_task_runs_on_good_images_alone(out, tmp_path):
