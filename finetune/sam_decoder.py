@@ -281,10 +281,14 @@ def measure_again(wish: Wish, out: Path, name: str, folder: Path) -> Path:
     record = finished_run(folder, dataset, MODEL, [TUNED])
     begun = as_begun(wish, record["settings"])
     job = make_job(begun, dataset, None)
+    if (job.origin.weights and sha256(job.origin.weights)) != record["weights_sha256"]:
+        raise DatasetError(f"--weights {begun.weights}: {folder} began with others: name those")
     source = source_of(begun, job, learns=False)
     before = evaluate(job.segmenter, source, job.parts, dataset, job.boxes, None)
     record |= measure_tuned(begun, job, Run(folder, dataset, record["settings"]), source, before)
-    (folder / "run.json").write_text(to_json(record), "utf-8")
+    partial = folder / "run.json.partial"
+    partial.write_text(to_json(record), "utf-8")
+    partial.replace(folder / "run.json")
     return folder
 
 

@@ -161,9 +161,10 @@ def make_job(wish: Wish, dataset: Dataset, first: Dataset | None) -> Job:
     joined = wish.instances == "image"
     parts = {part: images_of(dataset, part, joined) for part in ("train", "val", "test")}
     before = images_of(first, "train", joined) if first else []
-    for one, images in ((dataset, parts["train"]), (first, before)):
-        if one and not any(image.marked for image in images):
-            raise DatasetError(f"{one.folder}: its train part shows no defect to learn")
+    needed = [(dataset, part, parts[part]) for part in ("train", "test")]
+    for one, part, images in needed + ([(first, "train", before)] if first else []):
+        if not any(image.marked for image in images):
+            raise DatasetError(f"{one.folder}: its {part} part shows no defect: convert it with another --protocol")
     boxes = read_boxes(wish.boxes, dataset) if wish.boxes else None
     device = prepare_device(wish.device)
     cv2.setNumThreads(torch.get_num_threads())

@@ -107,6 +107,11 @@ def test_interrupted_run_ends_as_an_unbroken_one(
     assert "is a finished run" in refusal(sam_decoder(out, tmp_path, *WHOLE, "--resume"))
 
 
+def test_test_part_without_a_defect_is_refused_before_the_training(tmp_path: Path) -> None:
+    converted("to_masks", write_category(tmp_path / "data", masks={"crack": 1}), tmp_path / "out")
+    assert "its test part shows no defect" in refusal(sam_decoder(tmp_path / "out", tmp_path, *WHOLE))
+
+
 def test_resume_needs_a_run(out: Path, tmp_path: Path) -> None:
     assert "holds no interrupted run" in refusal(sam_decoder(out, tmp_path, *WHOLE, "--resume"))
 
@@ -149,6 +154,7 @@ def test_finished_run_is_measured_anew_with_the_same_predictions(out: Path, tmp_
     (folder / "run.json").write_text(json.dumps(record))
     moved = checkpoint.rename(tmp_path / "moved.pth")
     assert "no such file" in refusal(sam_decoder(out, tmp_path, "--eval-only", folder))
+    assert "began with others" in refusal(sam_decoder(out, tmp_path, "--eval-only", folder, "--weights", "none"))
     arguments = ("--eval-only", folder, "--weights", moved, "--export", tmp_path / "tuned.pth")
     again = sam_decoder(out, tmp_path / "elsewhere", *arguments)
     assert again.exit_code == 0, again.output
