@@ -246,3 +246,18 @@ def check_apart(first: Dataset, dataset: Dataset) -> None:
             f"--pretrain {first.name}: was made from another split of {dataset.name}: its made images may show val "
             "or test; make it again"
         )
+
+
+def open_pretrain(out: Path, name: str, dataset: Dataset, needed_by: str | None) -> Dataset:
+    """The dataset of --pretrain; ``needed_by`` says what needs it to have the classes of ``dataset``, if anything does.
+
+    It may have more of them. Raises DatasetError if it has others, or shows images of val or test.
+    """
+    first = open_dataset(out, name)
+    check_apart(whole_images(out, first), whole_images(out, dataset))
+    if needed_by and first.classes[: len(dataset.classes)] != dataset.classes:
+        raise DatasetError(
+            f"--pretrain {name}: its classes ({', '.join(first.classes)}) are not those of {dataset.name} "
+            f"({', '.join(dataset.classes)}), which {needed_by} needs: name a dataset made from {dataset.name}"
+        )
+    return first

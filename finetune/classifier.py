@@ -35,7 +35,7 @@ from converters.options import (
     to_json,
 )
 from finetune.attempts import ATTEMPTS, IMBALANCE, USUAL, Attempt, seen_test
-from finetune.category import Dataset, check_apart, open_dataset, whole_images
+from finetune.category import Dataset, open_dataset, open_pretrain
 from finetune.predictions import Run, check_begun, finished_run, run_folder, start_run
 from finetune.weights import RANDOM, find_weights, sha256
 
@@ -322,18 +322,6 @@ def open_run(folder: Path, dataset: Dataset, settings: dict[str, Any], wish: Wis
     return Run(folder, dataset, settings)
 
 
-def open_pretrain(out: Path, name: str, dataset: Dataset) -> Dataset:
-    """The dataset of --pretrain; raises DatasetError if it shows images of val or test, or has other classes."""
-    first = open_dataset(out, name)
-    check_apart(whole_images(out, first), whole_images(out, dataset))
-    if first.classes[: len(dataset.classes)] != dataset.classes:
-        raise DatasetError(
-            f"--pretrain {name}: has the classes {', '.join(first.classes)}, and val of {dataset.name}, which chooses "
-            f"the epoch, has {', '.join(dataset.classes)}: name a dataset made from {dataset.name}"
-        )
-    return first
-
-
 def train_and_evaluate(
     wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, seed: int, name: str
 ) -> Result | None:
@@ -541,7 +529,7 @@ def main(
     `--imbalance all` and `--repeat` write a table to RUNS/DATASET/RUN-table.md and .json.
     """
     dataset = open_dataset(out, dataset_name, made_share)
-    first = open_pretrain(out, pretrain, dataset) if pretrain and not eval_only else None
+    first = open_pretrain(out, pretrain, dataset, "a classifier") if pretrain and not eval_only else None
     from finetune.decisions import read_costs
     from finetune.processes import prepare_device
 

@@ -37,7 +37,7 @@ from converters.options import (
     table,
     to_json,
 )
-from finetune.category import open_dataset
+from finetune.category import open_dataset, open_pretrain
 from finetune.predictions import Run, finished_run
 from finetune.sam_job import (
     ARCHS,
@@ -50,7 +50,6 @@ from finetune.sam_job import (
     Wish,
     as_begun,
     make_job,
-    open_first,
     open_run,
 )
 from finetune.weights import sha256
@@ -148,7 +147,7 @@ def train_one(wish: Wish, out: Path, name: str) -> Path | None:
     dataset = open_dataset(out, name, wish.made_share)
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
-    first = open_first(out, wish, dataset) if wish.pretrain else None
+    first = open_pretrain(out, wish.pretrain, dataset, "--auto" if wish.auto else None) if wish.pretrain else None
     job = make_job(wish, dataset, first)
     run = open_run(wish, job, dataset, first)
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.errors import DatasetError
-from finetune.category import Dataset, check_apart, open_dataset, whole_images
+from finetune.category import Dataset
 from finetune.predictions import Run, check_begun, run_folder, start_run
 from finetune.weights import find_weights, sha256
 
@@ -114,19 +114,6 @@ def geometry(arch: str, imgsz: int | None) -> "Tiny":
     if tiny.side % tiny.patch:
         raise DatasetError(f"--imgsz {imgsz}: a multiple of {tiny.patch} is needed")
     return tiny
-
-
-def open_first(out: Path, wish: Wish, dataset: Dataset) -> Dataset:
-    """The dataset of --pretrain; raises DatasetError if it shows val or test, or names classes otherwise for --auto."""
-    assert wish.pretrain is not None
-    first = open_dataset(out, wish.pretrain)
-    check_apart(whole_images(out, first), whole_images(out, dataset))
-    if wish.auto and first.classes[: len(dataset.classes)] != dataset.classes:
-        raise DatasetError(
-            f"--pretrain {first.name} --auto: its classes ({', '.join(first.classes)}) are not those of {dataset.name} "
-            f"({', '.join(dataset.classes)}): leave --auto out, or name a dataset made from {dataset.name}"
-        )
-    return first
 
 
 def check_options(wish: Wish, trained: dict[str, Any]) -> None:

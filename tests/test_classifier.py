@@ -538,7 +538,7 @@ def test_a_first_training_that_shows_val_or_has_other_classes_is_refused(out, tm
     line = refusal(run(datasets, tmp_path / "runs", *FAST, "--pretrain", "other"))
     assert "--pretrain other: its train part holds" in line and "keeps for val or test" in line
     line = refusal(run(datasets, tmp_path / "runs", *FAST, "--pretrain", "single"))
-    assert "--pretrain single: has the classes defect, and val of tile" in line and "dark, line" in line
+    assert "--pretrain single: its classes (defect) are not those of tile (dark, line)" in line
     assert not (tmp_path / "runs").exists()
 
 

@@ -223,7 +223,7 @@ def test_first_training_is_on_made_images_and_resumes_too(
     ("arguments", "message"),
     [
         (("--pretrain", "widget@kfold-3-0"), "keeps for val or test"),
-        (("--pretrain", "plate", "--auto"), "leave --auto out, or name a dataset made from widget"),
+        (("--pretrain", "plate", "--auto"), "which --auto needs: name a dataset made from widget"),
         (("--pretrain", "nowhere"), "no such dataset"),
     ],
 )
