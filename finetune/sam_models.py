@@ -67,11 +67,11 @@ class DrawingPromptEncoder(PromptEncoder):
 
     def forward(self, points: Any, boxes: Tensor | None, masks: Tensor | None) -> tuple[Tensor, Tensor]:
         if boxes is not None and masks is None:
-            masks = drawn(boxes, self.input_image_size[0], self.mask_input_size[0])
+            masks = draw_boxes(boxes, self.input_image_size[0], self.mask_input_size[0])
         return super().forward(points, boxes, masks)
 
 
-def drawn(boxes: Tensor, side: int, grid: int) -> Tensor:
+def draw_boxes(boxes: Tensor, side: int, grid: int) -> Tensor:
     """Boxes (N x 4, px of the input, which is ``side`` px) as mask prompts, N x 1 x grid x grid logits.
 
     1 where a cell lies in the box, -1 where it doesn't, and in proportion between.
@@ -341,7 +341,7 @@ def load_tuned(path: Path | str, weights: Path | str | None = None) -> Segmenter
     try:
         segmenter.load_state_dict(saved["state"], strict=origin.weights is None)
     except RuntimeError:
-        raise DatasetError(f"{path}: its weights are of another geometry than this version's: train it anew") from None
+        raise DatasetError(f"{path}: its weights are of another architecture than this version's: train anew") from None
     if origin.lora:
         merge_lora(segmenter.sam.image_encoder)
     return segmenter.eval().requires_grad_(False)

@@ -30,6 +30,7 @@ from finetune.sam_models import (
     Tiny,
     add_lora,
     decode,
+    draw_boxes,
     embed_prompts,
     export,
     fetch_published,
@@ -121,6 +122,21 @@ def test_several_prompts_of_an_image_share_a_call_and_keep_their_order(sam: Sam)
         for prompt, low in zip(prompts, together, strict=True):
             alone, _ = decode(sam, embedding, *embed_prompts(sam, [prompt], (64, 64)))
             assert torch.allclose(alone[0], low, atol=1e-5)
+
+
+def test_a_drawn_box_covers_its_cells_in_proportion() -> None:
+    """A box from (4, 8) to (9, 12) of 16 px, on 8 cells of 2 px each: x is the last axis."""
+    (mask,) = draw_boxes(torch.tensor([[4.0, 8.0, 9.0, 12.0]]), 16, 8)[0]
+    assert mask.shape == (8, 8)
+    assert mask[5].tolist() == [-1, -1, 1, 1, 0, -1, -1, -1]
+    assert mask[:, 2].tolist() == [-1, -1, -1, -1, 1, 1, -1, -1]
+
+
+def test_tiny_sees_a_box_as_a_mask_unless_it_is_given_one(sam: Sam) -> None:
+    boxes, mask = torch.tensor([[3.0, 4.0, 25.0, 20.0]]), torch.zeros(1, 1, 32, 32)
+    plain, given = (sam.prompt_encoder(None, None, masks)[1] for masks in (draw_boxes(boxes, 64, 32), mask))
+    assert torch.equal(sam.prompt_encoder(None, boxes, None)[1], plain)
+    assert torch.equal(sam.prompt_encoder(None, boxes, mask)[1], given) and not torch.equal(plain, given)
 
 
 def test_exported_tiny_gives_the_same_mask_in_metas_predictor(tmp_path: Path, sam: Sam) -> None:
@@ -305,6 +321,15 @@ def test_tuned_decoder_is_saved_alone_and_loaded_onto_its_checkpoint(tmp_path: P
     export(SMALL.build(), moved)
     with pytest.raises(DatasetError, match="another checkpoint"):
         load_tuned(tmp_path / "tuned.pt", moved)
+    whole = Segmenter(SMALL.build(), CLASSES, auto=False)
+    save_tuned(whole, Origin("tiny", SMALL, None), tmp_path / "old.pt")
+    saved = torch.load(tmp_path / "old.pt", weights_only=True)
+    stem = "sam.image_encoder.patch_embed."
+    saved["state"] = {name: value for name, value in saved["state"].items() if not name.startswith(stem)}
+    saved["state"] |= {f"{stem}proj.weight": torch.zeros(64, 3, 8, 8), f"{stem}proj.bias": torch.zeros(64)}
+    torch.save(saved, tmp_path / "old.pt")  # as before Stem
+    with pytest.raises(DatasetError, match="another architecture than this version's"):
+        load_tuned(tmp_path / "old.pt")
     (tmp_path / "tuned.pt").write_bytes(b"no zip")
     with pytest.raises(DatasetError, match=r"is no tuned\.pt"):
         load_tuned(tmp_path / "tuned.pt")
