@@ -98,7 +98,14 @@ class Run:
             **made_of(self.dataset),
             **results,
         }
-        (self.folder / "run.json").write_text(to_json(record), "utf-8")
+        write_record(self.folder, record)
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``run.json`` whole or not at all."""
+    partial = folder / "run.json.partial"
+    partial.write_text(to_json(record), "utf-8")
+    partial.replace(folder / "run.json")
 
 
 def made_of(dataset: Dataset) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from converters.options import (
     to_json,
 )
 from finetune.category import open_dataset, open_pretrain
-from finetune.predictions import Run, finished_run
+from finetune.predictions import Run, finished_run, write_record
 from finetune.sam_job import (
     ARCHS,
     LAST,
@@ -285,9 +285,7 @@ def measure_again(wish: Wish, out: Path, name: str, folder: Path) -> Path:
     source = source_of(begun, job, learns=False)
     before = evaluate(job.segmenter, source, job.parts, dataset, job.boxes, None)
     record |= measure_tuned(begun, job, Run(folder, dataset, record["settings"]), source, before)
-    partial = folder / "run.json.partial"
-    partial.write_text(to_json(record), "utf-8")
-    partial.replace(folder / "run.json")
+    write_record(folder, record)
     return folder
 
 

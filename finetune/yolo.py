@@ -45,7 +45,7 @@ from converters.options import (
 )
 from finetune import yolo_runs
 from finetune.category import Dataset, check_apart, open_dataset, whole_images
-from finetune.predictions import Run, finished_run, start_run
+from finetune.predictions import Run, finished_run, start_run, write_record
 from finetune.weights import RANDOM, find_weights, sha256
 from finetune.yolo_evaluation import LEAST_SCORE, evaluate, report, spread
 from finetune.yolo_runs import (
@@ -539,7 +539,7 @@ def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]
     size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
     measured = evaluate(model, run, settings["task"], size, wish.device.split(",")[0], tiles=tiles)
     record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured, **facts_of(model, best)}
-    (folder / "run.json").write_text(to_json(record), "utf-8")
+    write_record(folder, record)
     if wish.export:
         export_onnx(best, settings["task"], size)
     return measured

@@ -28,7 +28,7 @@ from converters.errors import DatasetError
 from converters.options import FOLDER, command, json_option, out_option, overwrite_option, seed_option, table, to_json
 from finetune import yolo_runs
 from finetune.category import Dataset, open_dataset
-from finetune.predictions import Run, finished_run, read_run, run_folder, start_run
+from finetune.predictions import Run, finished_run, read_run, run_folder, start_run, write_record
 from finetune.vocabulary import (
     PUBLISHED,
     TEMPLATE,
@@ -405,7 +405,7 @@ def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]
         load = partial(load_world, settings["arch"], checkpoint, settings["seed"])
         record["sets"][name] = ask(name, load, words, run, wish.device, cost)
     record |= record["sets"]["tuned"]
-    (folder / "run.json").write_text(to_json(record), "utf-8")
+    write_record(folder, record)
     return measures_in(record)
 
 
