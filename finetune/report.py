@@ -16,7 +16,7 @@ from finetune.tables import HEADLINES, MEASURES, cell
 
 TEMPLATES = Path(__file__).with_name("templates")
 GRID = np.linspace(0, 1, 101)
-COLOURS = 8
+COLOURS = 12  # in report.css; all the ways of asking five models
 WIDTH, HEIGHT, LEFT, BOTTOM = 300, 220, 44, 30  # of a chart, in SVG units
 NONE = "\u2013"  # what is not known
 FOREST = ("auroc", "map50", "dice")  # differences that are drawn
