@@ -46,7 +46,7 @@ def report(screw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_family_is_compared_on_the_same_screws(report: Path) -> None:
     rows = json.loads((report / "report.json").read_text("utf-8"))["rows"]
     models = {row["name"].split("/")[0] for row in rows}
-    assert models == {"normality", "classifier", "yolo", "yolo_world", "sam"}
+    assert models == {"normality", "classifier", "yolo", "yolo-world", "sam"}
 
 
 def test_filters_work_on_screws_without_a_console_error(report: Path, browser: Any) -> None:
