@@ -194,7 +194,8 @@ def test_interrupted_at_random_moments_a_dataset_is_old_or_new(real: Conversions
             real.restore()
         elif process.returncode != -signal.SIGINT or errors:  # else Python was starting or ending, and took no signals
             interrupted += 1
-            assert process.returncode == 130, errors
+            # a shell says 130 of both; Python dies of the signal if it came in an exec (a dataclass being imported)
+            assert process.returncode in (130, -signal.SIGINT), errors
             assert errors == "Interrupted: nothing unfinished was published.\n", moment
             assert debris(real.out) == []
     assert interrupted >= 5
