@@ -139,7 +139,8 @@ def test_an_interrupted_run_over_all_is_resumed(several: Path, tmp_path: Path, n
         error = process.communicate(timeout=60)[1]
         ending = process.returncode == -signal.SIGINT and not error  # Python itself was, and took no signals any more
         if number == signal.SIGINT and process.returncode and not ending:
-            assert process.returncode == 130 and error == "Interrupted: nothing unfinished was published.\n", error
+            assert process.returncode in (130, -signal.SIGINT), error  # see test_faults
+            assert error == "Interrupted: nothing unfinished was published.\n"
         wait_for_group(process.pid)
         if number == signal.SIGINT and out.exists():
             assert not list(out.glob(".*partial*"))
