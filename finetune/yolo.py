@@ -51,6 +51,7 @@ from finetune.yolo_evaluation import LEAST_SCORE, evaluate, report, spread
 from finetune.yolo_runs import (
     CHECKPOINTS,
     check_alone,
+    check_batch,
     cost_of,
     fold_names,
     given_options,
@@ -442,8 +443,7 @@ def check(wish: Wish, recipe: Recipe, dataset: Dataset, first: Dataset | None) -
         raise DatasetError(f"--arch {wish.arch}: finds boxes only; choose another for --task {wish.task}")
     if wish.crop and (wish.task != "detect" or dataset.tiles):
         raise DatasetError("--crop: is for boxes on whole images; make tiles with the converter's --tile instead")
-    if recipe.batch % (devices := wish.device.count(",") + 1):
-        raise DatasetError(f"--batch {recipe.batch}: is divided among {devices} devices; name a multiple of {devices}")
+    check_batch(recipe.batch, wish.device)
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
     if first:

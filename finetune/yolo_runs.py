@@ -143,3 +143,9 @@ def _check_interrupted(folder: Path) -> None:
 def check_alone(folds: int | None, wish: Wish) -> None:
     if folds or wish.resume:
         raise DatasetError("--eval-only: takes one finished run; leave --folds and --resume out")
+
+
+def check_batch(batch: int, device: str) -> None:
+    """Raise DatasetError for a batch that the devices cannot share evenly."""
+    if batch % (devices := device.count(",") + 1):
+        raise DatasetError(f"--batch {batch}: is divided among {devices} devices; name a multiple of {devices}")

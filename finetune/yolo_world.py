@@ -5,6 +5,7 @@
     python finetune/yolo_world.py --category screw --keep-vocabulary scratch_head        # known by its words alone
     python finetune/yolo_world.py --category washer --weights none --text-weights none   # random: shows the road only
     python finetune/yolo_world.py --category screw --resume                              # after Ctrl-C
+    python finetune/yolo_world.py --category screw --device 0,1                          # two GPUs
 
 One run leaves three prediction sets: `zero-shot` (words alone), `tuned` (fine-tuned on boxes) and `prompt-tuned` (only
 the vectors of the words are trained, all else is frozen). Val chooses the epoch, test is looked at once.
@@ -60,6 +61,7 @@ from finetune.yolo_evaluation import spread
 from finetune.yolo_runs import (
     CHECKPOINTS,
     check_alone,
+    check_batch,
     cost_of,
     fold_names,
     given_options,
@@ -143,6 +145,9 @@ def word_trainer(start: Any, classes: Sequence[str], vectors: "NDArray[Any]", tu
     embeddings of the training set (nothing is cached), the callback that gives words to the averaged network that
     val is measured with (not added: that is a copy of our network, words and all), and validation of a checkpoint
     with other names than the dataset's (the names are equal). The fourth is ``set_classes``: see ``set_words``.
+
+    For several devices, ultralytics hands the class to its processes through cloudpickle, which takes along ``start``
+    and the vectors, since the class is made in here. The vectors are in the network, so their gradients are averaged.
     """
     import torch
     from ultralytics.models.yolo.detect import DetectionTrainer
@@ -281,7 +286,7 @@ def ask(
         "random_text_weights": is_random(words),
         "known_by_words_only": list(words.classes) if name == "zero-shot" else [words.kept] if words.kept else [],
     }
-    measured = evaluate(model, run, "detect", run.settings["imgsz"], device, name, **about, **cost)
+    measured = evaluate(model, run, "detect", run.settings["imgsz"], device.split(",")[0], name, **about, **cost)
     seconds = measured.pop("seconds_per_image")
     return {**cost, "seconds_per_image": seconds, **facts_of(model, best), "metrics": measured}
 
@@ -339,6 +344,7 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
     dataset.format("yolo")
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
+    check_batch(recipe.batch, wish.device)
     prepare_ultralytics(wish.runs / ".ultralytics")
     check_device(wish.device)
     checkpoint = find_weights(wish.weights, [f"{arch}.pt" for arch in ARCHS], fetch_weights)
@@ -449,7 +455,7 @@ def _flag(parameter: str) -> str:
 @click.option("--keep-vocabulary", metavar="CLASS", help="Keep this class out of training: words alone.")
 @recipe_options(RECIPE)
 @click.option("--folds", type=click.IntRange(3), help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
-@click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or the number of one GPU.")
+@click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or the numbers of GPUs: 0 or 0,1.")
 @seed_option
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
 @click.option("--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure anew with what a finished run left.")
@@ -473,8 +479,6 @@ def main(
     options["run_name"] = options["run_name"] or (f"yolo-world-without-{kept}" if kept else "yolo-world")
     recipe = Recipe(**{field.name: options.pop(field.name) for field in fields(Recipe)})
     wish = Wish(**options)
-    if "," in wish.device:
-        raise DatasetError(f"--device {wish.device}: YOLO-World trains on one device here; name one")
     if eval_only:
         check_alone(folds, wish)
         found = {name: evaluate_again(wish, eval_only, open_dataset(wish.out, name))}

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY, converted, refusal, save_mask
 from PIL import Image
+from two_cpus import TwoCpus
 
 pytest.importorskip("ultralytics")
 
@@ -249,66 +250,22 @@ def test_ctrl_c_in_the_last_validation_ends_the_run_and_nothing_is_trained_twice
     assert record_of(folder)["resumed"] is True
 
 
-TWO_CPUS = """
-import os
-from pathlib import Path
-from types import SimpleNamespace
-import torch
-from ultralytics.utils import torch_utils
-
-one = torch_utils.select_device
-torch_utils.select_device = lambda device, **settings: one("cpu", **settings)
-from ultralytics.engine import trainer, validator
-
-init, wrap = trainer.BaseTrainer.__init__, torch.nn.parallel.DistributedDataParallel
-backend, cpu = validator.AutoBackend, torch.device("cpu")
-
-def two(self, *arguments, **settings):
-    init(self, *arguments, **settings)
-    self.world_size, self.ddp = 2, trainer.LOCAL_RANK == -1
-
-def gloo(self):
-    torch.distributed.init_process_group("gloo", rank=trainer.RANK, world_size=2)
-    Path(os.environ["RANKS"], f"{trainer.RANK} of {torch.distributed.get_world_size()}").touch()
-
-trainer.BaseTrainer.__init__, trainer.BaseTrainer._setup_ddp = two, gloo
-validator.get_torch_device_backend = lambda kind: SimpleNamespace(current_device=lambda: 0)
-validator.AutoBackend = lambda device, **settings: backend(device=cpu, **settings)
-torch.nn.parallel.DistributedDataParallel = lambda model, device_ids, **settings: wrap(model, **settings)
-"""
-
-
 def test_several_devices_train_together_and_ctrl_c_ends_them(out, tmp_path):
-    """Two processes on this CPU, by gloo, in place of GPUs; all else is ultralytics' own way, its file included."""
-    (tmp_path / "python").mkdir()
-    (tmp_path / "python" / "sitecustomize.py").write_text(TWO_CPUS, "utf-8")
-    (tmp_path / "ranks").mkdir()
-    environment = os.environ | {"OMP_NUM_THREADS": "2", "RANKS": str(tmp_path / "ranks")}
-    environment["YOLO_CONFIG_DIR"] = str(tmp_path / "config")
-    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "python"), os.environ.get("PYTHONPATH", "")])
+    cpus = TwoCpus(tmp_path)
     script = [sys.executable, REPOSITORY / "finetune" / "yolo.py", "--category", "plate", "--out", out]
     script = list(map(str, [*script, "--runs", tmp_path, "--device", "0,1"]))
     settings = ["--weights", "none", "--epochs", "4", "--imgsz", "64", "--crop", "64"]
-    process = subprocess.Popen(
-        [*script, *settings], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
     folder = tmp_path / "plate" / "yolo" / "seed-0"
-    until = time.monotonic() + 300
-    while not (folder / "train" / "weights" / "last.pt").is_file() and process.poll() is None:
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == 130, said + (folder / "train.log").read_text("utf-8")
+    code, said = cpus.interrupt([*script, *settings], folder / "train" / "weights" / "last.pt")
+    assert code == 130, said + (folder / "train.log").read_text("utf-8")
     assert "--resume" in said and "Traceback" not in said
-    assert sorted(path.name for path in (tmp_path / "ranks").iterdir()) == ["0 of 2", "1 of 2"]
     assert 1 <= len((folder / "train" / "results.csv").read_text("utf-8").splitlines()) - 1 < 4
 
-    resumed = subprocess.run([*script, "--resume"], env=environment, capture_output=True, text=True, timeout=400)
+    resumed = cpus.run([*script, "--resume"])
     assert resumed.returncode == 0, resumed.stderr
     assert len((folder / "train" / "results.csv").read_text("utf-8").splitlines()) == 5
-    (left,) = (tmp_path / "config").glob("**/DDP")
-    assert not list(left.iterdir())  # files for the processes
+    cpus.check_weights("train", 4)
+    cpus.check_nothing_left()
     assert record_of(folder)["settings"]["device"] == "0,1"
 
 

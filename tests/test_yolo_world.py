@@ -16,6 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY, converted, refusal, tree, write_category
+from two_cpus import TwoCpus
 
 pytest.importorskip("ultralytics")
 
@@ -93,7 +94,8 @@ def run_world(*arguments: object) -> Result:
     ("arguments", "expected"),
     [
         (("--keep-vocabulary", "stain"), "--keep-vocabulary stain: no such class; the dataset has crack, dent, hole"),
-        (("--device", "0,1"), "--device 0,1: YOLO-World trains on one device here"),
+        (("--device", "0,1", "--batch", 5), "--batch 5: is divided among 2 devices; name a multiple of 2"),
+        (("--device", "98,99"), "--device 98,99: not on this machine"),
         (("--weights", "mine.pt"), "--weights mine.pt: no such file"),
         (("--prompts", "gone.yaml"), "gone.yaml"),
         (("--text-embeddings", "gone.npz"), "--text-embeddings gone.npz: no such file"),
@@ -391,6 +393,42 @@ def test_an_interrupted_run_keeps_what_was_trained_goes_on_and_is_measured_again
     assert again.keys() == record.keys()
     for name, found in again["sets"].items():
         assert found["metrics"] == record["sets"][name]["metrics"]
+
+
+@pytest.mark.slow
+def test_several_devices_tune_words_together_and_go_on_after_ctrl_c(out, vectors, tmp_path):
+    """Begun, and gone on with from last.pt: both ways, each process makes its trainer and its words from a file."""
+    cpus = TwoCpus(tmp_path)
+    script = [sys.executable, REPOSITORY / "finetune" / "yolo_world.py", "--category", "widget", "--out", out]
+    script = list(map(str, [*script, "--runs", tmp_path, "--device", "0,1"]))
+    settings = list(map(str, [*FAST[:-2], "--epochs", 4, "--text-embeddings", vectors]))
+    folder = tmp_path / "widget" / "yolo-world" / "seed-0"
+    code, said = cpus.interrupt([*script, *settings], folder / "prompt-tuned" / "weights" / "last.pt")
+    logs = "".join(file.read_text("utf-8") for file in folder.glob("*.log"))
+    assert code == 130, said + logs
+    assert "--resume" in said and "Traceback" not in said
+    assert 1 <= len((folder / "prompt-tuned" / "results.csv").read_text("utf-8").splitlines()) - 1 < 4
+    cpus.check_weights("tuned", 4)
+    detector = sha256(folder / "tuned" / "weights" / "best.pt")
+
+    for file in cpus.seen.glob("predicted by *"):
+        file.unlink()
+    resumed = cpus.run([*script, "--resume"])
+    assert resumed.returncode == 0, resumed.stderr + (folder / "prompt-tuned.log").read_text("utf-8")
+    assert len((folder / "prompt-tuned" / "results.csv").read_text("utf-8").splitlines()) == 5
+    assert sha256(folder / "tuned" / "weights" / "best.pt") == detector
+    cpus.check_weights("prompt-tuned", 4)
+    cpus.check_nothing_left()
+    learned, given = (read_vectors(file, CLASSES) for file in (folder / "prompt-tuned.npz", vectors))
+    assert 1e-4 < abs(learned - given).max() < 0.1
+
+    dataset = open_dataset(out, "widget")
+    (images,) = cpus.predicted()  # by one process
+    assert sorted(Path(image).name for image in images) == sorted(
+        3 * [name for part in ("val", "test") for name in dataset.images(part)]
+    )
+    record = json.loads((folder / "run.json").read_text())
+    assert record["settings"]["device"] == "0,1" and list(record["sets"]) == list(yolo_world.SETS)
 
 
 @pytest.mark.slow
