@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+OWN = ("fine", "deep")  # networks of ours, beside torchvision's
+
 
 @dataclass(frozen=True)
 class Attempt:

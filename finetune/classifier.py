@@ -25,6 +25,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 from converters.errors import DatasetError
 from converters.options import (
     FOLDER,
+    Acting,
     command,
     json_option,
     made_share_option,
@@ -34,7 +35,7 @@ from converters.options import (
     table,
     to_json,
 )
-from finetune.attempts import ATTEMPTS, IMBALANCE, USUAL, Attempt, seen_test
+from finetune.attempts import ATTEMPTS, IMBALANCE, OWN, USUAL, Attempt, seen_test
 from finetune.category import Dataset, open_dataset, open_pretrain
 from finetune.predictions import Run, check_begun, finished_run, run_folder, start_run
 from finetune.weights import RANDOM, find_weights, sha256
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 SET = "tuned"
 OVERRIDES = ("arch", "optimizer", "lr", "epochs", "batch", "pretext")  # what the command line may change of an attempt
+ACTING = Acting(beside_eval_only=("--cost", "--heatmaps", "--precision"))
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,12 @@ class Wish:
     pretrain: Dataset | None
     pretrain_epochs: int | None
     device: str
-    precision: str
+    precision: str | None  # None: that of the run (--eval-only)
     ensemble: int
     cost: Path | None
     heatmaps: bool
     resume: bool
     overwrite: bool
-    overrides: dict[str, Any]
 
 
 @dataclass
@@ -86,8 +87,6 @@ class Result:
 def published(arch: str) -> dict[str, Any]:
     """torchvision's weights of an architecture by name, DEFAULT among them; none for our own networks."""
     from torchvision import models
-
-    from finetune.networks import OWN
 
     if arch in OWN:
         return {}
@@ -111,8 +110,6 @@ def make_job(wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, see
     if attempt.arch not in known_networks():
         raise DatasetError(f"--arch {attempt.arch}: known are {', '.join(known_networks())}")
     if attempt.arch != "fine":
-        if attempt.pretext and "pretext" in wish.overrides:
-            raise DatasetError("--pretext: only our own network `fine` learns from made-up defects: add --arch fine")
         attempt = replace(attempt, pretext=0, rehearse=0.0)
     if wish.weights == RANDOM:
         attempt = replace(attempt, freeze=0)  # random features are nothing to keep
@@ -298,6 +295,7 @@ def settings_of(wish: Wish, job: "Job", dataset: Dataset) -> dict[str, Any]:
         "seed": job.seed,
         **asdict(job.attempt),
         **{key: getattr(wish, key) for key in kept},
+        "weights_sha256": job.weights and sha256(job.weights),
         "cost": str(wish.cost) if wish.cost else None,
         "pretrain": wish.pretrain and wish.pretrain.name,
         "made_images": sum(len(part.made_images) for part in (wish.pretrain, dataset) if part),
@@ -365,7 +363,7 @@ def finish(run: Run, job: "Job", members: Sequence[Member], wish: Wish, seconds:
         model="CNN classifier",
         parameters=sum(parameter.numel() for member in members for parameter in member.network.parameters()),
         random_weights=job.weights is None,
-        weights_sha256=None if job.weights is None else sha256(job.weights),
+        weights_sha256=run.settings["weights_sha256"],
         train_seconds=round(seconds, 1),
         train_cpu_seconds=round(sum(member.cpu_seconds for member in members), 1),
         weights_bytes=sum((at / "model.pt").stat().st_size for at in places_of(run.folder, wish.ensemble)),
@@ -373,6 +371,7 @@ def finish(run: Run, job: "Job", members: Sequence[Member], wish: Wish, seconds:
         seen_test=seen_test(job.attempt, run.dataset.synthetic),
         pretrained_on=wish.pretrain and wish.pretrain.name,
         made_images=run.settings["made_images"],
+        pretrain_made_images=len(wish.pretrain.made_images) if wish.pretrain else 0,
         chosen_epochs=[member.standing.best_epoch for member in members],
         history=[member.standing.history for member in members],
         pretrain_history=[member.pretraining.history for member in members if member.pretraining],
@@ -395,15 +394,13 @@ def seconds_per_image(members: Sequence[Member], images: "Images", job: "Job") -
 def evaluate_only(wish: Wish, dataset: Dataset, folder: Path) -> dict[str, Any]:
     """Write the predictions of a finished run anew from its saved weights, and measure them, by its costs if any."""
     from finetune.loading import load_images
-    from finetune.processes import place
 
-    if wish.resume or place()[1] > 1:
-        raise DatasetError("--eval-only: takes a finished run and one process; leave --resume and torchrun out")
     settings = finished_run(folder, dataset, "CNN classifier")["settings"]
     begun_cost = settings.get("cost") and Path(settings["cost"])
     attempt = Attempt(**{item.name: settings[item.name] for item in fields(Attempt)})
     kept = {key: settings[key] for key in ("imgsz", "stride", "ensemble")}
-    wish = replace(wish, weights=RANDOM, cost=wish.cost or begun_cost, **kept)
+    precision = wish.precision or settings.get("precision", "auto")
+    wish = replace(wish, weights=RANDOM, cost=wish.cost or begun_cost, precision=precision, **kept)
     job = make_job(wish, dataset, attempt, settings["imbalance"], settings["seed"])
     run = Run(folder, dataset, settings)
     networks = load_members(job, folder, wish.ensemble)
@@ -471,12 +468,34 @@ def plan(attempt: str, imbalance: str) -> list[tuple[str, str, str]]:
     return [(attempt, imbalance, attempt if imbalance == "none" else f"{attempt}, {imbalance}")]
 
 
+def attempts_of(names: Sequence[str], overrides: dict[str, Any]) -> list[Attempt]:
+    """The attempts of these names, with what the command line changes of them."""
+    rest = {key: value for key, value in overrides.items() if key != "pretext"}
+    ladder = len(set(names)) > 1  # in one, --pretext is for those that have a pretext
+    return [replace(ATTEMPTS[name], **(rest if ladder and not ATTEMPTS[name].pretext else overrides)) for name in names]
+
+
+def check_acting(attempts: Sequence[Attempt], imbalance: str, options: dict[str, Any]) -> None:
+    """Raise DatasetError for one of the command's ``options`` that does nothing in any of these attempts."""
+    if options["pretext"] and all(attempt.arch != "fine" for attempt in attempts):
+        raise DatasetError("--pretext: only our own network `fine` learns from made-up defects: add --arch fine")
+    if options["stride"] and all(attempt.arch in OWN for attempt in attempts):
+        raise DatasetError(
+            f"--stride: is for torchvision's networks, and `{attempts[0].arch}` is our own; leave it out, or name "
+            "another --arch"
+        )
+    if options["cost"] and imbalance == "thresholds":
+        raise DatasetError(
+            "--cost: decides in place of the thresholds of --imbalance thresholds; leave one of them out"
+        )
+
+
 def run_name(base: str, attempt: str, imbalance: str, several: bool) -> str:
     """The run's own name, and what tells it apart from the others of a ladder."""
     return "-".join([base, attempt, *([imbalance] if imbalance != "none" else [])]) if several else base
 
 
-@command()
+@command(acting=ACTING)
 @click.option("--category", "--dataset", "dataset_name", required=True, metavar="NAME", help="Dataset in --out.")
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
@@ -499,7 +518,7 @@ def run_name(base: str, attempt: str, imbalance: str, several: bool) -> str:
 @click.option("--cost", type=FOLDER, default=None, help="CSV of what each decision costs for each truth.")
 @click.option("--repeat", type=click.IntRange(1), default=1, help="Trainings with seeds SEED, SEED+1, ...")
 @click.option("--heatmaps/--no-heatmaps", default=True, help="Write Grad-CAM++ maps and boxes from them.")
-@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), show_default="auto")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
 @click.option(
@@ -528,16 +547,20 @@ def main(
     and test), model.pt, and the learning curve, confusion matrix and reliability as PNG. `--attempt all`,
     `--imbalance all` and `--repeat` write a table to RUNS/DATASET/RUN-table.md and .json.
     """
-    dataset = open_dataset(out, dataset_name, made_share)
-    first = open_pretrain(out, pretrain, dataset, "a classifier") if pretrain and not eval_only else None
-    from finetune.decisions import read_costs
-    from finetune.processes import prepare_device
-
-    overrides = {key: options.pop(key) for key in OVERRIDES}
-    overrides = {key: value for key, value in overrides.items() if value is not None}
-    options |= {"stride": int(stride) if stride else None, "made_share": made_share, "pretrain": first}
-    wish = Wish(overrides=overrides, **options)
     steps = plan(attempt, imbalance)
+    overrides = {key: options[key] for key in OVERRIDES if options[key] is not None}
+    attempts = attempts_of([step for step, _, _ in steps], overrides)
+    check_acting(attempts, imbalance, options | {"stride": stride})
+    dataset = open_dataset(out, dataset_name, made_share)
+    first = open_pretrain(out, pretrain, dataset, "a classifier") if pretrain else None
+    from finetune.decisions import read_costs
+    from finetune.processes import place, prepare_device
+
+    if eval_only and place()[1] > 1:
+        raise DatasetError("--eval-only: takes one process; start it without torchrun")
+    options |= {"stride": int(stride) if stride else None, "made_share": made_share, "pretrain": first}
+    options["precision"] = options["precision"] or (None if eval_only else "auto")
+    wish = Wish(**{key: value for key, value in options.items() if key not in OVERRIDES})
     if options["cost"]:
         read_costs(options["cost"], ["good", *dataset.classes])  # refused before the training, not after it
     wish = replace(wish, device=prepare_device(wish.device))
@@ -545,9 +568,7 @@ def main(
         click.echo(to_json(evaluate_only(wish, dataset, eval_only)), nl=False)
         return
     rows = []
-    for step, method, label in steps:
-        own_pretext = ATTEMPTS[step].pretext or len(steps) == 1  # in a ladder, --pretext is for those that have one
-        chosen = replace(ATTEMPTS[step], **{k: v for k, v in overrides.items() if k != "pretext" or own_pretext})
+    for (step, method, label), chosen in zip(steps, attempts, strict=True):
         own = run_name(wish.name, step, method, len(steps) > 1)
         found = [train_and_evaluate(wish, dataset, chosen, method, seed + i, own) for i in range(repeat)]
         if None not in found:

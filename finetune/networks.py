@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters.errors import DatasetError
+from finetune.attempts import OWN
 from finetune.pretext import CELLS
 
-OWN = ("fine", "deep")
 CHANNELS = (32, 64, 128, 256)
 LOOKS = 6  # cells of the feature map that FineNet looks at most
 AUXILIARY = {"googlenet": {"aux_logits": False, "init_weights": True}, "inception_v3": {"aux_logits": False}}

@@ -115,6 +115,16 @@ def made_of(dataset: Dataset) -> dict[str, Any]:
     return {"base": dataset.split["base"], "made_images": len(dataset.made_images), "classes": dataset.classes}
 
 
+def made_images_of(record: Mapping[str, Any]) -> str:
+    """What a run was trained on first, and the made images of either stage, for the head of its report."""
+    first, made = record.get("pretrained_on"), record.get("made_images", 0)
+    if first and "base" in record and "pretrain_made_images" not in record:  # an older run, which knows the sum only
+        return f", first on {first} ({made} made images in both)"
+    before = record.get("pretrain_made_images", made) if first else 0
+    own = f", {made - before} made images in train" if made > before else ""
+    return (f", first on {first} ({before} made images)" if first else "") + own
+
+
 def run_folder(runs: Path, dataset: Dataset, name: str, seed: int) -> Path:
     return runs / dataset.name / name / f"seed-{seed}"
 
@@ -144,7 +154,8 @@ def check_begun(folder: Path, settings: dict[str, Any]) -> None:
         raise DatasetError(f"--resume: {folder} holds no interrupted run; start it without --resume")
     before, now = _read_json(folder / SETTINGS, dict), json.loads(to_json(settings))
     for key in now | before:
-        if before.get(key) != now.get(key):
+        older = key.endswith("_sha256") and key not in before  # than the record of this digest: nothing to compare
+        if before.get(key) != now.get(key) and not older:
             raise DatasetError(
                 f"--resume: {folder} was begun with {key} {before.get(key)!s:.60}, not {now.get(key)!s:.60}; "
                 "give what it was begun with, or train anew with --overwrite"

@@ -28,6 +28,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 from converters.errors import DatasetError
 from converters.options import (
     FOLDER,
+    Acting,
     command,
     json_option,
     made_share_option,
@@ -38,7 +39,7 @@ from converters.options import (
     to_json,
 )
 from finetune.category import open_dataset, open_pretrain
-from finetune.predictions import Run, finished_run, write_record
+from finetune.predictions import Run, finished_run, made_images_of, write_record
 from finetune.sam_job import (
     ARCHS,
     LAST,
@@ -49,6 +50,7 @@ from finetune.sam_job import (
     Job,
     Wish,
     as_begun,
+    check_boxes,
     make_job,
     open_run,
 )
@@ -59,9 +61,10 @@ if TYPE_CHECKING:
     from finetune.sam_training import Source
 
 VIEW_ORDER = (0, 4, 2, 6, 1, 3, 5, 7)  # as it is, mirrored, half a turn, ...: the first N of them for --views N
+ACTING = Acting(beside_eval_only=("--weights", "--boxes", "--cache-gb", "--export"))
 
 
-@command()
+@command(acting=ACTING)
 @click.option("--category", "--dataset", "name", required=True, metavar="NAME", help="Dataset in --out to train on.")
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
@@ -110,7 +113,7 @@ def main(name: str, out: Path, eval_only: Path | None, as_json: bool, **options:
     RUNS/DATASET/RUN/seed-SEED holds run.json, tuned.pt (what was trained; finetune.sam_models.load_tuned reads
     it), worst.png, and predictions/ with a set for each way of asking: gt-box, jittered-box, one-point,
     three-points (prompts from the truth), yolo-box (--boxes) and auto (--auto). --eval-only goes by RUN's settings,
-    and takes --weights FILE where the checkpoint that RUN began with has moved.
+    and takes --weights FILE and --boxes RUN where the checkpoint or the boxes that RUN began with have moved.
     """
     wish = Wish(**options)
     folder = measure_again(wish, out, name, eval_only) if eval_only else train_one(wish, out, name)
@@ -128,12 +131,12 @@ def report(record: dict[str, Any]) -> None:
     """Print what a run's record says of test."""
     from finetune.sam_report import HEADER, cells
 
-    settings, first = record["settings"], record.get("pretrained_on")
+    settings = record["settings"]
     origin = "random weights" if record["random_weights"] else settings["weights"] or "the published weights"
-    before = f", first on {first} ({record['made_images']} made images)" if first else ""
     how = f"--train {settings['train']}, seed {settings['seed']}"
     synthetic = ", SYNTHETIC images" if record["synthetic"] else ""
-    click.echo(f"{record['dataset']}: SAM {settings['arch']} from {origin}{before}, {how}{synthetic}; on test:")
+    trained = f"from {origin}{made_images_of(record)}, {how}{synthetic}"
+    click.echo(f"{record['dataset']}: SAM {settings['arch']} {trained}; on test:")
     click.echo(table([cells(kind, found) for kind, found in record["metrics"].items()], HEADER))
 
 
@@ -151,7 +154,7 @@ def train_one(wish: Wish, out: Path, name: str) -> Path | None:
     job = make_job(wish, dataset, first)
     run = open_run(wish, job, dataset, first)
     try:
-        train_and_measure(wish, job, run, sum(len(part.made_images) for part in (first, dataset) if part))
+        train_and_measure(wish, job, run, len(dataset.made_images), len(first.made_images) if first else 0)
     except KeyboardInterrupt:
         if leads():
             click.echo(f"{run.folder}: interrupted; the same command with --resume goes on", err=True)
@@ -211,8 +214,11 @@ def warm(job: Job, saved: Path) -> None:
     job.segmenter.load_state_dict(load_state(saved, "--resume"))
 
 
-def train_and_measure(wish: Wish, job: Job, run: Run, made_images: int) -> None:
-    """Measure, train, save, load what was saved, and measure that; leaves a finished run."""
+def train_and_measure(wish: Wish, job: Job, run: Run, made: int, made_before: int) -> None:
+    """Measure, train, save, load what was saved, and measure that; leaves a finished run.
+
+    ``made`` images are in the train part, ``made_before`` in that of --pretrain.
+    """
     from finetune.processes import leads
     from finetune.sam_models import save_tuned
     from finetune.sam_report import MODEL, evaluate
@@ -233,7 +239,8 @@ def train_and_measure(wish: Wish, job: Job, run: Run, made_images: int) -> None:
         weights_sha256=job.origin.weights and sha256(job.origin.weights),
         weights_bytes=(run.folder / TUNED).stat().st_size,
         pretrained_on=wish.pretrain,
-        made_images=made_images,
+        made_images=made + made_before,
+        pretrain_made_images=made_before,
         resumed=wish.resume,
         embed_seconds=round(embed_seconds, 1),
         train_seconds=None if wish.resume else round(seconds, 1),  # of a resumed run, only the rest was timed
@@ -274,11 +281,12 @@ def measure_again(wish: Wish, out: Path, name: str, folder: Path) -> Path:
     from finetune.processes import place
     from finetune.sam_report import MODEL, evaluate
 
-    if wish.resume or place()[1] > 1:
-        raise DatasetError("--eval-only: takes a finished run and one process; leave --resume and torchrun out")
+    if place()[1] > 1:
+        raise DatasetError("--eval-only: takes one process; start it without torchrun")
     dataset = open_dataset(out, name)
     record = finished_run(folder, dataset, MODEL, [TUNED])
     begun = as_begun(wish, record["settings"])
+    check_boxes(begun, record["settings"], dataset, folder)
     job = make_job(begun, dataset, None)
     if (job.origin.weights and sha256(job.origin.weights)) != record["weights_sha256"]:
         raise DatasetError(f"--weights {begun.weights}: {folder} began with others: name those")

@@ -278,21 +278,32 @@ def _write_maps(
     run.write_predictions(name, part, found, scores)
 
 
-def read_boxes(folder: Path, dataset: Dataset) -> dict[str, dict[int, list[dict[str, Any]]]]:
-    """Boxes that another run predicted, by part and image id; raises DatasetError where it has none.
+def boxes_files(folder: Path) -> dict[str, Path]:
+    """The file of each part of the boxes that another run predicted; raises DatasetError where there is none.
 
     ``folder`` is the run's (RUNS/DATASET/yolo/seed-0, whose set ``tuned`` is taken) or a set's.
     """
-    source = PredictionSet(folder if (folder / "val.json").is_file() else folder / "predictions" / "tuned")
-    found: dict[str, dict[int, list[dict[str, Any]]]] = {}
-    for part in ("val", "test"):
-        entries = source.detections(dataset, part)
-        if entries is None:
+    source = folder if (folder / "val.json").is_file() else folder / "predictions" / "tuned"
+    files = {part: source / f"{part}.json" for part in ("val", "test")}
+    for part, file in files.items():
+        if not file.is_file():
             raise DatasetError(f"--boxes {folder}: holds no predictions/tuned/{part}.json: name a run of yolo.py")
+    return files
+
+
+def read_boxes(folder: Path, dataset: Dataset) -> dict[str, dict[int, list[dict[str, Any]]]]:
+    """Boxes that another run predicted, by part and image id."""
+    found: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    for part, file in boxes_files(folder).items():
         found[part] = {}
-        for entry in entries:
+        for entry in PredictionSet(file.parent).detections(dataset, part) or ():
             found[part].setdefault(entry["image_id"], []).append(entry)
     return found
+
+
+def boxes_sha256(folder: Path) -> str:
+    """Of the files in which another run's boxes lie."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in boxes_files(folder).values())).hexdigest()
 
 
 # -------------------------------------------------------------------------------------------------------- in figures

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from converters.errors import DatasetError
 from finetune.category import Dataset
-from finetune.predictions import Run, check_begun, run_folder, start_run
+from finetune.predictions import Run, check_begun, read_run, run_folder, start_run
 from finetune.weights import find_weights, sha256
 
 if TYPE_CHECKING:
@@ -175,6 +175,7 @@ def open_run(wish: Wish, job: Job, dataset: Dataset, first: Dataset | None) -> R
     Of torchrun's processes, the first one looks and makes it.
     """
     from finetune.processes import leads, wait_for_all
+    from finetune.sam_evaluation import boxes_sha256
 
     folder = run_folder(wish.runs, dataset, wish.run_name, wish.seed)
     if job.origin.weights and folder.resolve() in job.origin.weights.resolve().parents:
@@ -184,6 +185,7 @@ def open_run(wish: Wish, job: Job, dataset: Dataset, first: Dataset | None) -> R
     begun = {key: value for key, value in settings.items() if key not in FREE}
     begun |= {
         "weights_sha256": job.origin.weights and sha256(job.origin.weights),
+        "boxes_sha256": wish.boxes and boxes_sha256(wish.boxes),
         "split_sha256": dataset.split["sha256"],
         "label_settings": dataset.label_settings,
         "pretrain_split_sha256": first and first.split["sha256"],
@@ -203,5 +205,23 @@ def as_begun(wish: Wish, settings: dict[str, Any]) -> Wish:
     """What a run was begun with, by its record; but for what may change, and a checkpoint that has moved."""
     names = settings.keys() & {field.name for field in fields(Wish)} - {*FREE}
     begun = replace(wish, **{name: settings[name] for name in names})
-    boxes = begun.boxes and Path(begun.boxes)
+    boxes = wish.boxes or (begun.boxes and Path(begun.boxes))
     return replace(begun, boxes=boxes, weights=wish.weights or begun.weights)
+
+
+def check_boxes(begun: Wish, settings: dict[str, Any], dataset: Dataset, folder: Path) -> None:
+    """Raise DatasetError for ``begun.boxes`` if they are not those that the run in ``folder`` was begun with.
+
+    An older run does not say what was in them: then they must be of the same split and classes.
+    """
+    from finetune.sam_evaluation import boxes_files, boxes_sha256
+
+    if not begun.boxes:
+        return
+    if not settings.get("boxes"):
+        raise DatasetError(f"--boxes {begun.boxes}: {folder} began without; leave --boxes out")
+    known, run = settings.get("boxes_sha256"), boxes_files(begun.boxes)["val"].absolute().parents[2]
+    if known and boxes_sha256(begun.boxes) != known:
+        raise DatasetError(f"--boxes {begun.boxes}: {folder} began with other predictions: name the run that has those")
+    if not known and (run / "run.json").is_file():
+        read_run(run, dataset)

@@ -34,7 +34,9 @@ if not __package__:  # run as a file: import from the repository, not from this 
 from converters.errors import DatasetError
 from converters.options import (
     FOLDER,
+    Acting,
     command,
+    given_options,
     json_option,
     made_share_option,
     out_option,
@@ -45,16 +47,14 @@ from converters.options import (
 )
 from finetune import yolo_runs
 from finetune.category import Dataset, check_apart, open_dataset, whole_images
-from finetune.predictions import Run, finished_run, start_run, write_record
+from finetune.predictions import Run, finished_run, read_run, start_run, write_record
 from finetune.weights import RANDOM, find_weights, sha256
 from finetune.yolo_evaluation import LEAST_SCORE, evaluate, report, spread
 from finetune.yolo_runs import (
     CHECKPOINTS,
-    check_alone,
     check_batch,
     cost_of,
     fold_names,
-    given_options,
     go_on,
     told_to_resume,
     train_on_each,
@@ -63,6 +63,7 @@ from finetune.yolo_view import FORMATS, named_by, size_of_whole, view_of
 
 SUFFIXES = {"detect": "", "segment": "-seg", "obb": "-obb"}
 SIZES = [f"{family}{size}" for family in ("yolo11", "yolo26") for size in "nsmlx"]
+ACTING = Acting(beside_eval_only=("--export",), needs={"--arch": "--weights none"}, overruled={"--data": ("--out",)})
 STAGES = ("pretrain", "train")  # a run's trainings, each in a folder of its name
 LIGHT = Path(__file__).with_name("yolo11n-light.yaml")  # ultralytics takes the `n` for a size: yolo11-light.yaml
 
@@ -414,14 +415,13 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
         weights_sha256=run.settings["weights_sha256"],
         pretrained_on=wish.pretrain,
         made_images=sum(len(part.made_images) for part in parts),
+        pretrain_made_images=len(first.made_images) if first else 0,
         resumed=wish.resume,
         seconds_per_image=measured.pop("seconds_per_image"),
         metrics=measured,
         **cost,
         **facts_of(model, best),
     )
-    if wish.export:
-        export_onnx(best, wish.task, size)
     return measured
 
 
@@ -437,8 +437,6 @@ def check(wish: Wish, recipe: Recipe, dataset: Dataset, first: Dataset | None) -
     """Raise DatasetError for what cannot be trained or measured; ``first`` is the dataset of --pretrain."""
     whole = whole_images(wish.out, dataset)
     dataset.format(FORMATS[wish.task])
-    if wish.export and find_spec("onnx") is None:
-        raise DatasetError("--export onnx: needs onnx: pip install -e '.[export]'")
     if wish.arch == LIGHT.stem and wish.task != "detect":
         raise DatasetError(f"--arch {wish.arch}: finds boxes only; choose another for --task {wish.task}")
     if wish.crop and (wish.task != "detect" or dataset.tiles):
@@ -540,9 +538,15 @@ def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]
     measured = evaluate(model, run, settings["task"], size, wish.device.split(",")[0], tiles=tiles)
     record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured, **facts_of(model, best)}
     write_record(folder, record)
-    if wish.export:
-        export_onnx(best, settings["task"], size)
     return measured
+
+
+def export_run(wish: Wish, folder: Path, dataset: Dataset) -> Path:
+    """Export the best checkpoint of a finished run, one of an earlier call too; ``dataset`` may be of its tiles."""
+    settings = read_run(folder, whole_images(wish.out, dataset))["settings"]
+    prepare_ultralytics(wish.runs / ".ultralytics")
+    size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
+    return export_onnx(folder / STAGES[-1] / CHECKPOINTS / "best.pt", settings["task"], size)
 
 
 def read_data_option(
@@ -558,8 +562,6 @@ def read_data_option(
         return name
     if folds:
         raise DatasetError("--folds: needs --category NAME; a data.yaml is of one fold")
-    if "out" in given:
-        raise DatasetError("--out: is not used with --data; leave one of them out")
     out, name, task = named_by(data)
     if "task" in given and options["task"] != task:
         raise DatasetError(f"--task {options['task']}: {data} is for {task}; leave --task out, or name other data")
@@ -568,7 +570,7 @@ def read_data_option(
     return name
 
 
-@command()
+@command(acting=ACTING)
 @click.option("--category", "--dataset", "name", metavar="NAME", help="Dataset in --out to train on.")
 @click.option("--data", type=FOLDER, metavar="FILE", help="The same by its OUT/NAME/yolo/data.yaml, which sets --task.")
 @out_option
@@ -615,12 +617,16 @@ def main(
     name = read_data_option(name, data, folds, options, given)
     recipe = Recipe(**{field.name: options.pop(field.name) for field in fields(Recipe)})
     wish = Wish(**options)
+    if wish.export and find_spec("onnx") is None:
+        raise DatasetError("--export onnx: needs onnx: pip install -e '.[export]'")
     if eval_only:
-        check_alone(folds, wish)
         found = {name: evaluate_again(wish, eval_only, open_dataset(wish.out, name))}
     else:
         datasets = [open_dataset(wish.out, each, wish.made_share) for each in fold_names(name, folds)]
         found = train_on_each(datasets, wish, recipe, given, train_and_evaluate, lambda record: record["metrics"])
+    for each in found if wish.export else ():  # of folds, the finished ones that --resume kept too
+        dataset = open_dataset(wish.out, each)
+        export_run(wish, eval_only or wish.folder(dataset), dataset)
     if as_json:
         click.echo(to_json(found if folds else found[name]), nl=False)
         return

@@ -9,7 +9,7 @@ from typing import Any
 
 from converters.options import progress, table
 from finetune.category import Dataset
-from finetune.predictions import Run, image_scores
+from finetune.predictions import Run, image_scores, made_images_of
 from finetune.yolo_view import FORMATS
 
 LEAST_SCORE = 0.001  # average precision wants the whole curve, not only the sure detections
@@ -104,13 +104,10 @@ def report(folder: Path, measured: dict[str, Any]) -> str:
     """A run and its measures on test as text for the terminal."""
     record = json.loads((folder / "run.json").read_text("utf-8"))
     start = "random weights" if record["random_weights"] else record["settings"]["weights"]
-    first = (
-        f", first on {record['pretrained_on']} ({record['made_images']} made images)" if record["pretrained_on"] else ""
-    )
     seconds = record["train_seconds"]
     trained = "resumed" if seconds is None else f"{seconds:.0f} s of training"
     lines = [
-        f"{record['dataset']}: YOLO from {start}{first}, seed {record['settings']['seed']}, "
+        f"{record['dataset']}: YOLO from {start}{made_images_of(record)}, seed {record['settings']['seed']}, "
         f"{trained}{', SYNTHETIC images' if record['synthetic'] else ''}; on test:",
         table(list(metric_rows(measured)), ("class", "instances", "mAP50", "mAP50-95")),
     ]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from converters.errors import DatasetError
 from finetune.category import Dataset, whole_images
@@ -47,11 +46,6 @@ def cost_of(seconds: float, cpu: float, resumed: bool) -> dict[str, float | None
     """What training cost; unknown of a resumed run, of which only the rest was timed."""
     known = {"train_seconds": seconds, "train_cpu_seconds": cpu}
     return {name: None if resumed else round(value, 1) for name, value in known.items()}
-
-
-def given_options(ctx: click.Context) -> set[str]:
-    """Names of the parameters that stand on the command line."""
-    return {key for key in ctx.params if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE}
 
 
 def fold_names(name: str, folds: int | None) -> list[str]:
@@ -138,11 +132,6 @@ def _check_interrupted(folder: Path) -> None:
         raise DatasetError(f"--resume: {folder} is a finished run; train anew with --overwrite")
     if not (folder / SETTINGS).is_file() or not has_last(folder):
         raise DatasetError(f"--resume: {folder} holds no interrupted run with a last.pt; start it without --resume")
-
-
-def check_alone(folds: int | None, wish: Wish) -> None:
-    if folds or wish.resume:
-        raise DatasetError("--eval-only: takes one finished run; leave --folds and --resume out")
 
 
 def check_batch(batch: int, device: str) -> None:

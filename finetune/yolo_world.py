@@ -26,7 +26,18 @@ if not __package__:  # run as a file: import from the repository, not from this 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from converters.errors import DatasetError
-from converters.options import FOLDER, command, json_option, out_option, overwrite_option, seed_option, table, to_json
+from converters.options import (
+    FOLDER,
+    Acting,
+    command,
+    given_options,
+    json_option,
+    out_option,
+    overwrite_option,
+    seed_option,
+    table,
+    to_json,
+)
 from finetune import yolo_runs
 from finetune.category import Dataset, open_dataset
 from finetune.predictions import Run, finished_run, read_run, run_folder, start_run, write_record
@@ -60,11 +71,9 @@ from finetune.yolo import (
 from finetune.yolo_evaluation import spread
 from finetune.yolo_runs import (
     CHECKPOINTS,
-    check_alone,
     check_batch,
     cost_of,
     fold_names,
-    given_options,
     go_on,
     told_to_resume,
     train_on_each,
@@ -79,7 +88,10 @@ MOST_CLASSES = 80  # ultralytics shows no more words than this in a training ste
 RECIPE = Recipe(lr=2e-4)  # the rate of the paper: a larger one makes the detector forget words
 PROMPT_LR = 1e-3  # few numbers, which may move far: a vector's components are about 0.04
 WORDS = "text_embeddings.npz"  # the vectors that a run was begun with, in its folder
-OVERRULED = {"text_embeddings": {"prompts", "template", "text_weights"}, "prompts": {"template"}}
+ACTING = Acting(
+    needs={"--arch": "--weights none"},
+    overruled={"--text-embeddings": ("--prompts", "--template", "--text-weights"), "--prompts": ("--template",)},
+)
 
 
 @dataclass(frozen=True)
@@ -437,11 +449,7 @@ def report(folder: Path, dataset: Dataset) -> str:
     )
 
 
-def _flag(parameter: str) -> str:
-    return f"--{parameter.replace('_', '-')}"
-
-
-@command()
+@command(acting=ACTING)
 @click.option("--category", "--dataset", "name", required=True, metavar="NAME", help="Dataset in --out to train on.")
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
@@ -472,15 +480,11 @@ def main(
     them back with --text-embeddings), and a best.pt below tuned/ and prompt-tuned/.
     """
     given = given_options(ctx)
-    for stronger, others in OVERRULED.items():
-        for other in sorted(others & given if stronger in given else ()):
-            raise DatasetError(f"{_flag(other)}: is not used with {_flag(stronger)}; leave one of them out")
     kept = options["keep_vocabulary"]
     options["run_name"] = options["run_name"] or (f"yolo-world-without-{kept}" if kept else "yolo-world")
     recipe = Recipe(**{field.name: options.pop(field.name) for field in fields(Recipe)})
     wish = Wish(**options)
     if eval_only:
-        check_alone(folds, wish)
         found = {name: evaluate_again(wish, eval_only, open_dataset(wish.out, name))}
     else:
         datasets = [open_dataset(wish.out, each) for each in fold_names(name, folds)]

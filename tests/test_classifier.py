@@ -1,6 +1,7 @@
 """`finetune/classifier.py`: refusals before any work, parts by themselves, and real trainings on made images."""
 
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -390,6 +391,37 @@ def test_a_run_with_other_settings_is_not_resumed(out, tmp_path):
     assert run(out, tmp_path, *options, "--resume").exit_code == 0
 
 
+def test_a_run_goes_on_with_the_weights_that_it_was_begun_with_alone(out, tmp_path):
+    """By what is in the file, not by its name; a run that is older than the digest has nothing to compare."""
+    start = tmp_path / "start.pt"
+    options = (*FAST[2:], "--attempt", "deep", "--epochs", 1, "--no-heatmaps", "--weights", start)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_state(build_network("deep", 3, SIDE, "mlp", 0.3, None).state_dict(), tmp_path / f"{seed}.pt")
+    start.write_bytes((tmp_path / "0.pt").read_bytes())
+    assert run(out, tmp_path, *options).exit_code == 0
+    folder = tmp_path / "tile" / "classifier" / "seed-0"
+    known = hashlib.sha256(start.read_bytes()).hexdigest()
+    assert json.loads((folder / "run.json").read_text())["weights_sha256"] == known
+    start.write_bytes((tmp_path / "1.pt").read_bytes())
+    now = hashlib.sha256(start.read_bytes()).hexdigest()
+    line = refusal(run(out, tmp_path, *options, "--resume"))
+    assert f"{folder} was begun with weights_sha256 {known[:60]}, not {now[:60]}; give what it was begun with" in line
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings.pop("weights_sha256") == known
+    (folder / "settings.json").write_text(json.dumps(settings))
+    assert run(out, tmp_path, *options, "--resume").exit_code == 0
+
+
+def test_a_run_is_measured_anew_with_its_own_precision(finished, out, tmp_path, monkeypatch):
+    folder, _ = finished
+    seen = []
+    monkeypatch.setattr(classifier, "evaluate", lambda run, job, *rest: (seen.append(job.precision) or {"test": {}},))
+    for given in ((), ("--precision", "bfloat16")):
+        assert run(out, tmp_path, "--eval-only", folder, "--device", "cpu", *given).exit_code == 0
+    assert seen == ["float32", "bfloat16"]
+
+
 def test_other_processes_leave_it_to_the_first_one_to_look_at_the_run(out, tmp_path, monkeypatch):
     """The first one may just have made its folder, with no settings in it yet."""
     monkeypatch.setenv("RANK", "1")
@@ -431,7 +463,7 @@ def test_every_kind_of_method_trains_and_reloads(out, tmp_path, method):
     assert scores_of(folder) == before
 
 
-def test_ensembles_and_costs_leave_one_prediction(out, tmp_path):
+def test_ensembles_and_costs_leave_one_prediction(out, tmp_path, monkeypatch):
     (tmp_path / "cost.csv").write_text("truth,good,dark,line\ngood,0,1,1\ndark,9,0,1\nline,9,1,0\n")
     trained(out, tmp_path, "--attempt", "deep", "--epochs", 1, "--ensemble", 2, "--cost", tmp_path / "cost.csv")
     folder = tmp_path / "tile" / "classifier" / "seed-0"
@@ -440,7 +472,9 @@ def test_ensembles_and_costs_leave_one_prediction(out, tmp_path):
     assert record["metrics"]["costs"][1] == [9.0, 0.0, 1.0] and len(record["chosen_epochs"]) == 2
     again = run(out, tmp_path, "--eval-only", folder, "--device", "cpu")
     assert json.loads(again.stdout) == record["metrics"]["test"]  # by the run's own costs
-    assert "leave --resume and torchrun out" in refusal(run(out, tmp_path, "--eval-only", folder, "--resume"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "start it without torchrun" in refusal(run(out, tmp_path, "--eval-only", folder, "--device", "cpu"))
+    monkeypatch.undo()
     (tmp_path / "cost.csv").unlink()
     assert "--cost" in refusal(run(out, tmp_path, "--eval-only", folder, "--device", "cpu"))
 
@@ -458,8 +492,34 @@ def test_the_recipe_found_on_the_sample_owns_up_there_only():
 
 
 def test_made_up_defects_are_for_our_own_network(out, tmp_path):
-    line = refusal(run(out, tmp_path, *FAST, "--attempt", "plain", "--pretext", 3))
-    assert "--pretext: only our own network `fine`" in line
+    for given in (("--attempt", "plain"), ("--attempt", "all", "--arch", "resnet18"), ("--imbalance", "all")):
+        line = refusal(run(out, tmp_path, *FAST, *given, "--pretext", 3))
+        assert "--pretext: only our own network `fine`" in line
+
+
+def test_pretext_is_for_the_attempts_of_a_ladder_that_have_one_and_for_all_methods_of_one_attempt():
+    names = list(ATTEMPTS)
+    found = classifier.attempts_of(names, {"pretext": 7, "lr": 0.5})
+    assert {name: attempt.pretext for name, attempt in zip(names, found, strict=True) if attempt.pretext} == {
+        "pretext": 7
+    }
+    assert {attempt.lr for attempt in found} == {0.5}
+    found = classifier.attempts_of(["focal", "focal"], {"pretext": 7, "arch": "fine"})
+    assert [attempt.pretext for attempt in found] == [7, 7]
+
+
+def test_stride_and_cost_that_would_do_nothing_are_refused(out, tmp_path):
+    for given, arch in ((("--attempt", "deep"), "deep"), (("--attempt", "all", "--arch", "fine"), "fine")):
+        line = refusal(run(out, tmp_path, *FAST, *given, "--stride", 8))
+        assert f"--stride: is for torchvision's networks, and `{arch}` is our own; leave it out" in line
+    line = refusal(run(out, tmp_path, *FAST, "--imbalance", "thresholds", "--cost", "cost.csv"))
+    assert "--cost: decides in place of the thresholds of --imbalance thresholds" in line
+    for attempt in ("plain", "all"):  # some of the ladder are torchvision's
+        classifier.check_acting(
+            classifier.attempts_of([attempt] if attempt != "all" else list(ATTEMPTS), {}),
+            "none",
+            {"pretext": None, "stride": "8", "cost": "cost.csv"},
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ made images
@@ -490,7 +550,7 @@ def test_a_first_training_on_made_images_is_where_the_second_begins(out, made, t
     assert all(torch.equal(network[key], saved[key]) for key in saved)
 
     record = json.loads((folder / "run.json").read_text())
-    assert (record["pretrained_on"], record["made_images"]) == (made, 12)
+    assert (record["pretrained_on"], record["made_images"], record["pretrain_made_images"]) == (made, 12, 12)
     assert run(out, tmp_path, "--eval-only", folder, "--device", "cpu", "--no-heatmaps").exit_code == 0
     assert record["settings"]["pretrain_split_sha256"] == first.split["sha256"] != record["split_sha256"]
     assert [len(record[key][0]) for key in ("pretrain_history", "history")] == [3, 2]
@@ -514,8 +574,8 @@ def test_a_run_of_two_stages_goes_on_in_either(out, made, tmp_path, monkeypatch,
     monkeypatch.setattr(fitting, "one_epoch", real)
     if epoch > 1:
         assert "was interrupted" in refusal(run(out, tmp_path, *FAST, *options, "--run", "broken"))
-    alone = (*TWO_STAGES, "--run", "broken", "--resume")
-    assert f"was begun with pretrain {made}, not None" in refusal(run(out, tmp_path, *FAST, *alone))
+    alone = ("--attempt", "deep", "--epochs", 2, "--run", "broken", "--resume")
+    assert "was begun with pretrain_epochs 2, not None" in refusal(run(out, tmp_path, *FAST, *alone))
     trained(out, tmp_path, *options, "--run", "broken", "--resume")
     whole, broken = (tmp_path / "tile" / name / "seed-0" for name in ("whole", "broken"))
     assert scores_of(broken) == scores_of(whole)

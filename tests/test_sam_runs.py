@@ -1,5 +1,6 @@
 """Runs of SAM's decoder as they go wrong or on: interrupted, measured anew, after another dataset, on two processes."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,8 @@ from conftest import converted, refusal, write_category
 from converters.augment import main as augment
 from converters.made import KEYS
 from finetune import sam_fitting
-from finetune.category import open_dataset
+from finetune.category import Dataset, open_dataset
+from finetune.predictions import Run
 from finetune.sam_decoder import main
 from finetune.sam_fitting import fit
 from finetune.sam_images import MarkedImage, images_of
@@ -47,6 +49,11 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sam_decoder(out: Path, runs: Path, *arguments: object) -> Result:
     given = ["--category", "widget", "--out", out, "--runs", runs, "--arch", "tiny", "--imgsz", 64, *arguments]
+    return CliRunner().invoke(main, [str(argument) for argument in given])
+
+
+def measured_anew(out: Path, runs: Path, folder: Path, *arguments: object) -> Result:
+    given = ["--category", "widget", "--out", out, "--runs", runs, "--eval-only", folder, *arguments]
     return CliRunner().invoke(main, [str(argument) for argument in given])
 
 
@@ -153,10 +160,10 @@ def test_finished_run_is_measured_anew_with_the_same_predictions(out: Path, tmp_
     del record["pretrained_on"], record["settings"]["pretrain"]  # as before there was --pretrain
     (folder / "run.json").write_text(json.dumps(record))
     moved = checkpoint.rename(tmp_path / "moved.pth")
-    assert "no such file" in refusal(sam_decoder(out, tmp_path, "--eval-only", folder))
-    assert "began with others" in refusal(sam_decoder(out, tmp_path, "--eval-only", folder, "--weights", "none"))
-    arguments = ("--eval-only", folder, "--weights", moved, "--export", tmp_path / "tuned.pth")
-    again = sam_decoder(out, tmp_path / "elsewhere", *arguments)
+    assert "no such file" in refusal(measured_anew(out, tmp_path, folder))
+    assert "began with others" in refusal(measured_anew(out, tmp_path, folder, "--weights", "none"))
+    arguments = ("--weights", moved, "--export", tmp_path / "tuned.pth")
+    again = measured_anew(out, tmp_path / "elsewhere", folder, *arguments)
     assert again.exit_code == 0, again.output
     assert contents(folder / "predictions") == before
     anew = json.loads((folder / "run.json").read_text())
@@ -166,12 +173,59 @@ def test_finished_run_is_measured_anew_with_the_same_predictions(out: Path, tmp_
     assert hash_of(exported) == hash_of(load_tuned(folder / "tuned.pt", moved).sam)
 
 
-def test_only_a_finished_run_of_ours_is_measured_anew(out: Path, tmp_path: Path, unbroken: Path) -> None:
-    assert "holds no finished run" in refusal(sam_decoder(out, tmp_path, "--eval-only", tmp_path))
-    assert "leave --resume and torchrun out" in refusal(sam_decoder(out, tmp_path, "--eval-only", unbroken, "--resume"))
+def write_boxes(folder: Path, dataset: Dataset, score: float = 0.9) -> Path:
+    """What a run of YOLO leaves: the same box for every image."""
+    (folder / "predictions" / "tuned").mkdir(parents=True)
+    for part in ("val", "test"):
+        ids = [dataset.image_ids[name] for name in dataset.images(part)]
+        found = [{"image_id": id_, "category_id": 1, "bbox": [4, 4, 20, 16], "score": score} for id_ in ids]
+        (folder / "predictions" / "tuned" / f"{part}.json").write_text(json.dumps(found))
+    Run(folder, dataset, {}).finish(model="YOLO")
+    return folder
+
+
+def test_boxes_that_have_moved_are_named_and_must_be_the_same(out: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(out, "widget")
+    boxes, others = write_boxes(tmp_path / "boxes", dataset), write_boxes(tmp_path / "others", dataset, 0.8)
+    assert sam_decoder(out, tmp_path, "--weights", "none", "--epochs", 1, "--boxes", boxes).exit_code == 0
+    folder = folder_of(tmp_path)
+    before, record = contents(folder / "predictions"), json.loads((folder / "run.json").read_text())
+    files = [(boxes / "predictions" / "tuned" / f"{part}.json").read_bytes() for part in ("val", "test")]
+    assert record["settings"]["boxes_sha256"] == hashlib.sha256(b"".join(files)).hexdigest()
+    moved = boxes.rename(tmp_path / "moved")
+    assert f"--boxes {boxes}: holds no predictions" in refusal(measured_anew(out, tmp_path, folder))
+    line = refusal(measured_anew(out, tmp_path, folder, "--boxes", others))
+    assert f"--boxes {others}: {folder} began with other predictions: name the run" in line
+    shutil.rmtree(folder / "predictions")
+    for given in (moved, moved / "predictions" / "tuned"):
+        result = measured_anew(out, tmp_path, folder, "--boxes", given)
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert contents(folder / "predictions") == before and "yolo-box/test.json" in before
+        assert json.loads((folder / "run.json").read_text())["metrics"] == record["metrics"]
+    shutil.rmtree(others)
+    others = write_boxes(tmp_path / "others", dataset, 0.8).rename(moved.with_name("boxes"))
+    assert "began with other predictions" in refusal(measured_anew(out, tmp_path, folder))  # in the old place
+
+    del record["settings"]["boxes_sha256"]  # as of an older run: the split is all that there is to compare
+    (folder / "run.json").write_text(json.dumps(record))
+    assert measured_anew(out, tmp_path, folder, "--boxes", moved).exit_code == 0
+    foreign = json.loads((moved / "run.json").read_text()) | {"split_sha256": "0" * 64}
+    (moved / "run.json").write_text(json.dumps(foreign))
+    assert "was trained on another split" in refusal(measured_anew(out, tmp_path, folder, "--boxes", moved))
+
+
+def test_only_a_finished_run_of_ours_is_measured_anew(
+    out: Path, tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "holds no finished run" in refusal(measured_anew(out, tmp_path, tmp_path))
+    line = refusal(measured_anew(out, tmp_path, unbroken, "--boxes", tmp_path))
+    assert f"--boxes {tmp_path}: {unbroken} began without; leave --boxes out" in line
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "start it without torchrun" in refusal(measured_anew(out, tmp_path, unbroken))
+    monkeypatch.undo()
     copy = shutil.copytree(unbroken, tmp_path / "copy")
     (copy / "tuned.pt").unlink()
-    assert "does not hold tuned.pt any more" in refusal(sam_decoder(out, tmp_path, "--eval-only", copy))
+    assert "does not hold tuned.pt any more" in refusal(measured_anew(out, tmp_path, copy))
 
 
 # --------------------------------------------------------------------------------------------- first another dataset
@@ -199,6 +253,7 @@ def test_first_training_is_on_made_images_and_resumes_too(
     assert "from random weights, first on widget@paste-4 (4 made images)" in result.stdout
     record = json.loads((folder_of(tmp_path / "unbroken") / "run.json").read_text())
     assert record["pretrained_on"] == "widget@paste-4" and record["made_images"] == 4
+    assert record["pretrain_made_images"] == 4
     split = open_dataset(pasted, "widget@paste-4").split["sha256"]
     assert record["settings"]["pretrain_split_sha256"] == split != record["split_sha256"]
     assert len(record["pretrain_history"]) == 3 and len(record["history"]) == 2
@@ -217,6 +272,18 @@ def test_first_training_is_on_made_images_and_resumes_too(
     assert sum(made[:2]) == 4 and not any(made[8:])
     ours, theirs = (folder_of(runs) / "tuned.pt" for runs in (tmp_path, tmp_path / "unbroken"))
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_made_images_of_either_training_are_told_apart(pasted: Path, tmp_path: Path) -> None:
+    """A dataset with made images of its own, three of them by its share, after one with four."""
+    train = open_dataset(pasted, "widget").images("train")
+    given = ["--dataset", "widget@paste-4", "--out", pasted, "--runs", tmp_path, "--arch", "tiny", "--imgsz", 64]
+    given += ["--weights", "none", "--epochs", 1, "--made-share", 3 / (3 + len(train)), "--pretrain", "widget@paste-4"]
+    result = CliRunner().invoke(main, [str(argument) for argument in given])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "first on widget@paste-4 (4 made images), 3 made images in train, --train decoder" in result.stdout
+    record = json.loads((tmp_path / "widget@paste-4" / "sam" / "seed-0" / "run.json").read_text())
+    assert (record["made_images"], record["pretrain_made_images"]) == (7, 4)
 
 
 @pytest.mark.parametrize(

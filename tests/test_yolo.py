@@ -23,10 +23,11 @@ from click.testing import CliRunner
 
 from converters.errors import DatasetError
 from finetune import yolo
-from finetune.category import open_dataset
+from finetune.category import Dataset, open_dataset
 from finetune.crops import cut_train_part
 from finetune.detections import draw_figures, measure, worst_images
 from finetune.metrics import box_confusion, box_metrics, size_metrics
+from finetune.predictions import Run
 from finetune.weights import find_weights
 
 FAST = ("--weights", "none", "--epochs", 1, "--imgsz", 64, "--batch", 4, "--device", "cpu")
@@ -316,7 +317,6 @@ def test_resume_and_eval_only_need_a_run(out, tmp_path):
     options = ("--category", "widget", "--out", out, "--runs", tmp_path)
     assert "holds no interrupted run" in refusal(run_yolo(*options, "--resume"))
     assert "holds no finished run" in refusal(run_yolo(*options, "--eval-only", tmp_path))
-    assert "leave --folds and --resume out" in refusal(run_yolo(*options, "--eval-only", tmp_path, "--resume"))
 
 
 def begun(runs: Path, dataset: str, **others: object) -> tuple[Path, dict[str, object]]:
@@ -365,6 +365,38 @@ def test_folds_that_were_not_trained_alike_are_not_put_together(tmp_path, monkey
     monkeypatch.setattr(yolo, "train_and_evaluate", lambda *given: asked.append(given) or {})
     assert run_yolo(*options, "--json").exit_code == 0
     assert [(wish.resume, recipe.epochs) for wish, recipe, _ in asked] == [(False, 7), (True, 7), (True, 7)]
+
+
+def test_finished_folds_are_exported_too(tmp_path, monkeypatch):
+    """Two were finished before, as one that --resume goes on with is now; the sizes are those of their runs."""
+    pytest.importorskip("onnx")
+    folder, out = write_category(tmp_path / "data", size=(64, 64)), tmp_path / "out"
+    for fold in range(3):
+        converted("to_yolo", folder, out, "--protocol", "kfold", "--folds", 3, "--fold", fold)
+
+    def finish(wish: object, recipe: object, dataset: Dataset) -> dict[str, object]:
+        folder = tmp_path / dataset.name / "yolo" / "seed-0"
+        metrics = {"test": {"classes": [], "mAP50": 0.5, "mAP50-95": 0.5}}
+        settings = json.loads((folder / "settings.json").read_text("utf-8"))
+        about = {"model": "YOLO", "random_weights": True, "train_seconds": 1.0}
+        Run(folder, dataset, settings).finish(metrics=metrics, **about)
+        return metrics
+
+    for fold in range(3):
+        name = f"widget@kfold-3-{fold}"
+        begun(tmp_path, name, imgsz=96, weights="none")
+        if fold != 1:
+            finish(None, None, open_dataset(out, name))
+    asked = []
+    monkeypatch.setattr(yolo, "train_and_evaluate", finish)
+    monkeypatch.setattr(yolo, "export_onnx", lambda *given: asked.append(given))
+    options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--folds", 3, "--resume")
+    result = run_yolo(*options)
+    assert result.exit_code == 0 and not asked, (result.output, result.exception)
+    result = run_yolo(*options, "--export", "onnx")
+    assert result.exit_code == 0, (result.output, result.exception)
+    best = Path("yolo", "seed-0", "train", "weights", "best.pt")
+    assert asked == [(tmp_path / f"widget@kfold-3-{fold}" / best, "detect", 96) for fold in range(3)]
 
 
 def test_folds_must_all_be_there_before_the_first_is_trained_on(out, tmp_path):

@@ -116,7 +116,6 @@ def test_resume_and_eval_only_need_a_run_and_folds_need_datasets(out, tmp_path):
     options = ("--category", "widget", "--out", out, "--runs", tmp_path)
     assert "holds no interrupted run" in refusal(run_world(*options, "--resume"))
     assert "holds no finished run" in refusal(run_world(*options, "--eval-only", tmp_path))
-    assert "leave --folds and --resume out" in refusal(run_world(*options, "--eval-only", tmp_path, "--folds", 3))
     assert "widget@kfold-3-0: no such dataset" in refusal(run_world(*options, "--folds", 3))
 
 
