@@ -89,7 +89,7 @@ ACTING = Acting(beside_eval_only=("--weights", "--boxes", "--cache-gb", "--expor
     "--lr",
     type=click.FloatRange(0, min_open=True),
     default=None,
-    show_default="8e-4 x sqrt(batch / 256); 1e-3 for all of random weights",
+    show_default="8e-4 x sqrt(batch / 256); 5e-4 for all of random weights",
 )
 @click.option(
     "--warm-up",

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from finetune.sam_training import Recipe
 
 ARCHS = ("tiny", "mobile_sam", "vit_b", "vit_l", "vit_h")
-WARM_UP = 1200  # steps
+WARM_UP = 2600  # steps
 RATE, REFERENCE = 8e-4, 256  # SAM's own rate, at its own batch; scaled by the square root of the batch's share
-RANDOM_RATE = 1e-3  # where everything is learned anew
+RANDOM_RATE = 5e-4  # where everything is learned anew, after the warm-up
 TUNED = "tuned.pt"
 WARMED, LAST_FIRST, LAST = "warm-up.pt", "last-pretrain.pt", "last.pt"  # where an unfinished run stands
 FREE = ("runs", "run_name", "cache_gb", "export_to", "device", "resume", "overwrite")  # may change when it goes on

@@ -20,7 +20,7 @@ from converters.options import progress
 from finetune.prompts import Mask
 from finetune.sam_images import VIEWS, MarkedImage
 from finetune.sam_models import Segmenter, Tiny, code_places, framed
-from finetune.sam_training import Averaged, balanced_losses, mask_losses, optimizer_of, scene_of, take_step
+from finetune.sam_training import Averaged, near_losses, optimizer_of, scene_of, take_step
 
 Pixels = NDArray[np.uint8]
 SHAPES = 8  # painted into a crop
@@ -28,7 +28,6 @@ CROPS = 2  # a step
 SMALLEST = 8  # px of a shape's side
 VISIBLE = 10  # grey levels: a smaller change is no shape
 RATE = 2e-3
-BALANCED = 0.1  # of the steps, in which an instance weighs as much as its surroundings; more makes masks too large
 EASY = 0.2  # of the steps, in which shapes come to be as small and thin as they get
 
 
@@ -113,7 +112,6 @@ def warm_up(
     with progress(None, steps, "warm-up", item_show_func=lambda item: item) as bar:
         for step in range(steps):
             hard = min(1.0, step / (EASY * steps))
-            losses = balanced_losses if step < BALANCED * steps else mask_losses
             frames, scenes = [], []
             for image in generator.choice(np.array(images, object), CROPS):
                 scale = tiny.side / max(image.size())
@@ -122,7 +120,7 @@ def warm_up(
                 frames.append(framed(small.sam, augment(pixels)))
                 scenes.append(scene_of(small, ids, [0] * int(ids.max()), 2 * SHAPES, generator))
             optimizer.zero_grad()
-            loss = take_step(small, small.sam.image_encoder(torch.stack(frames)), scenes, 1, losses)
+            loss = take_step(small, small.sam.image_encoder(torch.stack(frames)), scenes, 1, near_losses)
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()

@@ -209,6 +209,21 @@ def test_loss_is_twenty_focal_and_one_dice() -> None:
     assert found.shape == (1, 1) and float(found) == pytest.approx(20 * focal + dice)
 
 
+def test_warm_up_weighs_what_is_near_an_instance() -> None:
+    """A cell near the instance (its box and 4 cells around) counts 1 / 56, of the far ones 0.5 / 200."""
+    generator = np.random.default_rng(0)
+    logits, target = generator.normal(size=(16, 16)), np.zeros((16, 16))
+    target[[2, 3], [0, 2]], target[2, 1] = 1, 0.3  # box: rows 2 and 3, columns 0 to 2
+    near = np.zeros((16, 16), bool)
+    near[0:8, 0:7] = True
+    chance = 1 / (1 + np.exp(-logits))
+    entropy = -(target * np.log(chance) + (1 - target) * np.log(1 - chance))
+    dice = 1 - (2 * (chance * target).sum() + 1) / (chance.sum() + target.sum() + 1)
+    expected = entropy[near].mean() + 0.5 * entropy[~near].mean() + dice
+    found = training.near_losses(torch.tensor(logits)[None, None].expand(1, 3, -1, -1), torch.tensor(target)[None])
+    assert found.shape == (1, 3) and found[0].tolist() == pytest.approx([expected] * 3)
+
+
 def test_focal_term_is_torchvisions() -> None:
     from torchvision.ops import sigmoid_focal_loss
 
