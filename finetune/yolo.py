@@ -185,7 +185,7 @@ def train(
     threads, several = int(os.environ["OMP_NUM_THREADS"]), "," in device
     each = max(1, threads // (device.count(",") + 1))  # several devices have a process each
     model.add_callback("on_train_start", lambda trainer: torch.set_num_threads(each))  # it trains on cores - 1
-    model.add_callback("on_train_start", use_bfloat16)
+    model.add_callback("on_train_start", suit_cpu)
     folder = run.folder.absolute() / name
     overrides = {"resume": True, "save_dir": str(folder)} if resume else recipe.overrides()
     log = folder.with_suffix(".log")
@@ -243,17 +243,20 @@ def printed_into(log_file: Path, by_children: bool) -> Iterator[None]:
                 os.close(copy)
 
 
-def use_bfloat16(trainer: Any) -> None:
-    """Let a CPU that multiplies bfloat16 matrices in hardware (AMX) do so: half the time a step. Weights stay float32.
+def suit_cpu(trainer: Any) -> None:
+    """On a CPU, keep channels last: 1/7 less time a step; and multiply bfloat16 matrices where it can (AMX): half.
 
-    ultralytics' own ``amp`` knows GPUs only, as does its ``channels_last``. Validation stays as it is.
+    ultralytics' own ``channels_last`` and ``amp`` know GPUs only. Weights stay float32, validation stays as it is.
     """
     import torch
     from torch.utils._pytree import tree_map_only
+    from ultralytics.utils.torch_utils import unwrap_model
 
-    if trainer.device.type != "cpu" or not torch.cpu._is_amx_tile_supported():
+    if trainer.device.type != "cpu":
         return
-    network = trainer.model.to(memory_format=torch.channels_last)
+    network = unwrap_model(trainer.model).to(memory_format=torch.channels_last)
+    if not torch.cpu._is_amx_tile_supported():
+        return
     plain = network.predict
 
     def predict(*images: Any, **settings: Any) -> Any:

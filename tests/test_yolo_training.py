@@ -234,7 +234,7 @@ def test_ctrl_c_in_the_last_validation_ends_the_run_and_nothing_is_trained_twice
 
         trainer.final_eval = final_eval
 
-    monkeypatch.setattr(yolo, "use_bfloat16", press)
+    monkeypatch.setattr(yolo, "suit_cpu", press)
     options = ("--category", "plate", "--out", out, "--runs", tmp_path, "--device", "cpu")
     settings = ("--weights", "none", "--epochs", 2, "--imgsz", 64)
     result = run_yolo(*options, *settings)
