@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/python finetune/classifier.py $(DEMO) $(SCRATCH) --attempt plain --imgsz 128 --epochs 6
 	$(BIN)/python finetune/yolo.py $(DEMO) $(SCRATCH) --arch yolo11n-light --pretrain washer@paste-400 --pretrain-epochs 1 --epochs 6 --crop 128 --imgsz 128 --lr 0.003 --mosaic 0 --degrees 180
 	$(BIN)/python finetune/yolo_world.py $(DEMO) $(SCRATCH) --text-weights none --epochs 2 --imgsz 128
-	$(BIN)/python finetune/sam_decoder.py $(DEMO) $(SCRATCH) --arch tiny --train all --auto --boxes runs/washer/yolo/seed-0 --warm-up 300 --epochs 2
+	$(BIN)/python finetune/sam_decoder.py $(DEMO) $(SCRATCH) --arch tiny --train all --auto --boxes runs/washer/yolo/seed-0 --warm-up 600 --epochs 2
 	$(BIN)/python finetune/compare.py $(DEMO)
 	@echo
 	@echo "datasets_out/washer        the dataset in five formats; card.md says what is in it"
