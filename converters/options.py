@@ -1,5 +1,6 @@
 """The command line's common ground: shared options, one error style, tables and progress bars."""
 
+import inspect
 import json
 import math
 import multiprocessing
@@ -35,6 +36,10 @@ TRAINING = (
 MEASURING = ("--eval-only", "--category", "--data", "--out", "--runs", "--device", "--json")
 OVERRULED = {"--resume": ("--overwrite",)}
 NEEDS = {"--pretrain-epochs": "--pretrain"}
+# What --config does not replay: it belongs to the moment, or writes a file where the run has written one.
+MOMENTARY = ("--config", "--overwrite", "--resume", "--eval-only", "--export", "--json")
+DATASET = ("--category", "--data")  # two ways of naming it: either given takes the place of both
+ARGUMENTS, REPLAY = "converters.arguments", "converters.replay"  # keys of click's ctx.meta
 MISSING_LIBRARY = "{error}: OpenCV needs it; on Debian or Ubuntu run `apt-get install libgl1 libglib2.0-0`"
 
 
@@ -52,9 +57,10 @@ class OneLineErrors(click.Command):
             raise DatasetError(f"{message.rstrip('.')}. See `{command_path} --help`.") from None
 
 
-def given_options(ctx: click.Context) -> set[str]:
-    """Names of the parameters that stand on the command line."""
-    return {key for key in ctx.params if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE}
+def given_options(ctx: click.Context, replayed: bool = True) -> set[str]:
+    """Names of the parameters that stand on the command line or, where ``replayed``, in the run of --config."""
+    sources = [ParameterSource.COMMANDLINE, *([ParameterSource.DEFAULT_MAP] if replayed else [])]
+    return {option.name for option in ctx.command.params if ctx.get_parameter_source(option.name) in sources}
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,8 @@ class Acting:
         """Raise DatasetError for an option on the command line that would do nothing there."""
         flags = {option.name: option.opts[0] for option in ctx.command.params}
         values = {flags[key]: value for key, value in ctx.params.items()}
-        given = sorted(flags[key] for key in given_options(ctx))
+        said = {flags[key] for key in given_options(ctx)}
+        given = sorted(flags[key] for key in given_options(ctx, replayed=False))
         for flag in given if values.get("--eval-only") else ():
             if flag not in {*MEASURING, *self.beside_eval_only}:
                 raise DatasetError(
@@ -77,7 +84,7 @@ class Acting:
                     f"leave {flag} out"
                 )
         for stronger, others in {**OVERRULED, **self.overruled}.items():
-            for flag in given if stronger in given else ():
+            for flag in given if stronger in said else ():
                 if flag in others:
                     raise DatasetError(f"{flag}: is not used with {stronger}; leave one of them out")
         for flag, wanted in {**NEEDS, **self.needs}.items():
@@ -92,6 +99,10 @@ class Command(OneLineErrors):
     def __init__(self, *given: Any, acting: Acting | None = None, **settings: Any) -> None:
         super().__init__(*given, **settings)
         self.acting = acting
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         if self.acting:
@@ -118,6 +129,93 @@ def command(**settings: Any) -> Any:
     """``click.command`` with the project's errors and exit codes; ``--help`` shows every default."""
     context: dict[str, Any] = {"show_default": True, "help_option_names": ["-h", "--help"]}
     return click.command(cls=Command, context_settings=context, **settings)
+
+
+def script_of(command: click.Command) -> str:
+    """The file that a command is in, as users name it: finetune/yolo.py."""
+    assert command.callback
+    return "/".join(Path(inspect.getfile(inspect.unwrap(command.callback))).parts[-2:])
+
+
+def command_line() -> list[str]:
+    """The script and the arguments of the command at work; of a replay, those that say the same without --config."""
+    ctx = click.get_current_context(silent=True)
+    return [script_of(ctx.command), *ctx.meta[ARGUMENTS]] if ctx and ARGUMENTS in ctx.meta else sys.argv
+
+
+def keep_command(begun: list[str] | None) -> None:
+    """Let the command at work, which resumes a run, be known by the one that began it, if that is known."""
+    ctx = click.get_current_context(silent=True)
+    if ctx and begun:
+        ctx.meta[ARGUMENTS] = begun[1:]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A run that --config replays, and the options beside it, which overrule it."""
+
+    file: Path
+    record: Mapping[str, Any]
+    given: frozenset[str]  # flags
+
+
+def current_replay() -> Replay | None:
+    ctx = click.get_current_context(silent=True)
+    return ctx.meta.get(REPLAY) if ctx else None
+
+
+def _replay(ctx: click.Context, parameter: click.Parameter, file: Path | None) -> None:
+    """Let the options that a run was trained with be the defaults of this command."""
+    if file is None:
+        return
+    record, script = _read_run(file), script_of(ctx.command)
+    made_by, *recorded = record["command"]
+    if Path(made_by).name != Path(script).name:
+        raise DatasetError(f"--config {file}: is a run of {made_by}; replay it with that, not with {script}")
+    try:
+        replayed = _said(ctx, recorded)
+    except click.UsageError as error:
+        unknown, commit = error.format_message().rstrip("."), record.get("commit")
+        raise DatasetError(
+            f"--config {file}: this version does not know its options ({unknown}): give those of today, or replay it "
+            f"at commit {commit}"
+        ) from None
+    own = _said(ctx, ctx.meta[ARGUMENTS])
+    if any(flag in own for flag in DATASET):
+        replayed = {flag: value for flag, value in replayed.items() if flag not in DATASET}
+    options = {option.opts[0]: option for option in ctx.command.params}
+    ctx.default_map = {options[flag].name: value for flag, value in replayed.items()}
+    ctx.meta[REPLAY] = Replay(file, record, frozenset(own))
+    ctx.meta[ARGUMENTS] = [word for flag, value in (replayed | own).items() for word in _written(options[flag], value)]
+
+
+def _read_run(file: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise DatasetError(f"--config {file}: cannot be read ({error.strerror}); name the run.json of a run") from None
+    except ValueError as error:
+        raise DatasetError(f"--config {file}: is no JSON ({error}); name the run.json of a run") from None
+    words = record.get("command") if isinstance(record, dict) else None
+    if not words or not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise DatasetError(f"--config {file}: holds no command of a training; name the run.json of a run")
+    return record
+
+
+def _said(ctx: click.Context, arguments: Sequence[str]) -> dict[str, Any]:
+    """Flag -> value of what ``arguments`` say of the recipe, as written; raises UsageError for what is not known."""
+    values, rest, _ = ctx.command.make_parser(ctx).parse_args(list(arguments))
+    if rest:
+        raise click.UsageError(f"unexpected {rest[0]}")
+    flags = {option.name: option.opts[0] for option in ctx.command.params}
+    return {flags[name]: value for name, value in values.items() if name in flags and flags[name] not in MOMENTARY}
+
+
+def _written(option: click.Parameter, value: Any) -> list[str]:
+    """An option as it stands on a command line."""
+    if isinstance(value, bool):
+        return [option.opts[0] if value else option.secondary_opts[0]]
+    return [option.opts[0], value]
 
 
 def progress(items: Iterable[Any] | None, length: int, label: str, **settings: Any) -> Any:
@@ -182,6 +280,15 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
 out_option = click.option("--out", type=FOLDER, default="datasets_out", help="Where datasets are written.")
 seed_option = click.option("--seed", type=int, default=0, help="Seed of every random choice.")
+config_option = click.option(
+    "--config",
+    type=FOLDER,
+    metavar="RUN.JSON",
+    is_eager=True,
+    expose_value=False,
+    callback=_replay,
+    help="Train as the run of this run.json was; options beside it overrule its own.",
+)
 max_pixels_option = click.option(
     "--max-pixels", type=click.IntRange(1), default=256_000_000, help="Refuse images larger than this."
 )

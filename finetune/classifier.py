@@ -27,6 +27,7 @@ from converters.options import (
     FOLDER,
     Acting,
     command,
+    config_option,
     json_option,
     made_share_option,
     out_option,
@@ -525,6 +526,7 @@ def run_name(base: str, attempt: str, imbalance: str, several: bool) -> str:
     "--eval-only", type=FOLDER, default=None, metavar="RUN", help="Predict anew with a finished run's weights."
 )
 @seed_option
+@config_option
 @overwrite_option
 @json_option
 def main(

@@ -23,6 +23,7 @@ from converters.errors import DatasetError
 from converters.options import (
     FOLDER,
     command,
+    config_option,
     json_option,
     out_option,
     overwrite_option,
@@ -173,6 +174,7 @@ def evaluate(run: Run, backbone: Any, memory: "Tensor", parts: dict[str, "Images
 @click.option("--coreset", "share", type=click.FloatRange(0, 1, min_open=True), default=0.1, help="Share to remember.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")
 @seed_option
+@config_option
 @overwrite_option
 @json_option
 def main(
@@ -199,6 +201,7 @@ def main(
     known = published(arch)
     checkpoint = find_weights(weights, list(known), lambda wanted: fetch_weights(known[wanted]))
     settings = {"arch": arch, "weights": weights, "imgsz": imgsz, "coreset": share, "device": device, "seed": seed}
+    settings["weights_sha256"] = checkpoint and sha256(checkpoint)
     backbone = build_backbone(arch, checkpoint, imgsz, seed).to(device)
     run = start_run(run_folder(runs, dataset, name, seed), dataset, settings, overwrite)
     train = load_images(dataset, "train", imgsz)
@@ -214,7 +217,7 @@ def main(
         model="nearest good patches",
         parameters=sum(parameter.numel() for parameter in backbone.parameters()),
         random_weights=checkpoint is None,
-        weights_sha256=None if checkpoint is None else sha256(checkpoint),
+        weights_sha256=settings["weights_sha256"],
         train_seconds=round(seconds, 1),
         seconds_per_image=measured.pop("seconds_per_image"),
         weights_bytes=size_of(backbone) + (run.folder / "memory.pt").stat().st_size,

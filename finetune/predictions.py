@@ -21,8 +21,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import click
+
 from converters.errors import DatasetError
-from converters.options import to_json
+from converters.options import DATASET, command_line, current_replay, keep_command, to_json
 from finetune.category import Dataset
 
 SETTINGS = "settings.json"  # what a run was begun with, for --resume
@@ -89,7 +91,7 @@ class Run:
             "split_sha256": self.dataset.split["sha256"],
             "family": self.dataset.split["family"],
             "label_settings": self.dataset.label_settings,
-            "command": sys.argv,
+            "command": command_line(),
             "settings": self.settings,
             "versions": installed_versions(),
             "commit": git_commit(),
@@ -136,6 +138,7 @@ def start_run(
 
     ``begun`` is what a run that can be resumed must have in common with its beginning, see ``check_begun``.
     """
+    check_replay(dataset, settings if begun is None else begun)
     if folder.exists():
         if (folder / "run.json").exists() and not overwrite:
             raise DatasetError(f"{folder} exists: add --overwrite to train anew, or give the run a name with --run")
@@ -144,15 +147,51 @@ def start_run(
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if begun is not None:
-        (folder / SETTINGS).write_text(to_json(begun), "utf-8")
+        (folder / SETTINGS).write_text(to_json({"command": command_line(), **begun}), "utf-8")
     return Run(folder, dataset, settings)
+
+
+def check_replay(dataset: Dataset, settings: dict[str, Any]) -> None:
+    """Raise DatasetError if --config replays a run on other data or weights without being told to; tell what differs.
+
+    All trainings of its command are replayed, of which the run is one: another fold has the same family of splits.
+    """
+    if (replay := current_replay()) is None:
+        return
+    record, now = replay.record, json.loads(to_json(settings | installed_versions()))
+    split = {"split_sha256": dataset.split["sha256"], "family": dataset.split["family"]}
+    key = "split_sha256" if record.get("dataset") == dataset.name else "family"
+    same = record.get(key) == split[key] and record.get("label_settings") == dataset.label_settings
+    if not same and replay.given.isdisjoint(DATASET):
+        raise DatasetError(
+            f"--config {replay.file}: was trained on another split, or other labels, than {dataset.folder} has: "
+            "convert as it was then, or name the dataset with --category to train on it all the same"
+        )
+    before = record.get("versions", {}) | record.get("settings", {})
+    same = record.get("weights_sha256") == now["weights_sha256"] or before.get("arch") != now["arch"]
+    if not same and "--weights" not in replay.given:
+        raise DatasetError(
+            f"--config {replay.file}: began with other weights than lie there now: bring those back, or name weights "
+            "with --weights to begin with them all the same"
+        )
+    differ = [key for key in now if before.get(key, now[key]) != now[key]]
+    if differ:
+        changes = (f"{key} {now[key]!s:.30} (was {before[key]!s:.30})" for key in differ)
+        click.echo(f"Not as in {replay.file}: {', '.join(changes)}", err=True)
+
+
+def read_begun(folder: Path) -> dict[str, Any]:
+    """What the run in ``folder`` was begun with; the command that goes on with it is recorded as the one of then."""
+    begun = _read_json(folder / SETTINGS, dict)
+    keep_command(begun.pop("command", None))
+    return begun
 
 
 def check_begun(folder: Path, settings: dict[str, Any]) -> None:
     """Raise DatasetError if --resume does not find a run in ``folder`` that was begun with the same settings."""
     if not (folder / SETTINGS).is_file():
         raise DatasetError(f"--resume: {folder} holds no interrupted run; start it without --resume")
-    before, now = _read_json(folder / SETTINGS, dict), json.loads(to_json(settings))
+    before, now = read_begun(folder), json.loads(to_json(settings))
     for key in now | before:
         older = key.endswith("_sha256") and key not in before  # than the record of this digest: nothing to compare
         if before.get(key) != now.get(key) and not older:

@@ -30,6 +30,7 @@ from converters.options import (
     FOLDER,
     Acting,
     command,
+    config_option,
     json_option,
     made_share_option,
     out_option,
@@ -105,6 +106,7 @@ ACTING = Acting(beside_eval_only=("--weights", "--boxes", "--cache-gb", "--expor
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted; give what it was begun with.")
 @click.option("--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure anew with a finished run's weights.")
 @seed_option
+@config_option
 @overwrite_option
 @json_option
 def main(name: str, out: Path, eval_only: Path | None, as_json: bool, **options: Any) -> None:

@@ -36,6 +36,7 @@ from converters.options import (
     FOLDER,
     Acting,
     command,
+    config_option,
     given_options,
     json_option,
     made_share_option,
@@ -596,6 +597,7 @@ def read_data_option(
 @click.option("--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure anew with a finished run's weights.")
 @click.option("--export", type=click.Choice(["onnx"]), help="Also write the best checkpoint as best.onnx.")
 @click.option("--world", is_flag=True, help="YOLO-World, which knows words: the options of finetune/yolo_world.py.")
+@config_option
 @overwrite_option
 @json_option
 @click.pass_context

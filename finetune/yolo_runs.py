@@ -1,6 +1,5 @@
 """How a run of YOLO or YOLO-World is begun, interrupted, gone on with and done again for each fold."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,7 +10,7 @@ import click
 
 from converters.errors import DatasetError
 from finetune.category import Dataset, whole_images
-from finetune.predictions import SETTINGS, Run, read_run, run_folder
+from finetune.predictions import SETTINGS, Run, read_begun, read_run, run_folder
 
 CHECKPOINTS = Path("weights")  # where ultralytics keeps last.pt and best.pt, in the folder of a training
 ASIDE = {"out", "runs", "run_name", "export", "overwrite", "resume"}  # options that are no setting of a run
@@ -54,7 +53,7 @@ def fold_names(name: str, folds: int | None) -> list[str]:
 
 def go_on(folder: Path, dataset: Dataset, origin: dict[str, Any]) -> Run:
     """An interrupted run; raises DatasetError if a setting in ``origin`` is another now."""
-    settings = json.loads((folder / SETTINGS).read_text("utf-8"))
+    settings = read_begun(folder)
     if any(settings[key] != value for key, value in origin.items()):
         raise DatasetError(f"--resume: {folder} was begun on another split, labels or weights; use --overwrite")
     return Run(folder, dataset, settings)
@@ -77,7 +76,7 @@ def told_to_resume(folder: Path) -> Iterator[None]:
 
 def as_begun(wish: AnyWish, recipe: AnyRecipe, folder: Path, given: set[str]) -> tuple[AnyWish, AnyRecipe]:
     """What a run was begun with; raises DatasetError for an option in ``given`` that says otherwise."""
-    settings = json.loads((folder / SETTINGS).read_text("utf-8"))
+    settings = read_begun(folder)
     begun = {}
     for name, now in as_settings(wish, recipe).items():
         begun[name] = settings.get(name)  # None of an option that is younger than the run

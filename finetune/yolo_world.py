@@ -30,6 +30,7 @@ from converters.options import (
     FOLDER,
     Acting,
     command,
+    config_option,
     given_options,
     json_option,
     out_option,
@@ -467,6 +468,7 @@ def report(folder: Path, dataset: Dataset) -> str:
 @seed_option
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
 @click.option("--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure anew with what a finished run left.")
+@config_option
 @overwrite_option
 @json_option
 @click.pass_context

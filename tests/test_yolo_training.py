@@ -219,6 +219,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(out, tmp_path):
     assert len(results.read_text("utf-8").splitlines()) == 7
     record = record_of(tmp_path / "plate" / "yolo" / "seed-0")
     assert record["resumed"] is True and record["settings"]["epochs"] == 6 and record["random_weights"] is True
+    assert record["command"] == ["finetune/yolo.py", *script[2:], *settings]  # for --config: it says all, as begun
     assert "is a finished run" in refusal(run_yolo(*resume))
 
 
