@@ -1,6 +1,5 @@
 """The command line's common ground: shared options, one error style, tables and progress bars."""
 
-import inspect
 import json
 import math
 import multiprocessing
@@ -36,10 +35,7 @@ TRAINING = (
 MEASURING = ("--eval-only", "--category", "--data", "--out", "--runs", "--device", "--json")
 OVERRULED = {"--resume": ("--overwrite",)}
 NEEDS = {"--pretrain-epochs": "--pretrain"}
-# What --config does not replay: it belongs to the moment, or writes a file where the run has written one.
-MOMENTARY = ("--config", "--overwrite", "--resume", "--eval-only", "--export", "--json")
-DATASET = ("--category", "--data")  # two ways of naming it: either given takes the place of both
-ARGUMENTS, REPLAY = "converters.arguments", "converters.replay"  # keys of click's ctx.meta
+ARGUMENTS = "converters.arguments"  # key of click's ctx.meta: the words of the command line
 MISSING_LIBRARY = "{error}: OpenCV needs it; on Debian or Ubuntu run `apt-get install libgl1 libglib2.0-0`"
 
 
@@ -131,93 +127,6 @@ def command(**settings: Any) -> Any:
     return click.command(cls=Command, context_settings=context, **settings)
 
 
-def script_of(command: click.Command) -> str:
-    """The file that a command is in, as users name it: finetune/yolo.py."""
-    assert command.callback
-    return "/".join(Path(inspect.getfile(inspect.unwrap(command.callback))).parts[-2:])
-
-
-def command_line() -> list[str]:
-    """The script and the arguments of the command at work; of a replay, those that say the same without --config."""
-    ctx = click.get_current_context(silent=True)
-    return [script_of(ctx.command), *ctx.meta[ARGUMENTS]] if ctx and ARGUMENTS in ctx.meta else sys.argv
-
-
-def keep_command(begun: list[str] | None) -> None:
-    """Let the command at work, which resumes a run, be known by the one that began it, if that is known."""
-    ctx = click.get_current_context(silent=True)
-    if ctx and begun:
-        ctx.meta[ARGUMENTS] = begun[1:]
-
-
-@dataclass(frozen=True)
-class Replay:
-    """A run that --config replays, and the options beside it, which overrule it."""
-
-    file: Path
-    record: Mapping[str, Any]
-    given: frozenset[str]  # flags
-
-
-def current_replay() -> Replay | None:
-    ctx = click.get_current_context(silent=True)
-    return ctx.meta.get(REPLAY) if ctx else None
-
-
-def _replay(ctx: click.Context, parameter: click.Parameter, file: Path | None) -> None:
-    """Let the options that a run was trained with be the defaults of this command."""
-    if file is None:
-        return
-    record, script = _read_run(file), script_of(ctx.command)
-    made_by, *recorded = record["command"]
-    if Path(made_by).name != Path(script).name:
-        raise DatasetError(f"--config {file}: is a run of {made_by}; replay it with that, not with {script}")
-    try:
-        replayed = _said(ctx, recorded)
-    except click.UsageError as error:
-        unknown, commit = error.format_message().rstrip("."), record.get("commit")
-        raise DatasetError(
-            f"--config {file}: this version does not know its options ({unknown}): give those of today, or replay it "
-            f"at commit {commit}"
-        ) from None
-    own = _said(ctx, ctx.meta[ARGUMENTS])
-    if any(flag in own for flag in DATASET):
-        replayed = {flag: value for flag, value in replayed.items() if flag not in DATASET}
-    options = {option.opts[0]: option for option in ctx.command.params}
-    ctx.default_map = {options[flag].name: value for flag, value in replayed.items()}
-    ctx.meta[REPLAY] = Replay(file, record, frozenset(own))
-    ctx.meta[ARGUMENTS] = [word for flag, value in (replayed | own).items() for word in _written(options[flag], value)]
-
-
-def _read_run(file: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise DatasetError(f"--config {file}: cannot be read ({error.strerror}); name the run.json of a run") from None
-    except ValueError as error:
-        raise DatasetError(f"--config {file}: is no JSON ({error}); name the run.json of a run") from None
-    words = record.get("command") if isinstance(record, dict) else None
-    if not words or not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise DatasetError(f"--config {file}: holds no command of a training; name the run.json of a run")
-    return record
-
-
-def _said(ctx: click.Context, arguments: Sequence[str]) -> dict[str, Any]:
-    """Flag -> value of what ``arguments`` say of the recipe, as written; raises UsageError for what is not known."""
-    values, rest, _ = ctx.command.make_parser(ctx).parse_args(list(arguments))
-    if rest:
-        raise click.UsageError(f"unexpected {rest[0]}")
-    flags = {option.name: option.opts[0] for option in ctx.command.params}
-    return {flags[name]: value for name, value in values.items() if name in flags and flags[name] not in MOMENTARY}
-
-
-def _written(option: click.Parameter, value: Any) -> list[str]:
-    """An option as it stands on a command line."""
-    if isinstance(value, bool):
-        return [option.opts[0] if value else option.secondary_opts[0]]
-    return [option.opts[0], value]
-
-
 def progress(items: Iterable[Any] | None, length: int, label: str, **settings: Any) -> Any:
     """click's progress bar on stderr, with an estimate; nothing where stderr is no terminal, or in a worker."""
     hidden = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
@@ -280,15 +189,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
 out_option = click.option("--out", type=FOLDER, default="datasets_out", help="Where datasets are written.")
 seed_option = click.option("--seed", type=int, default=0, help="Seed of every random choice.")
-config_option = click.option(
-    "--config",
-    type=FOLDER,
-    metavar="RUN.JSON",
-    is_eager=True,
-    expose_value=False,
-    callback=_replay,
-    help="Train as the run of this run.json was; options beside it overrule its own.",
-)
 max_pixels_option = click.option(
     "--max-pixels", type=click.IntRange(1), default=256_000_000, help="Refuse images larger than this."
 )

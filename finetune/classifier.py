@@ -27,7 +27,6 @@ from converters.options import (
     FOLDER,
     Acting,
     command,
-    config_option,
     json_option,
     made_share_option,
     out_option,
@@ -39,6 +38,7 @@ from converters.options import (
 from finetune.attempts import ATTEMPTS, IMBALANCE, OWN, USUAL, Attempt, seen_test
 from finetune.category import Dataset, open_dataset, open_pretrain
 from finetune.predictions import Run, check_begun, finished_run, run_folder, start_run
+from finetune.replay import config_option
 from finetune.weights import RANDOM, find_weights, sha256
 
 if TYPE_CHECKING:

@@ -23,7 +23,6 @@ from converters.errors import DatasetError
 from converters.options import (
     FOLDER,
     command,
-    config_option,
     json_option,
     out_option,
     overwrite_option,
@@ -34,6 +33,7 @@ from converters.options import (
 )
 from finetune.category import Dataset, open_dataset
 from finetune.predictions import Run, run_folder, start_run
+from finetune.replay import config_option
 from finetune.weights import RANDOM, find_weights, sha256
 
 if TYPE_CHECKING:

@@ -24,8 +24,9 @@ from typing import Any
 import click
 
 from converters.errors import DatasetError
-from converters.options import DATASET, command_line, current_replay, keep_command, to_json
+from converters.options import to_json
 from finetune.category import Dataset
+from finetune.replay import DATASET, command_line, current_replay, keep_command
 
 SETTINGS = "settings.json"  # what a run was begun with, for --resume
 PACKAGES = ("torch", "torchvision", "ultralytics", "segment-anything", "numpy", "opencv-python", "pycocotools")

@@ -30,7 +30,6 @@ from converters.options import (
     FOLDER,
     Acting,
     command,
-    config_option,
     json_option,
     made_share_option,
     out_option,
@@ -41,6 +40,7 @@ from converters.options import (
 )
 from finetune.category import open_dataset, open_pretrain
 from finetune.predictions import Run, finished_run, made_images_of, write_record
+from finetune.replay import config_option
 from finetune.sam_job import (
     ARCHS,
     LAST,

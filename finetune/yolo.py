@@ -36,7 +36,6 @@ from converters.options import (
     FOLDER,
     Acting,
     command,
-    config_option,
     given_options,
     json_option,
     made_share_option,
@@ -49,6 +48,7 @@ from converters.options import (
 from finetune import yolo_runs
 from finetune.category import Dataset, check_apart, open_dataset, whole_images
 from finetune.predictions import Run, finished_run, read_run, start_run, write_record
+from finetune.replay import config_option
 from finetune.weights import RANDOM, find_weights, sha256
 from finetune.yolo_evaluation import LEAST_SCORE, evaluate, report, spread
 from finetune.yolo_runs import (

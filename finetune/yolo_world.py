@@ -30,7 +30,6 @@ from converters.options import (
     FOLDER,
     Acting,
     command,
-    config_option,
     given_options,
     json_option,
     out_option,
@@ -42,6 +41,7 @@ from converters.options import (
 from finetune import yolo_runs
 from finetune.category import Dataset, open_dataset
 from finetune.predictions import Run, finished_run, read_run, run_folder, start_run, write_record
+from finetune.replay import config_option
 from finetune.vocabulary import (
     PUBLISHED,
     TEMPLATE,
