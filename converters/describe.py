@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from converters.errors import DatasetError
 from converters.options import command, json_option, source_options, table, to_json
 from converters.readers import find_categories, find_root, read_category
 
@@ -200,7 +201,7 @@ def main(root: Path | None, category: str | None, layout: str, max_pixels: int, 
     Exit code 1 means that some files cannot be used; they are listed.
     """
     if as_json and markdown:
-        raise click.UsageError("--json and --markdown exclude each other")
+        raise DatasetError("--json and --markdown exclude each other: leave one of them out")
     folders = find_categories(find_root(root), category, layout)
     from converters.survey import describe_category
 

@@ -251,7 +251,7 @@ def main(category: str, to: Path, url: str | None, file: Path | None, accept_lic
     a check, by later runs; delete it if you need the space.
     """
     if url and file:
-        raise click.UsageError("--url and --archive exclude each other")
+        raise DatasetError("--url and --archive exclude each other: leave one of them out")
     archive = find_archive(category)
     present = [name for name in archive.categories if (to / name).exists()]
     if present and not overwrite:

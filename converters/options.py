@@ -106,8 +106,8 @@ class Command(OneLineErrors):
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about files that we refuse in one line
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("Interrupted: nothing unfinished was published.", err=True)
+        except KeyboardInterrupt as interrupt:
+            click.echo(f"Interrupted: {str(interrupt) or 'nothing unfinished was published.'}", err=True)
             ctx.exit(130)
         except BrokenPipeError:
             ctx.exit(141)  # the reader of our output (head, less) has gone; as a shell reports it

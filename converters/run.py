@@ -66,7 +66,7 @@ def run(writers: Sequence[type[Writer]], as_json: bool = False, log_json: Path |
     """Convert, print a table per dataset, exit with 1 if anything was skipped."""
     conversion = Conversion.from_options(**options)
     if conversion.resume and conversion.overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other")
+        raise DatasetError("--resume and --overwrite exclude each other: leave one of them out")
     if conversion.simplify and not any(writer.simplifies for writer in writers):
         raise DatasetError(
             "--simplify is for polygons: add `to_yolo --task segment` or `to_coco --segmentation polygon`"

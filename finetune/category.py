@@ -1,6 +1,8 @@
 """A converted dataset as trainers see it: its split, its classes, its images and the ground truth of a part."""
 
 import json
+import re
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +24,13 @@ COMMANDS = {
     "masks": "to_masks",
     "voc": "to_voc",
 }
+SUFFIXES = {  # what the converters add to a category's name, and the options that make them do so
+    r"tile-(\d+)": "--tile {}",
+    r"kfold-(\d+)-(\d+)": "--protocol kfold --folds {} --fold {}",
+    r"few-shot-(\d+)-s(-?\d+)": "--protocol few-shot --shots {} --seed {}",
+    r"few-shot-(\d+)-per-type-s(-?\d+)": "--protocol few-shot --shots {} --per type --seed {}",
+}
+AUGMENTED = re.compile(r"(paste|perlin|both)-(\d+)(-balanced)?(-object|-anywhere)?(-s-?\d+)?")  # by converters.augment
 
 
 @dataclass(frozen=True)
@@ -216,9 +225,38 @@ def open_dataset(out: Path, name: str, made_share: float | None = None) -> Datas
         return dataset
     there = sorted(path.parent.name for path in out.glob("*/split.json")) if out.is_dir() else []
     hint = f"; {out} holds {', '.join(there)}" if there else ""
-    raise DatasetError(
-        f"{dataset.folder}: no such dataset{hint}. Make it with `python -m converters all --category {name}`"
+    commands = how_to_make(out, name)
+    raise DatasetError(f"{dataset.folder}: no such dataset{hint}. Make it with {commands}")
+
+
+def how_to_make(out: Path, name: str) -> str:
+    """The commands that write the dataset ``OUT/NAME``: its conversion and, for made images, `converters.augment`."""
+    base, _, last = name.rpartition("@")
+    where = "" if out == Path("datasets_out") else f" --out {shlex.quote(str(out))}"
+    if base and (made := AUGMENTED.fullmatch(last)):
+        method, count, balance, place, seed = made.groups()
+        wanted = f"--dataset {shlex.quote(base)} --count {count}" + ("" if method == "paste" else f" --method {method}")
+        wanted += " --balance" if balance else ""
+        wanted += f" --place {place[1:]}" if place else ""
+        wanted += f" --seed {seed[2:]}" if seed else ""
+        first = "" if (out / base / "split.json").is_file() else f"{how_to_make(out, base)}, then "
+        return f"{first}`python -m converters.augment {wanted}{where}`"
+    category, *suffixes = name.split("@")
+    options = [options for suffix in suffixes if (options := _options_of(suffix))]
+    if len(options) < len(suffixes):  # not all are ours: an @ of the category's own
+        category, options = name, []
+    if category == "all":
+        options.append("--classes category-defect")
+    return f"`{' '.join(['python -m converters all --category', shlex.quote(category), *options])}{where}`"
+
+
+def _options_of(suffix: str) -> str | None:
+    found = (
+        options.format(*match.groups())
+        for pattern, options in SUFFIXES.items()
+        if (match := re.fullmatch(pattern, suffix))
     )
+    return next(found, None)
 
 
 def whole_images(out: Path, dataset: Dataset) -> Dataset:

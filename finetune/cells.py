@@ -145,6 +145,20 @@ def make_dataset(recipe: Recipe, sweep: Sweep) -> str:
     return recipe.dataset
 
 
+def check_categories(sweep: Sweep) -> None:
+    """Raise DatasetError for a category that is neither converted nor in --root, before anything is started.
+
+    Where --args says how to read the source, the conversion tells.
+    """
+    from converters.readers import find_categories, find_root
+
+    if any(argument.startswith(("--root", "--layout")) for argument in sweep.arguments.get(CONVERT, ())):
+        return
+    absent = [one.category for one in recipes(sweep) if not (sweep.out / one.dataset / "split.json").is_file()]
+    for category in dict.fromkeys(absent):
+        find_categories(find_root(sweep.root), category)
+
+
 def run_cell(cell: Cell, sweep: Sweep, dataset_name: str, before: Outcome | None = None) -> Outcome:
     """Train a cell unless it is finished, and measure what it said about test.
 

@@ -8,6 +8,7 @@
 It reads the ground truth and the runs' predictions for val and test, never a model. Thresholds are chosen on val.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 from converters import staging
 from converters.errors import DatasetError
 from converters.options import FOLDER, command, json_option, out_option, seed_option, to_json
-from finetune.category import Dataset, open_dataset
+from finetune.category import Dataset, how_to_make, open_dataset
 from finetune.predictions import PredictionSet, find_runs, read_run
 from finetune.standings import BASELINE, Row, make_report
 from finetune.tables import as_markdown, paper_tables, summary
@@ -54,6 +55,13 @@ def collect(datasets: Sequence[Dataset], runs: Sequence[Path], results: Sequence
     kept = [row for row in rows.values() if row.answers]
     if not kept:
         where = ", ".join(str(root / dataset.name) for root in runs for dataset in datasets[:1])
+        if datasets[0].tiles:
+            base = datasets[0].base
+            wanted = f"--category {base}" if len(datasets) == 1 else f"--family {base.rpartition('-')[0]}"
+            raise DatasetError(
+                f"{where}: no finished run; those of yolo.py on tiles are measured on whole images, and compared with "
+                f"{wanted}"
+            )
         raise DatasetError(f"{where}: no finished run; train one, e.g. with `python finetune/yolo.py`")
     return sorted(kept, key=lambda row: (row.oracle, row.name))
 
@@ -70,11 +78,11 @@ def family_of(out: Path, name: str) -> list[Dataset]:
     """The folds ``NAME-0``, ``NAME-1``, ... of one k-fold split; raises DatasetError for folds of another split."""
     paths = [path for path in out.glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdigit()]
     folds = [open_dataset(out, path.name) for path in paths]
+    if not folds and not re.search(r"@kfold-\d+$", name):
+        raise DatasetError(f"--family {name}: is no split; name one like NAME@kfold-5")
     if not folds:
-        raise DatasetError(
-            f"{out / name}-0: no such dataset; make the folds with `python -m converters all --protocol kfold "
-            "--folds 5 --fold 0`, then --fold 1 and so on"
-        )
+        commands = how_to_make(out, f"{name}-0")
+        raise DatasetError(f"{out / name}-0: no such dataset; make the folds with {commands}, then --fold 1 and so on")
     folds.sort(key=lambda fold: fold.split["fold"])
     strangers = [fold for fold in folds if fold.split["family"] != folds[0].split["family"]]
     if strangers:
@@ -108,7 +116,7 @@ def _results(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
 @click.option(
     "--category", "--dataset", "name", metavar="NAME", help="Dataset in --out; `all` for every one with runs."
 )
-@click.option("--family", metavar="NAME@kfold-K", help="All folds of one split, instead of --dataset.")
+@click.option("--family", metavar="NAME@kfold-K", help="All folds of one split, instead of --category.")
 @out_option
 @click.option(
     "--runs",
@@ -155,9 +163,10 @@ def main(
     The report folder holds index.html (one file, works offline), report.json and report.md.
     """
     if (name is None) == (family is None):
-        raise click.UsageError("one of --dataset and --family is needed")
+        wrong = "leave one of them out" if name else "one of them is needed"
+        raise DatasetError(f"--category (or --dataset) and --family: {wrong}")
     if results and (family or name == "all"):
-        raise click.UsageError("--results answers one test part: name its --dataset")
+        raise DatasetError("--results answers one test part: name its dataset with --category")
     groups = [family_of(out, family)] if family else [[dataset] for dataset in _datasets(out, str(name), runs)]
     reports = []
     for datasets in groups:

@@ -189,9 +189,11 @@ def load_state(path: Path, flag: str = "--weights") -> dict[str, Tensor]:
     """A state_dict from a file, read without running any code in it; raises DatasetError for anything else."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler and its zip reader do
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DatasetError(f"{flag} {path}: no state_dict that loads with weights_only=True ({reason:.120})") from None
+    except Exception:  # torch raises whatever its unpickler and its zip reader do
+        raise DatasetError(
+            f"{flag} {path}: is no checkpoint that loads with weights_only=True; name a file that "
+            "`torch.save(model.state_dict(), FILE)` has written"
+        ) from None
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise DatasetError(f"{flag} {path}: holds no state_dict (names and tensors): save model.state_dict()")
     return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key): state[key] for key in state}

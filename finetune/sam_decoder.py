@@ -159,7 +159,7 @@ def train_one(wish: Wish, out: Path, name: str) -> Path | None:
         train_and_measure(wish, job, run, len(dataset.made_images), len(first.made_images) if first else 0)
     except KeyboardInterrupt:
         if leads():
-            click.echo(f"{run.folder}: interrupted; the same command with --resume goes on", err=True)
+            raise KeyboardInterrupt(f"{run.folder}: the same command with --resume goes on") from None
         raise
     return run.folder if leads() else None
 

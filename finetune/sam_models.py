@@ -333,8 +333,8 @@ def load_tuned(path: Path | str, weights: Path | str | None = None) -> Segmenter
         origin = Origin(saved["arch"], Tiny(**saved["tiny"]), _base_of(saved, weights), saved["lora"])
     except DatasetError:
         raise
-    except Exception as error:  # torch raises whatever its unpickler and its zip reader do
-        raise DatasetError(f"{path}: is no tuned.pt of finetune/sam_decoder.py ({error!s:.120})") from None
+    except Exception:  # torch raises whatever its unpickler and its zip reader do
+        raise DatasetError(f"{path}: is no tuned.pt of finetune/sam_decoder.py; name the one of a run") from None
     segmenter = Segmenter(load_sam(origin.arch, origin.weights, origin.tiny), saved["classes"], saved["auto"])
     if origin.lora:
         add_lora(segmenter.sam.image_encoder, origin.lora)

@@ -48,6 +48,7 @@ from finetune.cells import (
     Sweep,
     attempts,
     cells,
+    check_categories,
     make_dataset,
     recipes,
     run_cell,
@@ -91,13 +92,28 @@ def ray_at(address: str | None) -> Iterator[Any]:
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # holds sockets, whose paths may have some 100 bytes
     try:
         if address is None:
-            ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, _temp_dir=folder, **quiet)
+            _start(ray, {"include_dashboard": False, "object_store_memory": OBJECT_STORE, "_temp_dir": folder, **quiet})
         else:
             _connect(ray, address, quiet)
         yield ray
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(ray: Any, settings: dict[str, Any]) -> None:
+    try:
+        ray.init("local", **settings)
+    except Exception as error:  # of whatever kind: its processes fail in many ways, and a slow start is a plain one
+        reason = _first_sentence(error)
+        raise DatasetError(
+            f"Ray does not start on this machine ({reason}); try again with less running beside it, or start "
+            "it with `ray start --head` and add --address auto"
+        ) from None
+
+
+def _first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".") or type(error).__name__
 
 
 def _connect(ray: Any, address: str, settings: dict[str, Any]) -> None:
@@ -107,7 +123,7 @@ def _connect(ray: Any, address: str, settings: dict[str, Any]) -> None:
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()  # Ray tries for many minutes
         ray.init(address, **settings)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = _first_sentence(error)
         raise DatasetError(f"--address {address}: no Ray cluster answers there ({reason})") from None
 
 
@@ -259,6 +275,7 @@ def main(
     sweep = Sweep(out=out.absolute(), runs=runs.absolute(), root=root.absolute() if root else None, **options)
     if ALL in sweep.shots and sweep.folds < 3:
         raise DatasetError(f"--folds {sweep.folds}: `--shots {ALL}` is a k-fold split, and needs 3 folds or more")
+    check_categories(sweep)
     grid = cells(sweep)
     for cell in grid:
         sweep.log(cell.name).unlink(missing_ok=True)  # they count the tries of this call

@@ -136,17 +136,36 @@ def load_model(arch: str, weights: Path | None, task: str) -> Any:
 
     if weights is None:
         return YOLO(LIGHT if arch == LIGHT.stem else f"{arch}{SUFFIXES[task]}.yaml", task=task)
-    try:
-        model = YOLO(str(weights))
-    except Exception as error:  # whatever a foreign file makes its loader raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DatasetError(f"--weights {weights}: is no YOLO checkpoint ({reason})") from None
+    model = read_checkpoint(YOLO, weights, f"yolo11n{SUFFIXES[task]}.pt")
     if model.task != task:
         raise DatasetError(
             f"--weights {weights}: was trained for the task {model.task}, not {task}: "
             f"add --task {model.task}, or choose other weights"
         )
     return model
+
+
+def read_checkpoint(kind: Callable[[str], Any], weights: Path, published: str) -> Any:
+    """What ``kind`` (YOLO or YOLOWorld) makes of a checkpoint; raises DatasetError for a file that is none.
+
+    Of files not called .pt, ultralytics makes a network with random weights (.yaml), or keeps the name as the model.
+    """
+    from ultralytics.nn.tasks import BaseModel
+
+    why = f"a {weights.suffix} file" if weights.suffix else "its name has no suffix"
+    if weights.suffix.lower() == ".pt":
+        try:
+            model = kind(str(weights))
+            if isinstance(model.model, BaseModel):
+                return model
+            why = type(model.model).__name__
+        except Exception as error:  # whatever a foreign file makes its loader raise
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            why = why.removeprefix(f"ERROR ❌️ {weights} ").rstrip(".")
+    raise DatasetError(
+        f"--weights {weights}: is no checkpoint of ultralytics ({why}); name a .pt file that its training has "
+        f"written, a published one such as {published}, or none for random weights"
+    )
 
 
 def check_freeze(model: Any, recipe: Recipe) -> None:
@@ -532,6 +551,7 @@ def export_onnx(best: Path, task: str, imgsz: int) -> Path:
 def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]:
     """Predict and measure anew with the best checkpoint of a finished run, and write that into the run."""
     best = folder / STAGES[-1] / CHECKPOINTS / "best.pt"
+    dataset = whole_images(wish.out, dataset)
     record = finished_run(folder, dataset, "YOLO", [best.relative_to(folder)])
     run, settings = Run(folder, dataset, record["settings"]), record["settings"]
     prepare_ultralytics(wish.runs / ".ultralytics")
@@ -579,7 +599,7 @@ def read_data_option(
 @click.option("--data", type=FOLDER, metavar="FILE", help="The same by its OUT/NAME/yolo/data.yaml, which sets --task.")
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
-@click.option("--run", "run_name", default="yolo", help="Name of the run.")
+@click.option("--run", "run_name", show_default="yolo, or yolo-tile-SIDE on tiles", help="Name of the run.")
 @click.option("--task", type=click.Choice(list(FORMATS)), default="detect", help="Boxes, polygons or rotated boxes.")
 @click.option(
     "--arch", type=click.Choice([*SIZES, LIGHT.stem]), default="yolo11n", help="Architecture, for --weights none."
@@ -614,7 +634,8 @@ def main(
     """Train YOLO on a converted dataset; print mAP on test; leave a run folder.
 
     The run folder RUNS/DATASET/RUN/seed-SEED holds run.json, predictions/tuned/ for val and test in the COCO
-    results format, figures/, and train/weights/best.pt.
+    results format, figures/, and train/weights/best.pt. A run on tiles (NAME@tile-SIDE) is measured on the whole
+    images, and so lies among the runs of NAME.
     """
     if world:
         raise DatasetError("--world: is for the command line; from Python, call finetune.yolo_world.main")

@@ -104,10 +104,12 @@ def report(folder: Path, measured: dict[str, Any]) -> str:
     """A run and its measures on test as text for the terminal."""
     record = json.loads((folder / "run.json").read_text("utf-8"))
     start = "random weights" if record["random_weights"] else record["settings"]["weights"]
+    tiles = record["settings"].get("tiles")
+    trained_on = (f", trained on {tiles}" if tiles else "") + made_images_of(record)
     seconds = record["train_seconds"]
     trained = "resumed" if seconds is None else f"{seconds:.0f} s of training"
     lines = [
-        f"{record['dataset']}: YOLO from {start}{made_images_of(record)}, seed {record['settings']['seed']}, "
+        f"{record['dataset']}: YOLO from {start}{trained_on}, seed {record['settings']['seed']}, "
         f"{trained}{', SYNTHETIC images' if record['synthetic'] else ''}; on test:",
         table(list(metric_rows(measured)), ("class", "instances", "mAP50", "mAP50-95")),
     ]

@@ -1,12 +1,11 @@
 """How a run of YOLO or YOLO-World is begun, interrupted, gone on with and done again for each fold."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
-
-import click
 
 from converters.errors import DatasetError
 from finetune.category import Dataset, whole_images
@@ -22,7 +21,7 @@ class Wish:
 
     out: Path
     runs: Path
-    run_name: str
+    run_name: str | None  # None: as ``usual_name`` has it
     arch: str
     weights: str
     device: str
@@ -31,10 +30,16 @@ class Wish:
     resume: bool
 
     def folder(self, dataset: Dataset) -> Path:
-        return run_folder(self.runs, whole_images(self.out, dataset), self.run_name, self.seed)
+        """A run on tiles lies among those of the whole images, on which it is measured."""
+        return run_folder(self.runs, whole_images(self.out, dataset), self.run_name or usual_name(dataset), self.seed)
 
     def settings(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name not in ASIDE}
+
+
+def usual_name(dataset: Dataset) -> str:
+    """What a run of yolo.py is called, such as `yolo` or `yolo-tile-640`."""
+    return f"yolo-tile-{dataset.card['settings']['tile']['size']}" if dataset.tiles else "yolo"
 
 
 AnyWish = TypeVar("AnyWish", bound=Wish)
@@ -48,6 +53,14 @@ def cost_of(seconds: float, cpu: float, resumed: bool) -> dict[str, float | None
 
 
 def fold_names(name: str, folds: int | None) -> list[str]:
+    """The dataset, or those of its ``folds``; raises DatasetError for the name of a split, which has no folds."""
+    found = re.search(r"@(kfold|few-shot|paste|perlin|both)-.*", name)
+    if folds and found:
+        plain, rest = name[: found.start()], found[0]
+        raise DatasetError(
+            f"--folds {folds}: wants the name without {rest}: with --category {plain} it trains on "
+            f"{plain}@kfold-{folds}-0 and the other folds; or leave --folds out to train on {name} alone"
+        )
     return [f"{name}@kfold-{folds}-{fold}" for fold in range(folds)] if folds else [name]
 
 
@@ -66,12 +79,12 @@ def has_last(folder: Path) -> bool:
 
 @contextmanager
 def told_to_resume(folder: Path) -> Iterator[None]:
+    """Let an interruption say how to go on, which is printed in place of the usual line."""
     try:
         yield
     except KeyboardInterrupt:
         how = "with --resume goes on after its last epoch" if has_last(folder) else "begins anew: no epoch had ended"
-        click.echo(f"{folder}: interrupted; the same command {how}", err=True)
-        raise
+        raise KeyboardInterrupt(f"{folder}: the same command {how}") from None
 
 
 def as_begun(wish: AnyWish, recipe: AnyRecipe, folder: Path, given: set[str]) -> tuple[AnyWish, AnyRecipe]:

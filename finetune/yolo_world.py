@@ -64,6 +64,7 @@ from finetune.yolo import (
     facts_of,
     fetch_weights,
     prepare_ultralytics,
+    read_checkpoint,
     recipe_options,
     state_of,
     train,
@@ -129,11 +130,7 @@ def load_world(arch: str, weights: Path | None, seed: int = 0) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return YOLOWorld(f"{arch}.yaml")
-    try:
-        model = YOLOWorld(str(weights))
-    except Exception as error:  # whatever a foreign file makes its loader raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DatasetError(f"--weights {weights}: is no YOLO-World checkpoint ({reason})") from None
+    model = read_checkpoint(YOLOWorld, weights, f"{ARCHS[0]}.pt")
     if not isinstance(model.model, WorldModel):
         raise DatasetError(f"--weights {weights}: knows no words; name a YOLO-World checkpoint such as {ARCHS[0]}.pt")
     return model

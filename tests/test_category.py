@@ -1,14 +1,16 @@
 """Trainers and comparison open only whole datasets, and only runs that were trained on the same labels."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from conftest import converted, run_cli, write_category
 
 from converters.errors import DatasetError
-from finetune.category import Dataset, open_dataset
+from finetune.category import Dataset, how_to_make, open_dataset
 from finetune.predictions import Run, read_run
+from finetune.yolo_runs import fold_names
 
 
 @pytest.fixture
@@ -86,3 +88,50 @@ def test_a_dataset_that_never_was_is_still_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no such dataset"):
         open_dataset(tmp_path / "out", "widget")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "widget",
+        "widget@kfold-3-1",
+        "widget@tile-32",
+        "widget@tile-32@kfold-3-2",
+        "widget@few-shot-2-s5",
+        "widget@few-shot-1-per-type-s0",
+        "widget@paste-3",
+        "widget@kfold-3-0@both-4-balanced-anywhere-s2",
+        "all",
+    ],
+)
+def test_the_commands_that_a_missing_dataset_is_to_be_made_with_make_it(tmp_path: Path, name: str) -> None:
+    """As a shell would split them; the first one lacks only where the source lies."""
+    folder = write_category(tmp_path / "data")
+    if name == "all":
+        write_category(tmp_path / "data", name="gadget")
+    with pytest.raises(DatasetError, match="no such dataset") as told:
+        open_dataset(tmp_path / "my out", name)
+    commands = [shlex.split(command) for command in told.value.message.split("`")[1::2]]
+    assert len(commands) == 1 + ("paste" in name or "both" in name)
+    for number, (python, _, module, *arguments) in enumerate(commands):
+        assert python == "python" and module.split(".")[0] == "converters"
+        command = [module.removeprefix("converters.")] if "." in module else []
+        more = () if number else ("--root", folder.parent)
+        result = run_cli(*command, *arguments, *more, "--workers", 1)
+        assert result.exit_code == 0, result.output
+    assert open_dataset(tmp_path / "my out", name).classes
+
+
+def test_only_what_is_missing_is_to_be_made(folder: Path, tmp_path: Path) -> None:
+    converted("to_coco", folder, tmp_path)
+    assert how_to_make(tmp_path, "widget@paste-3").startswith("`python -m converters.augment --dataset widget ")
+    assert how_to_make(Path("datasets_out"), "a@b") == "`python -m converters all --category a@b`"
+
+
+def test_folds_want_the_name_without_a_split() -> None:
+    assert fold_names("widget@tile-32", 3)[2] == "widget@tile-32@kfold-3-2"
+    with pytest.raises(DatasetError, match="--folds 3: wants the name without @kfold-3-0: with --category widget it"):
+        fold_names("widget@kfold-3-0", 3)
+    with pytest.raises(DatasetError, match="with --category widget@tile-32 it trains on widget@tile-32@kfold-4-0 and"):
+        fold_names("widget@tile-32@few-shot-2-s0", 4)
+    assert fold_names("widget@kfold-3-0", None) == ["widget@kfold-3-0"]

@@ -133,7 +133,7 @@ def test_input_size_that_a_network_cannot_take_is_refused(out, tmp_path):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"not a checkpoint", "no state_dict that loads with weights_only=True"),
+        (b"not a checkpoint", "weights_only=True; name a file that `torch.save(model.state_dict(), FILE)` has w"),
         ({"epoch": 3}, "holds no state_dict"),
         ({"fc.weight": torch.zeros(2, 2)}, "doesn't fit --arch resnet18"),
     ],

@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from conftest import REPOSITORY
+
+from converters import options
 
 MODULES = sorted(path.stem for path in (REPOSITORY / "converters").glob("*.py"))
 COMMANDS = [name for name in MODULES if "@command()" in (REPOSITORY / "converters" / f"{name}.py").read_text("utf-8")]
@@ -85,3 +88,15 @@ def test_bad_usage_is_one_line(arguments, hint):
     assert result.returncode == 2
     assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1, result.stderr
     assert hint in result.stderr
+
+
+def test_an_interrupted_command_says_one_thing() -> None:
+    usual = "nothing unfinished was published."
+    for given, said in ((KeyboardInterrupt(), usual), (KeyboardInterrupt("go on"), "go on")):
+
+        @options.command()
+        def interrupted(error: KeyboardInterrupt = given) -> None:
+            raise error
+
+        result = CliRunner().invoke(interrupted, [])
+        assert (result.exit_code, result.stderr) == (130, f"Interrupted: {said}\n")

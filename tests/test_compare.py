@@ -305,7 +305,9 @@ def test_results_that_do_not_fit_are_refused(
     [
         (("--baseline", "nobody"), "there are classifier"),
         (("--dataset", "nothing"), "no such dataset"),
-        (("--family", "nothing@kfold-3"), "no such dataset"),
+        (("--family", "nothing@kfold-3"), "--category nothing --protocol kfold --folds 3 --fold 0 --out"),
+        (("--family", "widget"), "--family widget: is no split; name one like NAME@kfold-5"),
+        (("--category", "widget", "--family", "widget@kfold-3"), "and --family: leave one of them out"),
     ],
 )
 def test_what_is_not_there_is_one_line(root: Path, runs: Path, arguments: tuple, word: str) -> None:
@@ -314,6 +316,20 @@ def test_what_is_not_there_is_one_line(root: Path, runs: Path, arguments: tuple,
 
 def test_no_runs_is_one_line(root: Path, tmp_path: Path) -> None:
     assert "no finished run" in refusal(compare(root, tmp_path))
+    assert "--family: one of them is needed" in refusal(CliRunner().invoke(main, []))
+
+
+def test_runs_of_yolo_on_tiles_are_looked_for_among_those_of_whole_images(root: Path, tmp_path: Path) -> None:
+    folder = root / "data" / "widget"
+    for options in ((), ("--protocol", "kfold", "--folds", 3)):
+        converted("to_coco", folder, tmp_path, "--tile", 48, *options)
+    options = ("--out", tmp_path, "--runs", tmp_path / "runs", "--no-html")
+    for given, wanted in (
+        (("--category", "widget@tile-48"), "--category widget"),
+        (("--family", "widget@tile-48@kfold-3"), "--category widget@kfold-3-0"),
+    ):
+        line = refusal(CliRunner().invoke(main, [str(option) for option in (*given, *options)]))
+        assert line.endswith(f"on tiles are measured on whole images, and compared with {wanted}\n")
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,9 @@ def test_interrupted_run_ends_as_an_unbroken_one(
 
     monkeypatch.setattr(sam_fitting, "learn", interrupted)
     result = sam_decoder(out, tmp_path, *WHOLE)
-    assert result.exit_code == 130 and "--resume goes on" in result.stderr
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1].endswith("the same command with --resume goes on")
+    assert "nothing unfinished" not in result.stderr
     assert "go on with --resume" in refusal(sam_decoder(out, tmp_path, *WHOLE))
     assert "begun with batch 4, not 3" in refusal(sam_decoder(out, tmp_path, *WHOLE, "--batch", 3, "--resume"))
     monkeypatch.setattr("finetune.sam_warmup.warm_up", None)  # not repeated

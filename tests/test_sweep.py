@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -249,18 +250,46 @@ def test_bad_usage_is_one_line(arguments: tuple[str, ...], hint: str) -> None:
     assert hint in refusal(CliRunner().invoke(main, ["--categories", "widget", "--models", "yolo", *arguments]))
 
 
-def test_without_ray_one_line_says_what_to_install(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("--categories", "widget,gadget"), "has no category 'gadget'; it holds widget"),
+        (("--categories", "widget", "--root", "nowhere"), "nowhere: no such folder. Name your data with --root"),
+    ],
+)
+def test_categories_are_looked_for_before_ray_starts(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], hint: str
+) -> None:
+    monkeypatch.setattr("finetune.sweep.ray_at", None)
+    options = ("--models", "yolo", "--root", root / "data", "--out", tmp_path, *arguments)
+    assert hint in refusal(CliRunner().invoke(main, [str(option) for option in options]))
+
+
+def test_ray_that_does_not_start_is_one_line(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: object, **settings: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen\nbecause the raylet failed.")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=fails, shutdown=lambda: None))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    options = ("--categories", "widget", "--models", "yolo", "--root", root / "data", "--out", tmp_path, "--runs")
+    line = refusal(CliRunner().invoke(main, [str(option) for option in (*options, tmp_path / "runs")]))
+    assert "Ray does not start on this machine (The current node timed out during startup); try again" in line
+
+
+def test_without_ray_one_line_says_what_to_install(root: Path, tmp_path: Path) -> None:
     (tmp_path / "ray.py").write_text("raise ModuleNotFoundError('No module named ray', name='ray')", "utf-8")
     result = subprocess.run(
-        [sys.executable, "-m", "finetune.sweep", "--categories", "widget", "--models", "yolo", "--runs", tmp_path],
+        [sys.executable, "-m", "finetune.sweep", "--categories", "widget", "--models", "yolo", "--runs", tmp_path,
+         "--root", root / "data"],
         cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "ray is not installed: pip install -e '.[ray]'" in refusal(result)
 
 
 @pytest.mark.skipif(not find_spec("ray"), reason="ray is not installed")
-def test_no_cluster_is_one_line(tmp_path: Path) -> None:
+def test_no_cluster_is_one_line(root: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "finetune.sweep", "--categories", "widget", "--models", "yolo", "--runs", tmp_path]
+    command += ["--root", root / "data"]
     result = subprocess.run(
         [*command, "--address", "127.0.0.1:1"], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=30
     )

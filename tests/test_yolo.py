@@ -19,6 +19,7 @@ from conftest import REPOSITORY, converted, refusal, run_cli, save_noise, tree, 
 
 pytest.importorskip("ultralytics")
 
+import torch
 from click.testing import CliRunner
 
 from converters.errors import DatasetError
@@ -104,8 +105,16 @@ def test_weights_that_cannot_be_had_name_the_file_and_the_flag(out, tmp_path):
 
 def test_a_file_that_is_no_checkpoint_and_a_missing_device_are_one_line(out, tmp_path):
     options = ("--category", "widget", "--out", out, "--runs", tmp_path)
-    (tmp_path / "notes.pt").write_text("no checkpoint", "utf-8")
-    assert "is no YOLO checkpoint" in refusal(run_yolo(*options, "--weights", tmp_path / "notes.pt"))
+    for name in ("notes.pt", "notes.md", "notes.onnx", "notes.yaml", "notes"):
+        (tmp_path / name).write_text("nc: 1", "utf-8")
+        line = refusal(run_yolo(*options, "--weights", tmp_path / name))
+        assert f"--weights {tmp_path / name}: is no checkpoint of ultralytics (" in line
+        assert "name a .pt file that its training has written, a published one such as yolo11n.pt, or none" in line
+    torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "other.pt")
+    assert "other.pt: is no checkpoint of ultralytics (Linear)" in refusal(
+        run_yolo(*options, "--weights", tmp_path / "other.pt")
+    )
+    assert not (tmp_path / "widget").exists()
     assert "--device gpu: not on this machine" in refusal(run_yolo(*options, *FAST[:-1], "gpu"))
 
 
@@ -250,13 +259,19 @@ def test_ctrl_c_waits_for_the_end_of_a_training_step():
 
 
 @pytest.mark.parametrize(("epochs", "said"), [(0, "begins anew"), (1, "with --resume goes on")])
-def test_an_interrupted_run_says_what_to_do(tmp_path, capsys, epochs, said):
+def test_an_interrupted_run_says_what_to_do_and_nothing_else(out, tmp_path, monkeypatch, epochs, said):
     for _ in range(epochs):
         (tmp_path / "train" / "weights").mkdir(parents=True)
         (tmp_path / "train" / "weights" / "last.pt").touch()
-    with pytest.raises(KeyboardInterrupt), yolo.told_to_resume(tmp_path):
-        raise KeyboardInterrupt
-    assert f"the same command {said}" in capsys.readouterr().err
+
+    def interrupted(*given):
+        with yolo.told_to_resume(tmp_path):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(yolo, "train_and_evaluate", interrupted)
+    result = run_yolo("--category", "widget", "--out", out, "--runs", tmp_path / "runs")
+    assert result.exit_code == 130 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"Interrupted: {tmp_path}: the same command {said}")
 
 
 def test_a_training_that_was_killed_at_its_very_end_counts_as_ended(tmp_path):
@@ -317,6 +332,19 @@ def test_resume_and_eval_only_need_a_run(out, tmp_path):
     options = ("--category", "widget", "--out", out, "--runs", tmp_path)
     assert "holds no interrupted run" in refusal(run_yolo(*options, "--resume"))
     assert "holds no finished run" in refusal(run_yolo(*options, "--eval-only", tmp_path))
+
+
+def test_a_run_on_tiles_lies_among_those_of_whole_images_under_a_name_of_its_own(tmp_path):
+    folder = write_category(tmp_path / "data", size=(64, 64))
+    for options in ((), ("--tile", 48)):
+        converted("to_yolo", folder, tmp_path, *options)
+    runs = tmp_path / "runs"
+    for name, run in (("widget", "yolo"), ("widget@tile-48", "yolo-tile-48")):
+        line = refusal(run_yolo("--category", name, "--out", tmp_path, "--runs", runs, "--resume"))
+        assert f"{runs / 'widget' / run / 'seed-0'} holds no interrupted run" in line
+    assert f"{runs / 'widget' / 'mine' / 'seed-0'} holds no" in refusal(
+        run_yolo("--category", "widget@tile-48", "--out", tmp_path, "--runs", runs, "--run", "mine", "--resume")
+    )
 
 
 def begun(runs: Path, dataset: str, **others: object) -> tuple[Path, dict[str, object]]:

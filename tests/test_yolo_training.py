@@ -161,12 +161,17 @@ def test_tiles_are_trained_on_and_whole_images_are_measured(out, tmp_path):
     options = ("--weights", "none", "--epochs", 1, "--imgsz", 64, "--device", "cpu")
     result = run_yolo("--category", "plate@tile-64", "--out", out, "--runs", tmp_path, *options)
     assert result.exit_code == 0, result.output
-    record = record_of(tmp_path / "plate" / "yolo" / "seed-0")
+    folder = tmp_path / "plate" / "yolo-tile-64" / "seed-0"
+    assert ", trained on plate@tile-64, seed 0" in result.output
+    record = record_of(folder)
     plate = open_dataset(out, "plate")
     assert record["dataset"] == "plate" and record["split_sha256"] == plate.split["sha256"]
     assert record["settings"]["tiles"] == "plate@tile-64"
-    found = json.loads((tmp_path / "plate" / "yolo" / "seed-0" / "predictions" / "tuned" / "test.json").read_text())
+    found = json.loads((folder / "predictions" / "tuned" / "test.json").read_text())
     assert {entry["image_id"] for entry in found} <= {plate.image_ids[name] for name in plate.images("test")}
+    for name in ("plate", "plate@tile-64"):
+        again = run_yolo("--category", name, "--out", out, "--eval-only", folder, "--runs", tmp_path, "--device", "cpu")
+        assert again.exit_code == 0 and record_of(folder)["metrics"] == record["metrics"], again.output
 
 
 def test_folds_are_trained_one_after_another_and_finished_ones_are_kept(tmp_path):

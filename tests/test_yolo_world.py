@@ -130,10 +130,12 @@ def test_checkpoints_that_know_no_words_are_refused(out, vectors, tmp_path):
     from ultralytics import YOLO
 
     YOLO("yolo11n.yaml").save(tmp_path / "plain.pt")
-    (tmp_path / "notes.pt").write_text("no checkpoint")
     options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--text-embeddings", vectors)
     assert "plain.pt: knows no words" in refusal(run_world(*options, "--weights", tmp_path / "plain.pt"))
-    assert "is no YOLO-World checkpoint" in refusal(run_world(*options, "--weights", tmp_path / "notes.pt"))
+    for name in ("notes.pt", "notes.md", "notes.yaml"):
+        (tmp_path / name).write_text("nc: 1")
+        line = refusal(run_world(*options, "--weights", tmp_path / name))
+        assert f"{name}: is no checkpoint of ultralytics (" in line and "such as yolov8s-worldv2.pt" in line
     assert "--freeze 99: the network has" in refusal(run_world(*options, "--weights", "none", "--freeze", 99))
 
 
