@@ -113,7 +113,7 @@ def augment(
     from converters.verify import source_of
 
     staging.recover(base)
-    card, record = read_card(base), splits.read_split(base)
+    record, card = splits.read_split(base), read_card(base)
     if record.get("base"):
         raise DatasetError(f"{base}: has made images already: name {record['base']['dataset']} instead")
     if "tile" in card["settings"]:

@@ -117,6 +117,10 @@ class Summary:
         """One line each for what is not in the dataset or not as usual."""
         lines = [f"left out: {problem}" for problem in (*self.left_out, *self.too_small)]
         lines += [f"not used: {count} images, {reason}" for reason, count in sorted(self.unused.items())]
+        if untaught := [name for name in self.classes if not self.images["train", name]]:
+            lines.append(f"train holds no image of {', '.join(untaught)}: what that looks like cannot be learned")
+        if self.classes and not any(self.images["val", name] for name in self.classes):
+            lines.append("val holds no defect: it can choose no epoch and no threshold by what is found of them")
         if self.below_min_area:
             lines.append(f"left out: {self.below_min_area} instances below --min-area")
         if self.soft_masks:

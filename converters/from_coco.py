@@ -28,6 +28,8 @@ def read_coco(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: is no JSON ({error})") from None
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}: name the JSON file of the labels") from None
     for name in ("images", "annotations", "categories"):
         entries = data.get(name) if isinstance(data, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

@@ -28,6 +28,8 @@ def read_data_yaml(path: Path) -> tuple[Path, dict[str, list[str]], dict[int, st
         data = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise DatasetError(f"{path}: is no YAML ({str(error).partition(chr(10))[0]})") from None
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}: name the data.yaml of a YOLO dataset") from None
     names = data.get("names") if isinstance(data, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))
@@ -81,7 +83,10 @@ def decode_row(row: str, width: int, height: int) -> tuple[int, "Mask"]:
     except ValueError:
         raise DatasetError("is no row of numbers") from None
     if len(numbers) == 4:
-        raise DatasetError("is a box, and a box alone makes no mask")
+        raise DatasetError(
+            "is a box, and a box alone makes no mask: label outlines (YOLO's segment format) instead, or leave such "
+            "images out with --on-error skip"
+        )
     if len(numbers) < 6 or len(numbers) % 2 or not index.is_integer():
         raise DatasetError("needs a class and three or more points")
     if not all(0 <= number <= 1 for number in numbers):

@@ -182,7 +182,18 @@ def _number(ctx: click.Context, parameter: click.Parameter, value: float | None)
     return value
 
 
+class FoldCount(click.IntRange):
+    """How many folds; click's own message does not say why."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        folds: int = click.INT.convert(value, param, ctx)
+        if folds < 3:
+            self.fail(f"{folds} folds leave none to train on, as test is one and val the next: 3 or more are needed")
+        return folds
+
+
 FOLDER = click.Path(path_type=Path)
+FOLDS = FoldCount(3)
 CHOICE = click.Choice
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result table as JSON.")
@@ -240,7 +251,7 @@ split_options = _bundle(
         callback=_ratios,
         help="Percent train/val/test (stratified, few-shot).",
     ),
-    click.option("--folds", type=click.IntRange(3), default=5, help="Number of folds (kfold)."),
+    click.option("--folds", type=FOLDS, default=5, help="Number of folds (kfold)."),
     click.option("--fold", type=click.IntRange(0), default=0, help="Fold that is the test part (kfold)."),
     click.option("--shots", type=click.IntRange(1), default=10, help="Defect images to train on (few-shot)."),
     click.option("--per", type=CHOICE(["category", "type"]), default="category", help="What --shots counts."),

@@ -172,6 +172,8 @@ def convert_dataset(
     if conversion.resume and _is_finished(conversion.out / name, split, categories, conversion, writer_types):
         return Summary.from_card(read_card(conversion.out / name))
     plans = plan_images(samples, split.parts, classes, conversion.classes)
+    if conversion.tile and plans and all(max(p.sample.width, p.sample.height) <= conversion.tile.size for p in plans):
+        click.echo(f"{name}: nothing is cut, as no image is larger than --tile {conversion.tile.size}", err=True)
     summary = Summary(name, classes, left_out=problems, unused=Counter(split.unused.values()))
     if conversion.dry_run:
         target = conversion.out / name
@@ -358,7 +360,8 @@ def _formats_to_keep(
             )
         clash = [path.name for path in present if path.name in written]
         if clash:
-            raise DatasetError(f"{target / clash[0]} exists: add --overwrite to replace it")
+            keep = "" if conversion.resume else ", or --resume to keep what is written already"
+            raise DatasetError(f"{target / clash[0]} exists: add --overwrite to replace it{keep}")
     kept = [path for path in present if same and path.name not in written]
     dropped = [path.name for path in present if path not in kept and path.name not in written]
     if dropped:

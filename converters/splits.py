@@ -102,7 +102,9 @@ def read_split(dataset: Path) -> dict[str, Any]:
             raise ValueError(f"not of schema {SCHEMA}")
         return record
     except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}: no dataset has been published there") from None
+        inside = ", ".join(sorted(str(found.parent) for found in dataset.glob("*/split.json")))
+        step = f"name one in it: {inside}" if inside else "write one with `python -m converters all --category NAME`"
+        raise DatasetError(f"{path}: {error.strerror}: no dataset has been published there; {step}") from None
     except (ValueError, TypeError, KeyError) as error:
         raise DatasetError(f"{path}: is no split record ({error}): convert again with --overwrite") from None
 

@@ -349,7 +349,7 @@ def _sentence(task: str, key: str, able: Sequence[tuple[Row, Any]]) -> str:
     measure, (leader, best) = MEASURES[key], able[0]
     shown = cell(with_interval(*best), measure)
     if len(able) == 1:
-        return f"{task}: only {leader.name} does it, with {measure.label} {shown}."
+        return f"{task}: only {leader.name} answers this, with {measure.label} {shown}."
     second, next_best = able[1]
     gap = difference(best, next_best, min(len(leader.answers), len(second.answers)), measure)
     if not gap["value"]:

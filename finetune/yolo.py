@@ -34,6 +34,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 from converters.errors import DatasetError
 from converters.options import (
     FOLDER,
+    FOLDS,
     Acting,
     command,
     given_options,
@@ -610,7 +611,7 @@ def read_data_option(
 @made_share_option
 @recipe_options(Recipe())
 @click.option("--crop", type=click.IntRange(0), default=0, help="Train on squares of so many px, scaled to --imgsz.")
-@click.option("--folds", type=click.IntRange(3), help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
+@click.option("--folds", type=FOLDS, help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or the numbers of GPUs: 0 or 0,1.")
 @seed_option
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")

@@ -28,6 +28,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 from converters.errors import DatasetError
 from converters.options import (
     FOLDER,
+    FOLDS,
     Acting,
     command,
     given_options,
@@ -460,7 +461,7 @@ def report(folder: Path, dataset: Dataset) -> str:
 @click.option("--text-embeddings", type=click.Path(), help="NPZ file of ready vectors (names, embeddings) instead.")
 @click.option("--keep-vocabulary", metavar="CLASS", help="Keep this class out of training: words alone.")
 @recipe_options(RECIPE)
-@click.option("--folds", type=click.IntRange(3), help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
+@click.option("--folds", type=FOLDS, help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or the numbers of GPUs: 0 or 0,1.")
 @seed_option
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")

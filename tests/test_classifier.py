@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY, converted, refusal, run_cli
 from PIL import Image
+from sklearn import metrics
 
 pytest.importorskip("torchcam")
 
@@ -361,6 +362,19 @@ def test_logits_after_loading_are_equal_to_the_bit(out, tmp_path):
     again = load_network(job(), tmp_path / "model.pt")
     assert np.array_equal(logits_of(network, val, job()), logits_of(again, val, job()))
     assert features_of(again, val, job()).shape == (len(val), 256)
+
+
+@pytest.mark.filterwarnings("error")
+def test_measures_are_those_of_scikit_learn_and_good_images_alone_are_no_matter_for_a_warning():
+    random = np.random.default_rng(0)
+    labels, called = random.integers(0, 4, (2, 60))
+    labels, called = labels.tolist(), called.tolist()
+    found = decisions.measure(labels, called)
+    assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(labels, called))
+    assert found["macro_f1"] == pytest.approx(metrics.f1_score(labels, called, average="macro"))
+    assert set(decisions.measure(np.zeros(5, int), np.zeros(5, int)).values()) == {1.0}
+    one_alarm = decisions.measure(np.zeros(5, int), np.array([0, 0, 0, 0, 2]))
+    assert one_alarm["accuracy"] == one_alarm["balanced_accuracy"] == 0.8
 
 
 @pytest.mark.parametrize("changes", [{"schedule": "cosine", "optimizer": "AdamW", "ema": 0.9}, {"mixup": 0.4}])

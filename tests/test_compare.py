@@ -176,6 +176,12 @@ def test_beyond_noise_needs_three_seeds(root: Path, runs: Path, widget: Dataset,
     assert not any("That is beyond noise" in sentence for sentence in two["sentences"])
 
 
+def test_a_model_alone_is_not_said_to_succeed(root: Path, widget: Dataset, tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", widget, "yolo", {"tuned": ("box", 0.1)})
+    told = report_of(root, tmp_path / "runs", tmp_path / "report")["sentences"]
+    assert told and all(": only yolo answers this, with " in sentence for sentence in told)
+
+
 def test_a_model_does_not_differ_from_its_copy(root: Path, runs: Path, tmp_path: Path) -> None:
     for name in ("classifier", "copy"):
         shutil.copytree(runs / "widget/classifier", tmp_path / "runs/widget" / name)
@@ -307,7 +313,6 @@ def test_results_that_do_not_fit_are_refused(
         (("--dataset", "nothing"), "no such dataset"),
         (("--family", "nothing@kfold-3"), "--category nothing --protocol kfold --folds 3 --fold 0 --out"),
         (("--family", "widget"), "--family widget: is no split; name one like NAME@kfold-5"),
-        (("--category", "widget", "--family", "widget@kfold-3"), "and --family: leave one of them out"),
     ],
 )
 def test_what_is_not_there_is_one_line(root: Path, runs: Path, arguments: tuple, word: str) -> None:
@@ -316,7 +321,10 @@ def test_what_is_not_there_is_one_line(root: Path, runs: Path, arguments: tuple,
 
 def test_no_runs_is_one_line(root: Path, tmp_path: Path) -> None:
     assert "no finished run" in refusal(compare(root, tmp_path))
-    assert "--family: one of them is needed" in refusal(CliRunner().invoke(main, []))
+    assert "--category and --family: one of them is needed" in refusal(CliRunner().invoke(main, []))
+    for flag in ("--category", "--dataset"):
+        line = refusal(CliRunner().invoke(main, [f"{flag}=widget", "--family", "widget@kfold-3"]))
+        assert line == f"Error: {flag} and --family: leave one of them out\n"
 
 
 def test_runs_of_yolo_on_tiles_are_looked_for_among_those_of_whole_images(root: Path, tmp_path: Path) -> None:

@@ -309,6 +309,19 @@ def test_roboflows_paths_lists_of_files_and_names_as_a_dict_are_understood(tmp_p
     assert label_file(Path("/a/images/b/images/c.d.jpg")) == Path("/a/images/b/labels/c.d.txt")
 
 
+def test_files_that_are_not_there_and_boxes_have_a_next_step(tmp_path: Path) -> None:
+    for path in (tmp_path / "data.yaml", tmp_path):
+        assert "directory: name the data.yaml of a" in refusal(run_cli("from_yolo", path, "--to", tmp_path / "to"))
+    missing = ("from_coco", tmp_path / "labels.json", "--images", tmp_path, "--to", tmp_path / "to")
+    assert "directory: name the JSON file of the labels" in refusal(run_cli(*missing))
+    boxes = ("from_yolo", write_yolo(tmp_path, ["0 0.5 0.5 0.2 0.2"]), "--to", tmp_path / "to")
+    assert "label outlines (YOLO's segment format) instead, or leave such images out with --on-error skip" in refusal(
+        run_cli(*boxes)
+    )
+    skipped = run_cli(*boxes, "--on-error", "skip")
+    assert skipped.exit_code == 1 and "wrote 1 good and 0 defective images" in skipped.stdout
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

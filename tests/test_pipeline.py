@@ -111,12 +111,25 @@ def test_a_changed_source_is_refused_without_overwrite(make_category: MakeCatego
     assert "other sources" in refusal(run_cli("to_coco", "--root", folder, "--out", tmp_path / "out"))
 
 
+def test_the_card_says_where_a_split_leaves_no_defects(make_category: MakeCategory, tmp_path: Path) -> None:
+    folder = make_category()
+    for shots, said in ((1, True), (6, False)):
+        options = ("--protocol", "few-shot", "--shots", shots)
+        result = run_cli("to_masks", "--root", folder, "--out", tmp_path, *options)
+        assert result.exit_code == 0, result.output
+        card = (tmp_path / f"widget@few-shot-{shots}-s0" / "card.md").read_text("utf-8")
+        for text in (result.stdout, card):
+            assert ("train holds no image of " in text) == said
+            assert "val holds no defect: " in text
+    assert "holds no" not in run_cli("to_masks", "--root", folder, "--out", tmp_path).stdout
+
+
 def test_the_same_format_is_replaced_only_with_overwrite(make_category: MakeCategory, tmp_path: Path) -> None:
     folder = make_category()
     dataset = converted("to_yolo", folder, tmp_path / "out")
-    assert f"{dataset}/yolo exists: add --overwrite" in refusal(
-        run_cli("to_yolo", "--root", folder, "--out", tmp_path / "out")
-    )
+    line = refusal(run_cli("to_yolo", "--root", folder, "--out", tmp_path / "out"))
+    assert f"{dataset}/yolo exists: add --overwrite to replace it, or --resume to keep what is written already" in line
+    assert run_cli("to_yolo", "--root", folder, "--out", tmp_path / "out", "--resume").exit_code == 0
     before = tree(dataset)
     (dataset / "yolo" / "stale.txt").write_text("x")
     converted("to_yolo", folder, tmp_path / "out", "--overwrite")
@@ -395,6 +408,11 @@ def test_all_categories_in_one_dataset_have_prefixed_classes_and_names(
 
 
 # ---------------------------------------------------------------- the command line
+
+
+def test_two_folds_are_too_few_for_a_reason(make_category: MakeCategory) -> None:
+    line = refusal(run_cli("to_yolo", "--root", make_category(), "--protocol", "kfold", "--folds", 2))
+    assert "'--folds': 2 folds leave none to train on, as test is one and val the next: 3 or more are needed" in line
 
 
 @pytest.mark.parametrize(

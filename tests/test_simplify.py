@@ -177,7 +177,13 @@ def test_a_format_written_later_keeps_what_the_card_says_of_the_first(folder: Pa
     dataset = converted("to_masks", folder, tmp_path / "out")
     card = json.loads((dataset / "card.json").read_text("utf-8"))
     assert list(card["simplified"]) == ["coco"] and set(card["formats"]) == {"coco", "masks"}
-    assert run_cli("verify", dataset).exit_code == 0
+    verified = run_cli("verify", dataset)
+    least = f"{card['simplified']['coco']['min_iou']:.4f}"
+    assert verified.exit_code == 0 and least != "1.0000"
+    assert verified.stdout.splitlines()[-1] == (
+        "All formats agree with the source masks, but for polygons (coco): these agree within the simplification "
+        f"stated above, with an IoU of {least} or more."
+    )
     dataset = converted("to_coco", folder, tmp_path / "out", "--overwrite")
     assert "simplified" not in json.loads((dataset / "card.json").read_text("utf-8"))
 

@@ -341,3 +341,13 @@ def test_tiles_of_real_defects_through_ultralytics_and_back(screw: Path, tmp_pat
         ]
         back = {(e["image_id"], e["category_id"], *e["bbox"]) for e in on_whole_images(found, tiles)}
         assert back == {(e["image_id"], e["category_id"], *e["bbox"]) for e in whole.ground_truth(part)["annotations"]}
+
+
+def test_tiles_larger_than_all_images_are_told(make_category: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_category()
+    for side, told in ((640, True), (48, True), (47, False)):
+        result = run_cli("to_masks", "--root", folder, "--out", tmp_path, "--tile", side)
+        assert result.exit_code == 0
+        assert (
+            f"widget@tile-{side}: nothing is cut, as no image is larger than --tile {side}\n" in result.stderr
+        ) == told

@@ -159,7 +159,12 @@ def test_a_source_that_moved_is_named_with_root(dataset, tmp_path):
 
 
 def test_what_is_no_dataset_is_refused(tmp_path):
-    assert "no dataset has been published" in refusal(verify(tmp_path / "nothing"))
+    line = refusal(verify(tmp_path / "nothing"))
+    assert "no dataset has been published there; write one with `python -m converters all --category NAME`" in line
+
+
+def test_the_folder_of_datasets_names_those_in_it(dataset):
+    assert f"published there; name one in it: {dataset}\n" in refusal(verify(dataset.parent))
 
 
 def test_left_out_files_and_small_instances_are_no_differences(make_category, tmp_path, monkeypatch):
