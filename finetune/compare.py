@@ -164,7 +164,8 @@ def main(
     """
     if (name is None) == (family is None):
         wrong = "leave one of them out" if name else "one of them is needed"
-        raise DatasetError(f"{_typed('--category', '--dataset')} and --family: {wrong}")
+        flag = _typed("--category", "--dataset")
+        raise DatasetError(f"{flag} and --family: {wrong}")
     if results and (family or name == "all"):
         raise DatasetError("--results: is of one test part; name its dataset with --category")
     groups = [family_of(out, family)] if family else [[dataset] for dataset in _datasets(out, str(name), runs)]

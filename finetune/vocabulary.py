@@ -191,9 +191,11 @@ def load_tower(checkpoint: Path | None, seed: int) -> tuple[Any, Callable[[list[
         torch.manual_seed(seed)
         try:
             network = open_clip.create_model(TOWER, pretrained=str(checkpoint) if checkpoint else None)
-        except Exception as error:  # whatever a foreign file makes its loader raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DatasetError(f"--text-weights {checkpoint}: is no checkpoint of {TOWER} ({reason})") from None
+        except Exception:  # whatever a foreign file makes its loader raise; torch's words advise to run its code
+            raise DatasetError(
+                f"--text-weights {checkpoint}: is no checkpoint of {TOWER}; name a file that open_clip can load, "
+                f"{PUBLISHED}, or none for random weights"
+            ) from None
         finally:
             logging.disable(logging.NOTSET)
     return network.eval(), open_clip.get_tokenizer(TOWER)
