@@ -27,6 +27,7 @@ from converters.options import (
     FOLDER,
     Acting,
     command,
+    given_options,
     json_option,
     made_share_option,
     out_option,
@@ -476,16 +477,16 @@ def attempts_of(names: Sequence[str], overrides: dict[str, Any]) -> list[Attempt
     return [replace(ATTEMPTS[name], **(rest if ladder and not ATTEMPTS[name].pretext else overrides)) for name in names]
 
 
-def check_acting(attempts: Sequence[Attempt], imbalance: str, options: dict[str, Any]) -> None:
-    """Raise DatasetError for one of the command's ``options`` that does nothing in any of these attempts."""
-    if options["pretext"] and all(attempt.arch != "fine" for attempt in attempts):
+def check_acting(attempts: Sequence[Attempt], imbalance: str, given: set[str]) -> None:
+    """Raise DatasetError for an option ``given`` on the command line that does nothing in any of these attempts."""
+    if "pretext" in given and all(attempt.arch != "fine" for attempt in attempts):
         raise DatasetError("--pretext: only our own network `fine` learns from made-up defects: add --arch fine")
-    if options["stride"] and all(attempt.arch in OWN for attempt in attempts):
+    if "stride" in given and all(attempt.arch in OWN for attempt in attempts):
         raise DatasetError(
             f"--stride: is for torchvision's networks, and `{attempts[0].arch}` is our own; leave it out, or name "
             "another --arch"
         )
-    if options["cost"] and imbalance == "thresholds":
+    if "cost" in given and imbalance == "thresholds":
         raise DatasetError(
             "--cost: decides in place of the thresholds of --imbalance thresholds; leave one of them out"
         )
@@ -552,7 +553,8 @@ def main(
     steps = plan(attempt, imbalance)
     overrides = {key: options[key] for key in OVERRIDES if options[key] is not None}
     attempts = attempts_of([step for step, _, _ in steps], overrides)
-    check_acting(attempts, imbalance, options | {"stride": stride})
+    ctx = click.get_current_context()
+    check_acting(attempts, imbalance, {key for key in given_options(ctx, replayed=False) if ctx.params.get(key)})
     dataset = open_dataset(out, dataset_name, made_share)
     first = open_pretrain(out, pretrain, dataset, "a classifier") if pretrain else None
     from finetune.decisions import read_costs

@@ -26,7 +26,7 @@ import click
 from converters.errors import DatasetError
 from converters.options import to_json
 from finetune.category import Dataset
-from finetune.replay import DATASET, command_line, current_replay, keep_command
+from finetune.replay import DATASET, command_line, current_replay
 
 SETTINGS = "settings.json"  # what a run was begun with, for --resume
 PACKAGES = ("torch", "torchvision", "ultralytics", "segment-anything", "numpy", "opencv-python", "pycocotools")
@@ -84,6 +84,12 @@ class Run:
         """Write ``set.json``: how the model was asked (prompt kind, oracle or not, label kind it needed, ...)."""
         (self.folder / "predictions" / name / "set.json").write_text(to_json({"schema": 1, **about}), "utf-8")
 
+    def begun_with(self) -> list[str]:
+        """The command that began the run, which may not be the one that ends it (--resume)."""
+        kept = self.folder / SETTINGS
+        begun = _read_json(kept, dict).get("command") if kept.is_file() else None
+        return begun or command_line()
+
     def finish(self, **results: Any) -> None:
         record = {
             "schema": 1,
@@ -92,7 +98,7 @@ class Run:
             "split_sha256": self.dataset.split["sha256"],
             "family": self.dataset.split["family"],
             "label_settings": self.dataset.label_settings,
-            "command": command_line(),
+            "command": self.begun_with(),
             "settings": self.settings,
             "versions": installed_versions(),
             "commit": git_commit(),
@@ -168,7 +174,7 @@ def check_replay(dataset: Dataset, settings: dict[str, Any]) -> None:
             f"--config {replay.file}: was trained on another split, or other labels, than {dataset.folder} has: "
             "convert as it was then, or name the dataset with --category to train on it all the same"
         )
-    before = record.get("versions", {}) | record.get("settings", {})
+    before = record["versions"] | record["settings"]
     same = record.get("weights_sha256") == now["weights_sha256"] or before.get("arch") != now["arch"]
     if not same and "--weights" not in replay.given:
         raise DatasetError(
@@ -182,9 +188,9 @@ def check_replay(dataset: Dataset, settings: dict[str, Any]) -> None:
 
 
 def read_begun(folder: Path) -> dict[str, Any]:
-    """What the run in ``folder`` was begun with; the command that goes on with it is recorded as the one of then."""
+    """The settings that the run in ``folder`` was begun with."""
     begun = _read_json(folder / SETTINGS, dict)
-    keep_command(begun.pop("command", None))
+    begun.pop("command", None)
     return begun
 
 

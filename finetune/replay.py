@@ -19,7 +19,8 @@ from converters.options import ARGUMENTS, FOLDER
 
 # Not replayed: it belongs to the moment, or writes a file where the run has written one.
 MOMENTARY = ("--config", "--overwrite", "--resume", "--eval-only", "--export", "--json")
-DATASET = ("--category", "--data")  # two ways of naming it: either given takes the place of both
+DATASET = ("--category", "--data")  # two ways of naming it
+TOLD_BY_DATA = ("--category", "--out", "--task", "--folds")  # what --data takes the place of
 REPLAY = "finetune.replay"  # key of click's ctx.meta
 
 
@@ -33,13 +34,6 @@ def command_line() -> list[str]:
     """The script and the arguments of the command at work; of a replay, those that say the same without --config."""
     ctx = click.get_current_context(silent=True)
     return [script_of(ctx.command), *ctx.meta[ARGUMENTS]] if ctx and ARGUMENTS in ctx.meta else sys.argv
-
-
-def keep_command(begun: list[str] | None) -> None:
-    """Let the command at work, which resumes a run, be known by the one that began it, if that is known."""
-    ctx = click.get_current_context(silent=True)
-    if ctx and begun:
-        ctx.meta[ARGUMENTS] = begun[1:]
 
 
 @dataclass(frozen=True)
@@ -73,8 +67,9 @@ def _replay(ctx: click.Context, parameter: click.Parameter, file: Path | None) -
             f"at commit {commit}"
         ) from None
     own = _said(ctx, ctx.meta[ARGUMENTS])
-    if any(flag in own for flag in DATASET):
-        replayed = {flag: value for flag, value in replayed.items() if flag not in DATASET}
+    if "--category" in own and "--data" in replayed:  # which told where the dataset is and what it is for
+        raise DatasetError(f"--config {file}: names its dataset by --data, so name another by --data too")
+    replayed = {flag: value for flag, value in replayed.items() if "--data" not in own or flag not in TOLD_BY_DATA}
     options = {option.opts[0]: option for option in ctx.command.params}
     ctx.default_map = {options[flag].name: value for flag, value in replayed.items()}
     ctx.meta[REPLAY] = Replay(file, record, frozenset(own))
@@ -91,6 +86,8 @@ def _read_run(file: Path) -> dict[str, Any]:
     words = record.get("command") if isinstance(record, dict) else None
     if not words or not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise DatasetError(f"--config {file}: holds no command of a training; name the run.json of a run")
+    if not all(isinstance(record.get(key), dict) for key in ("settings", "versions")):
+        raise DatasetError(f"--config {file}: tells no settings or versions; name the run.json of a run")
     return record
 
 

@@ -20,7 +20,7 @@ from converters.options import progress
 from finetune.prompts import Mask
 from finetune.sam_images import VIEWS, MarkedImage
 from finetune.sam_models import Segmenter, Tiny, code_places, framed
-from finetune.sam_training import Averaged, near_losses, optimizer_of, scene_of, take_step
+from finetune.sam_training import near_losses, optimizer_of, scene_of, take_step
 
 Pixels = NDArray[np.uint8]
 SHAPES = 8  # painted into a crop
@@ -108,7 +108,7 @@ def warm_up(
     code_places(small.sam)
     parameters = [value for name, value in small.named_parameters() if "pos_embed" not in name]
     optimizer, schedule = optimizer_of(parameters, RATE, 0.05, 0.1, steps)
-    averaged, generator = Averaged(parameters, 0.99), np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     with progress(None, steps, "warm-up", item_show_func=lambda item: item) as bar:
         for step in range(steps):
             hard = min(1.0, step / (EASY * steps))
@@ -124,8 +124,6 @@ def warm_up(
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-            averaged.update()
             bar.update(1, f"loss {loss:.3f}")
-    with averaged.in_use():
-        learned = small.sam.state_dict()
+    learned = small.sam.state_dict()
     segmenter.sam.load_state_dict({name: value for name, value in learned.items() if name in shared}, strict=False)

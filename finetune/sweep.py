@@ -224,6 +224,8 @@ def _arguments(ctx: click.Context, parameter: click.Parameter, values: Sequence[
             found[name] = tuple(shlex.split(arguments))
         except ValueError as error:
             raise click.BadParameter(f"{value!r}: {error}") from None
+        if any(word.partition("=")[0] == "--config" for word in found[name]):
+            raise click.BadParameter(f"{value!r}: --config is for a single run; write its options out here")
     return found
 
 

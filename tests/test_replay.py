@@ -46,7 +46,9 @@ def record_of(folder: Path) -> dict:
 def run_file(folder: Path, *words: str, **others: object) -> Path:
     """A run.json that this command line left."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps({"schema": 1, "command": list(words), **others}), "utf-8")
+    (folder / "run.json").write_text(
+        json.dumps({"schema": 1, "command": list(words), "settings": {}, "versions": {}, **others}), "utf-8"
+    )
     return folder / "run.json"
 
 
@@ -187,10 +189,12 @@ def test_every_option_of_a_recipe_is_replayed_and_can_be_overruled(script, tmp_p
 
 def test_a_dataset_takes_the_place_of_either_way_of_naming_it(tmp_path):
     file = run_file(tmp_path, "yolo.py", "--data", "out/x/yolo/data.yaml", "--epochs", "3")
-    assert params("yolo", "--config", file, "--category", "y") == params("yolo", "--category", "y", "--epochs", 3)
+    line = refusal(call("yolo", "--config", file, "--category", "y"))
+    assert "names its dataset by --data" in line
     line = refusal(call("yolo", "--config", file, "--out", "elsewhere"))
     assert "--out: is not used with --data" in line
-    file = run_file(tmp_path, "yolo.py", "--category", "x", "--epochs", "3")
+    told = ("--out", "there", "--task", "segment", "--folds", "3")
+    file = run_file(tmp_path, "yolo.py", "--category", "x", *told, "--epochs", "3")
     assert params("yolo", "--config", file, "--data", "d") == params("yolo", "--data", "d", "--epochs", 3)
 
 
@@ -217,7 +221,17 @@ def test_what_is_no_run_of_this_script_is_refused(script, tmp_path):
     assert "unexpected x" in told(run_file(tmp_path, f"finetune/{script}.py", "x"))
     assert "No such file" in told(tmp_path / "absent.json")
     assert "name the run.json of a run" in told(tmp_path)
-    for text in ("{", "\x00", "[]", "3", "{}", '{"command": []}', '{"command": "x"}', '{"command": [3]}'):
+    for text in (
+        "{",
+        "\x00",
+        "[]",
+        "3",
+        "{}",
+        '{"command": []}',
+        '{"command": "x"}',
+        '{"command": [3]}',
+        '{"command": ["x"], "settings": []}',
+    ):
         (tmp_path / "run.json").write_text(text, "utf-8")
         assert "name the run.json of a run" in told(tmp_path / "run.json")
     (tmp_path / "run.json").write_bytes(b"\xff\xfe\x00")
@@ -240,6 +254,7 @@ def test_a_resumed_run_tells_the_command_that_began_it(data, tmp_path):
     begun = record_of(folder)["command"]
     assert begun == ["finetune/classifier.py", *map(str, (*where, *recipe))]
     (folder / "run.json").unlink()
-    done("classifier", *recipe, *where, "--resume")
+    done("classifier", *recipe, *where, "--resume", "--repeat", 2)
     assert record_of(folder)["command"] == begun
+    assert record_of(folder.with_name("seed-1"))["command"][-2:] == ["--repeat", "2"]  # its own, not that of the first
     assert "command" not in read_begun(folder)

@@ -243,6 +243,7 @@ def test_report_says_what_labels_buy(tmp_path: Path) -> None:
         (("--models", "resnet"), "known are classifier, normality, yolo"),
         (("--args", "resnet=--epochs 3"), "NAME being one of"),
         (("--args", 'yolo=--weights "a'), "No closing quotation"),
+        (("--args", "yolo=--config a/run.json"), "--config is for a single run"),
         (("--folds", "2"), "3 folds or more"),
     ],
 )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -116,6 +117,21 @@ def test_a_file_that_is_no_checkpoint_and_a_missing_device_are_one_line(out, tmp
     )
     assert not (tmp_path / "widget").exists()
     assert "--device gpu: not on this machine" in refusal(run_yolo(*options, *FAST[:-1], "gpu"))
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_a_cpu_keeps_channels_last_and_multiplies_bfloat16_where_it_can(monkeypatch, amx):
+    network = torch.nn.Conv2d(3, 4, 3)
+    network.predict = lambda images: {"boxes": network(images)}
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+    images, plain = torch.randn(2, 3, 8, 8), network.predict
+    before = plain(images)["boxes"]
+    yolo.suit_cpu(SimpleNamespace(device=torch.device("cpu"), model=network))
+    assert network.weight.is_contiguous(memory_format=torch.channels_last)
+    assert network.weight.dtype == torch.float32 and (network.predict is not plain) == amx
+    after = network.predict(images)["boxes"]
+    assert after.dtype == torch.float32 and torch.allclose(after, before, atol=0.05)
+    assert torch.equal(after, after.bfloat16().float()) == amx  # was it computed in bfloat16?
 
 
 def test_a_failed_download_is_one_line_and_never_a_random_start():
