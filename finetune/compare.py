@@ -21,7 +21,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 
 from converters import staging
 from converters.errors import DatasetError
-from converters.options import ARGUMENTS, FOLDER, command, json_option, out_option, seed_option, to_json
+from converters.options import FOLDER, command, json_option, out_option, seed_option, to_json
 from finetune.category import Dataset, how_to_make, open_dataset
 from finetune.predictions import PredictionSet, find_runs, read_run
 from finetune.standings import BASELINE, Row, make_report
@@ -164,8 +164,7 @@ def main(
     """
     if (name is None) == (family is None):
         wrong = "leave one of them out" if name else "one of them is needed"
-        flag = _typed("--category", "--dataset")
-        raise DatasetError(f"{flag} and --family: {wrong}")
+        raise DatasetError(f"--category and --family: {wrong}")
     if results and (family or name == "all"):
         raise DatasetError("--results: is of one test part; name its dataset with --category")
     groups = [family_of(out, family)] if family else [[dataset] for dataset in _datasets(out, str(name), runs)]
@@ -187,12 +186,6 @@ def main(
             click.echo(paper_tables(reports) + f"report: {where / 'report.md'}")
     if as_json:
         click.echo(to_json(reports if name == "all" else reports[0]), nl=False)
-
-
-def _typed(*flags: str) -> str:
-    """Which spelling of an option stands on the command line; the first one where none does."""
-    words = click.get_current_context().meta[ARGUMENTS]
-    return next((flag for flag in flags if any(word.partition("=")[0] == flag for word in words)), flags[0])
 
 
 def _where(target: Path | None, runs: Path, name: str, several: bool) -> Path:
