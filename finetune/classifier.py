@@ -38,7 +38,7 @@ from converters.options import (
 )
 from finetune.attempts import ATTEMPTS, IMBALANCE, OWN, USUAL, Attempt, seen_test
 from finetune.category import Dataset, open_dataset, open_pretrain
-from finetune.predictions import Run, check_begun, finished_run, run_folder, start_run
+from finetune.predictions import Run, check_begun, finished_run, run_folder, start_run, told_to_resume
 from finetune.replay import config_option
 from finetune.weights import RANDOM, find_weights, sha256
 
@@ -574,7 +574,10 @@ def main(
     rows = []
     for (step, method, label), chosen in zip(steps, attempts, strict=True):
         own = run_name(wish.name, step, method, len(steps) > 1)
-        found = [train_and_evaluate(wish, dataset, chosen, method, seed + i, own) for i in range(repeat)]
+        found = []
+        for each in range(seed, seed + repeat):
+            with told_to_resume(run_folder(wish.runs, dataset, own, each)):
+                found.append(train_and_evaluate(wish, dataset, chosen, method, each, own))
         if None not in found:
             rows.append(summarise(label, found))
     if rows:

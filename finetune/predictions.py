@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -185,6 +186,19 @@ def check_replay(dataset: Dataset, settings: dict[str, Any]) -> None:
     if differ:
         changes = (f"{key} {now[key]!s:.30} (was {before[key]!s:.30})" for key in differ)
         click.echo(f"Not as in {replay.file}: {', '.join(changes)}", err=True)
+
+
+@contextmanager
+def told_to_resume(folder: Path, begun: Callable[[Path], bool] = Path.is_dir) -> Iterator[None]:
+    """Let an interruption say how to go on, which is printed in place of the usual line.
+
+    ``begun`` tells whether --resume would find something in the folder.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        how = "with --resume goes on" if begun(folder) else "begins anew: no epoch had ended"
+        raise KeyboardInterrupt(f"{folder}: the same command {how}") from None
 
 
 def read_begun(folder: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from converters.options import (
     to_json,
 )
 from finetune.category import open_dataset, open_pretrain
-from finetune.predictions import Run, finished_run, made_images_of, write_record
+from finetune.predictions import Run, finished_run, made_images_of, told_to_resume, write_record
 from finetune.replay import config_option
 from finetune.sam_job import (
     ARCHS,
@@ -155,12 +155,8 @@ def train_one(wish: Wish, out: Path, name: str) -> Path | None:
     first = open_pretrain(out, wish.pretrain, dataset, "--auto" if wish.auto else None) if wish.pretrain else None
     job = make_job(wish, dataset, first)
     run = open_run(wish, job, dataset, first)
-    try:
+    with told_to_resume(run.folder):
         train_and_measure(wish, job, run, len(dataset.made_images), len(first.made_images) if first else 0)
-    except KeyboardInterrupt:
-        if leads():
-            raise KeyboardInterrupt(f"{run.folder}: the same command with --resume goes on") from None
-        raise
     return run.folder if leads() else None
 
 

@@ -1,8 +1,7 @@
 """How a run of YOLO or YOLO-World is begun, interrupted, gone on with and done again for each fold."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,16 +74,6 @@ def go_on(folder: Path, dataset: Dataset, origin: dict[str, Any]) -> Run:
 def has_last(folder: Path) -> bool:
     """Whether one of a run's trainings has come to the end of an epoch."""
     return any(folder.glob(f"*/{CHECKPOINTS}/last.pt"))
-
-
-@contextmanager
-def told_to_resume(folder: Path) -> Iterator[None]:
-    """Let an interruption say how to go on, which is printed in place of the usual line."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        how = "with --resume goes on after its last epoch" if has_last(folder) else "begins anew: no epoch had ended"
-        raise KeyboardInterrupt(f"{folder}: the same command {how}") from None
 
 
 def as_begun(wish: AnyWish, recipe: AnyRecipe, folder: Path, given: set[str]) -> tuple[AnyWish, AnyRecipe]:

@@ -41,7 +41,7 @@ from converters.options import (
 )
 from finetune import yolo_runs
 from finetune.category import Dataset, open_dataset
-from finetune.predictions import Run, finished_run, read_run, run_folder, start_run, write_record
+from finetune.predictions import Run, finished_run, read_run, run_folder, start_run, told_to_resume, write_record
 from finetune.replay import config_option
 from finetune.vocabulary import (
     PUBLISHED,
@@ -78,7 +78,7 @@ from finetune.yolo_runs import (
     cost_of,
     fold_names,
     go_on,
-    told_to_resume,
+    has_last,
     train_on_each,
 )
 
@@ -360,7 +360,7 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
     check_device(wish.device)
     checkpoint = find_weights(wish.weights, [f"{arch}.pt" for arch in ARCHS], fetch_weights)
     run, words = start(wish, recipe, dataset, checkpoint)
-    with told_to_resume(run.folder):
+    with told_to_resume(run.folder, has_last):
         results = three_results(lambda: load_world(wish.arch, checkpoint, wish.seed), words, wish, recipe, run)
     run.finish(
         model="YOLO-World",

@@ -584,7 +584,9 @@ def test_a_run_of_two_stages_goes_on_in_either(out, made, tmp_path, monkeypatch,
         return real(*given)
 
     monkeypatch.setattr(fitting, "one_epoch", interrupted)
-    assert run(out, tmp_path, *FAST, *options, "--run", "broken").exit_code == 130
+    stopped = run(out, tmp_path, *FAST, *options, "--run", "broken")
+    assert stopped.exit_code == 130
+    assert stopped.stderr.rstrip().endswith("seed-0: the same command with --resume goes on")
     monkeypatch.setattr(fitting, "one_epoch", real)
     if epoch > 1:
         assert "was interrupted" in refusal(run(out, tmp_path, *FAST, *options, "--run", "broken"))

@@ -126,7 +126,9 @@ def test_a_cpu_keeps_channels_last_and_multiplies_bfloat16_where_it_can(monkeypa
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
     images, plain = torch.randn(2, 3, 8, 8), network.predict
     before = plain(images)["boxes"]
-    yolo.suit_cpu(SimpleNamespace(device=torch.device("cpu"), model=network))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
+    yolo.suit_cpu(SimpleNamespace(device=torch.device("cpu"), model=network, optimizer=optimizer))
+    assert optimizer.param_groups[0]["fused"] and not optimizer.param_groups[0]["foreach"]
     assert network.weight.is_contiguous(memory_format=torch.channels_last)
     assert network.weight.dtype == torch.float32 and (network.predict is not plain) == amx
     after = network.predict(images)["boxes"]
@@ -281,7 +283,7 @@ def test_an_interrupted_run_says_what_to_do_and_nothing_else(out, tmp_path, monk
         (tmp_path / "train" / "weights" / "last.pt").touch()
 
     def interrupted(*given):
-        with yolo.told_to_resume(tmp_path):
+        with yolo.told_to_resume(tmp_path, yolo.has_last):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(yolo, "train_and_evaluate", interrupted)
