@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converters.card import read_card
 from converters.errors import DatasetError
@@ -15,6 +15,9 @@ from converters.splits import PARTS, read_split
 from converters.staging import recover
 from converters.tiles import RECORD
 from finetune.weights import sha256
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 COMMANDS = {
     "yolo": "to_yolo",
@@ -186,7 +189,8 @@ class Dataset:
         from PIL import Image
 
         folder = self.format("yolo")
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for name in self.images(part):
             with Image.open(folder / "images" / part / name) as image:
                 width, height = image.size
@@ -206,6 +210,16 @@ class Dataset:
                 )
         categories = [{"id": index + 1, "name": name} for index, name in enumerate(self.classes)]
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+
+def read_image(path: Path, flags: int) -> "NDArray[Any]":
+    """An image as cv2.imread decodes it with ``flags``; raises DatasetError for what it can't read."""
+    import cv2
+
+    image = cv2.imread(str(path), flags)
+    if image is None:
+        raise DatasetError(f"{path}: is no image that OpenCV reads: convert again with --overwrite")
+    return image
 
 
 def _is_made(name: str) -> bool:

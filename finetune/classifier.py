@@ -109,6 +109,7 @@ def make_job(wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, see
     from finetune.fitting import Job
     from finetune.networks import build_network, known_networks, start_from
 
+    assert wish.precision is not None
     if attempt.arch not in known_networks():
         raise DatasetError(f"--arch {attempt.arch}: known are {', '.join(known_networks())}")
     if attempt.arch != "fine":
@@ -169,8 +170,9 @@ def train_members(
     members = []
     for number, place in enumerate(places_of(folder, wish.ensemble)):
         own = replace(job, seed=job.seed * wish.ensemble + number)
-        drawn = [images and images.subset(bootstrap(images.labels, own.seed)) for images in (first, train)]
-        members.append(train_member(own, *drawn, val, place, wish))
+        before = first and first.subset(bootstrap(first.labels, own.seed))
+        drawn = train.subset(bootstrap(train.labels, own.seed))
+        members.append(train_member(own, before, drawn, val, place, wish))
     return members
 
 
@@ -335,7 +337,7 @@ def train_and_evaluate(
     if job.weights and folder.resolve() in job.weights.resolve().parents:
         raise DatasetError(f"--weights {job.weights}: lies in the run that would be replaced; name another with --run")
     run = open_run(folder, dataset, settings_of(wish, job, dataset), wish)
-    first = wish.pretrain and load_images(wish.pretrain, "train", job.imgsz)
+    first = load_images(wish.pretrain, "train", job.imgsz) if wish.pretrain else None
     train, val = (load_images(dataset, part, job.imgsz) for part in ("train", "val"))
     members = train_members(job, first, train, val, folder, wish)
     if not leads():
@@ -577,8 +579,9 @@ def main(
         found = []
         for each in range(seed, seed + repeat):
             with told_to_resume(run_folder(wish.runs, dataset, own, each)):
-                found.append(train_and_evaluate(wish, dataset, chosen, method, each, own))
-        if None not in found:
+                if result := train_and_evaluate(wish, dataset, chosen, method, each, own):
+                    found.append(result)
+        if found:
             rows.append(summarise(label, found))
     if rows:
         report(wish, dataset, rows, seed, as_json)

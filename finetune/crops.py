@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.tiles import TileRule, grid
-from finetune.category import Dataset
+from finetune.category import Dataset, read_image
 from finetune.evidence import Truth, decode
 
 OVERLAP = 0.5  # so that a defect that a square cuts is whole in the next
@@ -28,7 +28,7 @@ def cut_train_part(dataset: Dataset, size: int, images: Path, labels: Path) -> l
     truth = Truth(dataset, "train")
     names = []
     for index, name in enumerate(truth.names):
-        image = cv2.imread(str(dataset.image_file("train", name)), cv2.IMREAD_UNCHANGED)
+        image = read_image(dataset.image_file("train", name), cv2.IMREAD_UNCHANGED)
         height, width = truth.sizes[index]
         masks = [
             (entry["category_id"] - 1, decode(entry["segmentation"], height, width))

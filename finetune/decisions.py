@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from converters.errors import DatasetError
 
@@ -55,7 +55,7 @@ def calibration_error(probabilities: Array, labels: Array, bins: int = 10) -> fl
     return sum(count * abs(confidence - accuracy) for count, confidence, accuracy in rows) / len(labels)
 
 
-def decide(probabilities: Array, thresholds: Sequence[float]) -> Array:
+def decide(probabilities: Array, thresholds: ArrayLike) -> Array:
     """The class whose probability is largest compared to its threshold; equal thresholds are argmax. (N,)"""
     return (probabilities / np.asarray(thresholds)).argmax(1)
 

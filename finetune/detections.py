@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.category import Dataset
+from finetune.category import Dataset, read_image
 from finetune.metrics import (
     best_box_threshold,
     box_confusion,
@@ -109,7 +109,7 @@ def draw_worst(
     names = {number: name for name, number in dataset.image_ids.items()}
     tiles = []
     for id_ in worst_images(truth, detections, threshold)[:SHOWN]:
-        image = cv2.imread(str(dataset.image_file("test", names[id_])), cv2.IMREAD_COLOR)
+        image = read_image(dataset.image_file("test", names[id_]), cv2.IMREAD_COLOR)
         scale = SIDE / max(image.shape[:2])
         tile = np.full((SIDE + 16, SIDE, 3), 255, np.uint8)
         shrunk = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

@@ -48,8 +48,8 @@ class Truth:
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """0 for a good image, else the index of its class + 1; (N,)."""
-        labels = self.dataset.labels(self.part)
-        return np.array([0 if labels[name] is None else labels[name] + 1 for name in self.names], np.int64)
+        labels = self.dataset.labels(self.part).values()
+        return np.array([0 if label is None else label + 1 for label in labels], np.int64)
 
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:
@@ -438,6 +438,7 @@ def _ranking(item: Evidence, weights: NDArray[Any], exact: bool) -> dict[str, Fl
 
 def _outcomes(item: Evidence, weights: NDArray[Any]) -> Floats:
     """Defects found, false alarms, defects missed, good images passed; 4 x B."""
+    assert item.threshold is not None
     defect, called = item.truth.labels > 0, item.answer.scores[:, 0] >= item.threshold
     kinds = [defect & called, ~defect & called, defect & ~called, ~defect & ~called]
     return np.stack([weights @ kind for kind in kinds])
@@ -445,6 +446,7 @@ def _outcomes(item: Evidence, weights: NDArray[Any]) -> Floats:
 
 def _caught(item: Evidence, weights: NDArray[Any]) -> Floats:
     """Images of each class that were called defective, and all of them; 2 x C x B."""
+    assert item.threshold is not None
     shown = [item.truth.labels == index + 1 for index in range(len(item.truth.dataset.classes))]
     called = item.answer.scores[:, 0] >= item.threshold
     return np.array([[weights @ (of_class & side) for of_class in shown] for side in (called, called | True)])
@@ -467,15 +469,14 @@ def confusion(evidence: Sequence[Evidence]) -> Floats:
 
 
 def _of_counts(evidence: Sequence[Evidence], weights: Sequence[NDArray[Any]]) -> dict[str, Floats]:
-    names = evidence[0].pixels.counts
+    pairs = [(item.pixels, weight) for item, weight in zip(evidence, weights, strict=True) if item.pixels]
     total = {
-        name: sum(weight @ item.pixels.counts[name] for item, weight in zip(evidence, weights, strict=True))
-        for name in names
+        name: np.sum([weight @ pixels.counts[name] for pixels, weight in pairs], axis=0) for name in pairs[0][0].counts
     }
     found = metrics.overlap_measures(total["true"], total["false"], total["missed"])
     for ratio in BOUNDARY_RATIOS:
         found[f"boundary_iou_{ratio}"] = metrics.divided(total[f"inter{ratio}"], total[f"union{ratio}"])
-    regions = sum(weight @ item.pixels.shares.sum(axis=1) for item, weight in zip(evidence, weights, strict=True))
+    regions = np.sum([weight @ pixels.shares.sum(axis=1) for pixels, weight in pairs], axis=0)
     return found | {
         "pro": metrics.divided(total["share"], regions),
         "pixel_fpr": metrics.divided(total["false"], total["good"]),

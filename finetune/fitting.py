@@ -146,7 +146,7 @@ def start_network(job: Job, train: Images, folder: Path, resume: bool, start: Pa
     network = build_network(attempt.arch, job.classes, job.imgsz, attempt.head, attempt.dropout, job.stride)
     if weights := start or job.weights:
         start_from(network, weights, attempt.arch)
-    network = network.to(job.device, memory_format=torch.channels_last)
+    network = network.to(job.device).to(memory_format=torch.channels_last)
     if resume and saved.is_file():
         network.load_state_dict(load_state(saved, "--resume"))
     elif attempt.pretext and not start:

@@ -104,7 +104,8 @@ def class_name(item: Evidence, label: int) -> str:
 def judge(model: str, item: Evidence, index: int) -> Verdict:
     score = float(item.answer.scores[index, 0])
     label = int(item.truth.labels[index])
-    boxes, errors, judged = [], [], item.threshold is not None
+    errors: list[str] = []
+    boxes, judged = [], item.threshold is not None
     if item.answer.detections is not None:
         least = SHOWN_WITHOUT_VAL if item.box_threshold is None else item.box_threshold
         kept = [entry for entry in item.answer.detections[index] if entry["score"] >= least]
@@ -195,7 +196,7 @@ def outline(mask: NDArray[Any]) -> str:
     return "".join("M" + "L".join(f"{x} {y}" for x, y in ring) + "Z" for ring in rings(mask, slack))
 
 
-def rings(mask: NDArray[Any], slack: float) -> list[NDArray[np.int32]]:
+def rings(mask: NDArray[Any], slack: float) -> list[NDArray[Any]]:
     """Outlines of a mask and of its holes, V x 2 (x, y) each, at most ``slack`` px off."""
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     return [cv2.approxPolyDP(contour, slack, True).reshape(-1, 2) for contour in contours]
@@ -205,8 +206,8 @@ def image_uri(path: Any, share: int) -> str:
     """The image as WebP of at most about ``share`` bytes, as a data URI: smaller rather than blurred."""
     from PIL import Image
 
-    with Image.open(path) as image:
-        image = image.convert("RGB")
+    with Image.open(path) as file:
+        image = file.convert("RGB")
         for side in (768, 640, 512, 384, 256, 160):
             image.thumbnail((side, side))
             stream = BytesIO()
@@ -222,7 +223,7 @@ def heat_uri(pixels: NDArray[np.uint16]) -> str:
 
     scale = HEAT_SIDE / max(pixels.shape)
     small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    level = (small >> 8).astype(np.uint8)
+    level = (small // 256).astype(np.uint8)
     colour = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     stream = BytesIO()
     Image.fromarray(np.dstack([colour, level])).save(stream, "WEBP", quality=40)

@@ -108,7 +108,7 @@ def average_precision(truth: dict[str, Any], boxes: list[dict[str, Any]], use_cl
 def to_full_size(images: Images, maps: Sequence[Map]) -> Mapping[str, Map]:
     """Image name -> map at the size of the image file."""
     return {
-        name: cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR)
+        name: np.asarray(cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR), np.float32)
         for name, size, heat in zip(images.names, images.sizes, maps, strict=True)
     }
 
@@ -129,6 +129,6 @@ def pointing_game(dataset: Dataset, part: str, images: Images, maps: Sequence[Ma
             continue
         shown = cv2.resize((mask > 0).astype(np.float32), heat.shape[::-1], interpolation=cv2.INTER_AREA)
         near = cv2.dilate((shown > 0).astype(np.uint8), kernel)
-        hits.append(bool(near[np.unravel_index(heat.argmax(), heat.shape)]))
+        hits.append(float(near[np.unravel_index(heat.argmax(), heat.shape)]))
         chances.append(float(near.mean()))
     return {"pointing": float(np.mean(hits or [np.nan])), "pointing_chance": float(np.mean(chances or [np.nan]))}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from converters.errors import DatasetError
 from converters.options import progress
-from finetune.category import Dataset
+from finetune.category import Dataset, read_image
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, which torchvision's weights were trained with
 STD = (0.229, 0.224, 0.225)
@@ -45,10 +45,7 @@ def load_images(dataset: Dataset, part: str, imgsz: int) -> Images:
     sizes = []
     with progress(labels, len(labels), f"reading {part}") as names:
         for index, name in enumerate(names):
-            path = dataset.image_file(part, name)
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-            if image is None:
-                raise DatasetError(f"{path}: is no image that OpenCV reads: convert again with --overwrite")
+            image = read_image(dataset.image_file(part, name), cv2.IMREAD_COLOR_RGB)
             sizes.append((image.shape[1], image.shape[0]))
             shrinks = min(image.shape[:2]) > imgsz
             pixels[index] = cv2.resize(

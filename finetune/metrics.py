@@ -38,7 +38,7 @@ class Levels:
         return _cumulated(self.positive), _cumulated(self.negative)
 
 
-def _cumulated(values: Floats) -> Floats:
+def _cumulated(values: NDArray[Any]) -> Floats:
     return np.cumsum(values[:, ::-1], axis=1)[:, ::-1]
 
 
@@ -342,10 +342,10 @@ def boundary(mask: NDArray[np.uint8], ratio: float) -> NDArray[np.uint8]:
     distance = max(1, round(ratio * float(np.hypot(*mask.shape))))
     padded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     inner = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=distance)
-    return mask - inner[1:-1, 1:-1]
+    return np.asarray(mask - inner[1:-1, 1:-1], np.uint8)
 
 
-def regions(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32], Floats]:
+def regions(mask: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
     """Connected defects of a mask (H x W), as MVTec counts them (8-connectivity).
 
     Returns rows and columns of all P defect pixels, and each pixel's share of its region's area: they add up to

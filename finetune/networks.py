@@ -148,18 +148,18 @@ def build_network(arch: str, classes: int, imgsz: int, head: str, dropout: float
 
 def _replace_head(network: nn.Module, classes: int, kind: str, dropout: float) -> None:
     """Put a Head in place of the last Linear layer; SqueezeNet ends in a convolution over 512 channels instead."""
-    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    linear = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Head(512, classes, kind, dropout))
         return
-    parent, _, child = linear[-1].rpartition(".")
-    old = network.get_submodule(linear[-1])
+    name, old = linear[-1]
+    parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, Head(old.in_features, classes, kind, dropout))
 
 
 def _limit_stride(network: nn.Module, imgsz: int, stride: int) -> None:
     """Set the stride of every layer to 1 that would halve a map with imgsz / stride cells a side or fewer."""
-    sides: dict[nn.Module, int] = {}
+    sides: dict[Any, int] = {}  # of the maps that come into each layer
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)]
     strided = [layer for layer in layers if layer.stride in (2, (2, 2))]
     hooks = [

@@ -77,7 +77,7 @@ def draw_blob(generator: np.random.Generator, large: bool) -> Pixels:
     corners = spokes[:, None] * np.stack([np.cos(turns), generator.uniform(0.5, 1) * np.sin(turns)], 1)
     side = int(2.6 * radius) + 4
     mask = np.zeros((side, side), np.uint8)
-    points = [np.int32(np.round(corners + side / 2))]
+    points = [np.round(corners + side / 2).astype(np.int32)]
     if not large and generator.random() < 0.2:
         cv2.polylines(mask, points, True, 1, 2)
     else:
@@ -93,7 +93,7 @@ def draw_line(generator: np.random.Generator) -> Pixels:
     points -= points.min(0) - 3
     side = int(np.ceil(points.max())) + 4
     mask = np.zeros((side, side), np.uint8)
-    cv2.polylines(mask, [np.int32(np.round(points))], False, 1, int(generator.integers(1, 4)))
+    cv2.polylines(mask, [np.round(points).astype(np.int32)], False, 1, int(generator.integers(1, 4)))
     return mask
 
 
@@ -116,7 +116,7 @@ def _tint(image: Pixels, other: Pixels, mask: Pixels, at: tuple[int, int], gener
 def _paste(image: Pixels, other: Pixels, mask: Pixels, at: tuple[int, int], generator: np.random.Generator) -> Pixels:
     source = image if generator.random() < 0.7 else other
     y, x = generator.integers(0, np.array(image.shape[:2]) - len(mask) + 1)
-    return np.rot90(_cut(source, y, x, len(mask)), generator.integers(4))
+    return np.rot90(_cut(source, y, x, len(mask)), int(generator.integers(4)))
 
 
 def _shift(image: Pixels, other: Pixels, mask: Pixels, at: tuple[int, int], generator: np.random.Generator) -> Pixels:
@@ -129,11 +129,12 @@ def _turn(image: Pixels, other: Pixels, mask: Pixels, at: tuple[int, int], gener
     side = len(mask)
     angle = generator.choice([-1, 1]) * generator.uniform(20, 160)
     turn = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), angle, 1)
-    return cv2.warpAffine(_cut(image, *at, side), turn, (side, side), borderMode=cv2.BORDER_REFLECT)
+    turned = cv2.warpAffine(_cut(image, *at, side), turn, (side, side), borderMode=cv2.BORDER_REFLECT)
+    return np.asarray(turned, np.uint8)
 
 
 def _erase(image: Pixels, other: Pixels, mask: Pixels, at: tuple[int, int], generator: np.random.Generator) -> Pixels:
-    return cv2.inpaint(_cut(image, *at, len(mask)), mask, 3, cv2.INPAINT_TELEA)
+    return np.asarray(cv2.inpaint(_cut(image, *at, len(mask)), mask, 3, cv2.INPAINT_TELEA), np.uint8)
 
 
 CONTENT = (_fill, _fill, _tint, _tint, _paste, _shift, _turn, _erase)  # as KINDS
@@ -193,7 +194,8 @@ def paint_batch(good: Tensor, generator: np.random.Generator) -> tuple[Tensor, T
     images, classes = [], []
     for _ in range(PER_STEP):
         first, second = (good[i] for i in generator.integers(len(good), size=2))
-        image, of_pixels = paint_defects(*(np.moveaxis(x.numpy(), 0, 2) for x in (augment(first), second)), generator)
-        images.append(torch.from_numpy(image))
+        image, other = (np.moveaxis(x.numpy(), 0, 2) for x in (augment(first), second))
+        painted, of_pixels = paint_defects(image, other, generator)
+        images.append(torch.from_numpy(painted))
         classes.append(torch.from_numpy(of_pixels))
     return torch.stack(images).permute(0, 3, 1, 2), torch.stack(classes)

@@ -146,7 +146,7 @@ def _chart(
         marks = [dots(item) for item in found] if dots is not None else []
         marks = [] if any(mark is None for mark in marks) or not marks else [tuple(np.mean(marks, axis=0))]
         if len(points) or marks:
-            placed = [_place(*mark, x_range) for mark in marks if mark[0] <= x_range[1]]
+            placed = [_place(mark[0], mark[1], x_range) for mark in marks if mark[0] <= x_range[1]]
             series.append(Series(model, _polyline(points, x_range), placed))
     ticks = np.linspace(*x_range, 4 if x_range != (0.0, 1.0) else 5)
     return Chart(

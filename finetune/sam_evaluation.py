@@ -5,7 +5,7 @@ person (learned tokens, or another model's boxes), each image's map is, at the l
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def ask(
     return rows, expected
 
 
-def filled(box: Sequence[float], size: Sequence[int]) -> Mask:
+def filled(box: Iterable[float], size: Sequence[int]) -> Mask:
     """A box as a mask: the pixels whose centres lie in it."""
     canvas = np.zeros(size, np.uint8)
     x0, y0, x1, y1 = (max(0, int(np.ceil(value - 0.5))) for value in box)
@@ -223,7 +223,7 @@ def components(heat: Heat, kinds: Heat, level: int, image_id: int) -> list[dict[
 
 def measure_maps(
     make: Callable[[MarkedImage], Map],
-    parts: dict[str, Sequence[MarkedImage]],
+    parts: Mapping[str, Sequence[MarkedImage]],
     name: str,
     run: Run | None,
 ) -> tuple[list[Row], dict[str, Any]]:
@@ -311,7 +311,7 @@ def boxes_sha256(folder: Path) -> str:
 
 def summarise(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, Any]:
     """Means over all rows and over each class's, with the worst row and the worst class by IoU."""
-    by_class = []
+    by_class: list[dict[str, Any]] = []
     for kind, name in enumerate(classes):
         own = [row for row in rows if row.kind == kind]
         if own:
@@ -357,7 +357,7 @@ def draw_worst(rows: Sequence[Row], classes: Sequence[str], path: Path) -> None:
     cv2.imwrite(str(path), sheet[..., ::-1])
 
 
-def _tile(pixels: NDArray[np.uint8], mask: Mask, found: Mask, caption: str) -> NDArray[np.uint8]:
+def _tile(pixels: NDArray[np.uint8], mask: Mask, found: Mask, caption: str) -> NDArray[Any]:
     """A square around the mask, enlarged to TILE px a side, with a line of text below."""
     x0, y0, x1, y1 = (int(value) for value in box_of(mask))
     side = min(max(2 * max(x1 - x0, y1 - y0), 48), *mask.shape)

@@ -32,7 +32,7 @@ class Standing:
     def note(self, loss: float, lr: float, val: float | None, cpu_seconds: float) -> None:
         """Add the epoch that has ended to the history."""
         self.cpu_seconds += cpu_seconds
-        entry = {"epoch": self.epoch, "loss": float(loss), "lr": lr, "cpu_seconds": round(self.cpu_seconds, 1)}
+        entry = {"epoch": self.epoch, "loss": loss, "lr": lr, "cpu_seconds": round(self.cpu_seconds, 1)}
         self.history.append(entry | ({} if val is None else {"val": val}))
 
 
@@ -74,7 +74,8 @@ def fit(
                 score = as_first(judge) if judge else float(at.epoch)
                 if score > at.best:
                     at.best, at.best_epoch, chosen = score, at.epoch, trained_state(segmenter)
-            at.note(np.mean(losses), schedule.get_last_lr()[0], score if judge else None, time.process_time() - began)
+            loss, lr = float(np.mean(losses)), schedule.get_last_lr()[0]
+            at.note(loss, lr, score if judge else None, time.process_time() - began)
             keep(segmenter, states, at, chosen, last)
             bar.update(1, f"val {score:.3f}" if judge else "")
     segmenter.load_state_dict(chosen, strict=False)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from converters.errors import DatasetError
-from finetune.category import Dataset
+from finetune.category import Dataset, read_image
 
 VIEWS = 8  # a square's symmetries: view = 4 * mirrored + quarter turns; 0 is the image as it is
 Mask = NDArray[np.uint8]  # H x W of 0 and 1
@@ -29,10 +29,7 @@ class MarkedImage:
 
     def pixels(self, view: int = 0) -> NDArray[np.uint8]:
         """H x W x 3, RGB."""
-        image = cv2.imread(str(self.path), cv2.IMREAD_COLOR_RGB)
-        if image is None:
-            raise DatasetError(f"{self.path}: is no image that OpenCV reads: convert again with --overwrite")
-        return seen_as(image, view)
+        return seen_as(read_image(self.path, cv2.IMREAD_COLOR_RGB), view)
 
     def instances(self, view: int = 0) -> tuple[NDArray[np.int64], list[int]]:
         """The number of each pixel's instance, H x W, 0 for none; and the class of instance 1, 2, ..."""
@@ -100,7 +97,7 @@ def covered(mask: Mask, size: tuple[int, int]) -> NDArray[np.float32]:
     Shrinking averages over areas, so a part of one pixel or a hole keeps its share of a cell, and all cells
     together the mask's area: nothing is rounded away, as it is by taking every n-th pixel.
     """
-    return cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA), np.float32)
 
 
 def binary(cover: NDArray[np.float32]) -> Mask:

@@ -5,6 +5,7 @@ have other names than those in MobileSAM's file.
 """
 
 import re
+from typing import Any
 
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
@@ -34,7 +35,7 @@ class MobileEncoder(nn.Module):
             from timm.models.tiny_vit import TinyVit
         except ImportError:
             raise DatasetError("--arch mobile_sam: timm is not installed: pip install -e '.[mobile]'") from None
-        whole = TinyVit(
+        whole: Any = TinyVit(
             embed_dims=(64, 128, 160, 320),
             depths=(2, 2, 6, 2),
             num_heads=(2, 4, 5, 10),

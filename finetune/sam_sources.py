@@ -58,8 +58,9 @@ def cached_source(segmenter: Segmenter, wanted: Sequence[Seen], folder: Path, ca
     wait_for_all()
 
     def source(pairs: Sequence[Seen], seeds: Sequence[int] | None = None) -> Tensor:
-        entries = [cache.read(keys[image.path, view]) for image, view in pairs]
-        if any(entry is None for entry in entries):
+        found = (cache.read(keys[image.path, view]) for image, view in pairs)
+        entries = [entry for entry in found if entry is not None]
+        if len(entries) < len(pairs):
             raise DatasetError(f"{folder}: embeddings vanished during the run: another run with a smaller --cache-gb?")
         return torch.from_numpy(np.stack(entries).astype(np.float32)).to(sam.device)
 

@@ -39,16 +39,19 @@ def draw_shape(side: int, generator: np.random.Generator, hard: float = 1.0) -> 
         points = np.cumsum(np.stack([np.cos(angles), np.sin(angles)], 1), 0)
         points = 1 + (points - points.min(0)) * (side - 3) / np.ptp(points, 0).max()
         thickness = int(generator.integers(1, max(2, side // 12) + 1))
-        return cv2.polylines(mask, [np.int32(np.round(points))], False, 1, thickness)
+        cv2.polylines(mask, [np.round(points).astype(np.int32)], False, 1, thickness)
+        return mask
     turns = np.sort(generator.uniform(0, 2 * np.pi, generator.integers(5, 12)))
     spokes = generator.uniform(0.35, 1, len(turns)) * (side / 2 - 1)
     corners = np.stack([np.cos(turns), generator.uniform(0.5, 1) * np.sin(turns)], 1) * spokes[:, None]
     tilt = generator.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
-    points = [np.int32(np.clip(np.round(corners @ turn + side / 2), 0, side - 1))]
+    corners = np.clip(np.round(corners @ turn + side / 2), 0, side - 1).astype(np.int32)
     if generator.random() > hard / 2:
-        return cv2.fillPoly(mask, points, 1)
-    return cv2.polylines(mask, points, True, 1, int(generator.integers(1, max(2, side // 8) + 1)))
+        cv2.fillPoly(mask, [corners], 1)
+    else:
+        cv2.polylines(mask, [corners], True, 1, int(generator.integers(1, max(2, side // 8) + 1)))
+    return mask
 
 
 def paint_shapes(pixels: Pixels, ids: NDArray[np.int64], generator: np.random.Generator, hard: float = 1.0) -> None:
@@ -66,7 +69,7 @@ def paint_shapes(pixels: Pixels, ids: NDArray[np.int64], generator: np.random.Ge
         if generator.random() < 0.6:
             colour = generator.uniform(0, 255) + generator.normal(0, 20, 3)
             strength = generator.uniform(0.4, 1)
-            content = before * (1 - strength) + strength * colour
+            content: NDArray[Any] = before * (1 - strength) + strength * colour
         else:
             content = before * np.exp(generator.normal(0, 0.3) + generator.normal(0, 0.12, 3))
         soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), generator.uniform(0.4, 0.9))[..., None]
@@ -84,13 +87,12 @@ def crop_of(
     pixels, (ids, kinds) = image.pixels(view), image.instances(view)
     if scale < 1:
         size = (round(ids.shape[1] * scale), round(ids.shape[0] * scale))
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
         ids = cv2.resize(ids.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST).astype(np.int64)
     short = np.maximum(0, side - np.array(ids.shape))
     pixels, ids = np.pad(pixels, (*((0, int(n)) for n in short), (0, 0))), np.pad(ids, [(0, int(n)) for n in short])
     centre = generator.integers(0, ids.shape)
-    places = np.argwhere(ids == generator.integers(1, len(kinds) + 1)) if kinds else []
-    if len(places):
+    if kinds and len(places := np.argwhere(ids == generator.integers(1, len(kinds) + 1))):
         centre = places[generator.integers(len(places))] + generator.integers(-side // 3, side // 3 + 1, 2)
     y, x = np.clip(centre - side // 2, 0, np.array(ids.shape) - side)
     window = np.s_[y : y + side, x : x + side]

@@ -24,6 +24,7 @@ CHEAPNESS = {"none": 0, "good": 0, "class": 1, "box": 2, "mask": 3}  # label kin
 PLURALS = {"none": "no labels", "good": "good images", "class": "class labels", "box": "boxes", "mask": "masks"}
 GIVEN = ("image", "which defect")  # what an oracle's prompt gives away: which images have defects, and of what type
 COSTS = ("parameters", "train_seconds", "seconds_per_image", "device", "peak_memory_mb", "weights_bytes")
+Values = dict[str, tuple[float, Any]]  # a measure's name -> its value, and B resampled ones
 
 
 SENTENCES = {
@@ -74,8 +75,8 @@ class Row:
 # ----------------------------------------------------------------------------------------------------- measuring
 
 
-def measure_rows(rows: Sequence[Row], datasets: Sequence[Dataset], count: int, seed: int) -> list[dict[str, Any]]:
-    """Each row's measures: name -> (value, its B resampled values). All rows see the same resamples."""
+def measure_rows(rows: Sequence[Row], datasets: Sequence[Dataset], count: int, seed: int) -> list[Values]:
+    """Each row's measures. All rows see the same resamples."""
     import numpy as np
 
     from finetune.bootstrap import over_seeds, resample
@@ -84,7 +85,7 @@ def measure_rows(rows: Sequence[Row], datasets: Sequence[Dataset], count: int, s
     generator = np.random.default_rng(seed)
     truths = [(truth_of(dataset, "test"), truth_of(dataset, "val")) for dataset in datasets]
     weights = [resample(test.labels.tolist(), test.groups, count, generator) for test, _ in truths]
-    measured = []
+    measured: list[Values] = []
     with progress(rows, len(rows), "comparing") as bar:
         for row in bar:
             values, resampled = [], []
@@ -194,7 +195,7 @@ def tells(row: Row, name: str) -> bool:
     return not (row.oracle and MEASURES[name].ground in GIVEN)
 
 
-def describe_class(known: dict[str, Any], values: dict[str, Any], oracle: bool) -> dict[str, Any]:
+def describe_class(known: dict[str, Any], values: Values, oracle: bool) -> dict[str, Any]:
     """AP50 of one type's boxes, and the share of its images that were called defective (which an oracle is told)."""
     name = known["class"]
     sizes = {"ap50": None} | ({} if oracle else {"found": known["images"]})
@@ -307,7 +308,7 @@ def banners(datasets: Sequence[Dataset], rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def sentences(rows: Sequence[Row], measured: Sequence[dict[str, Any]], baseline: Row) -> list[str]:
+def sentences(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
     """In plain words: who leads in each discipline, by how much over the next, and whether that is beyond noise."""
     found = []
     for key, task in SENTENCES.items():
@@ -320,7 +321,7 @@ def sentences(rows: Sequence[Row], measured: Sequence[dict[str, Any]], baseline:
     return found + _worth_of_labels(rows, measured, baseline)
 
 
-def _worth_of_labels(rows: Sequence[Row], measured: Sequence[dict[str, Any]], baseline: Row) -> list[str]:
+def _worth_of_labels(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
     """What the best model of each dearer kind of label gains over the baseline, in the first discipline both are in."""
     base = measured[list(rows).index(baseline)]
     found = []

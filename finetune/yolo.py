@@ -591,6 +591,7 @@ def read_data_option(
         return name
     if folds:
         raise DatasetError("--folds: needs --category NAME; a data.yaml is of one fold")
+    assert data is not None
     out, name, task = named_by(data)
     if "task" in given and options["task"] != task:
         raise DatasetError(f"--task {options['task']}: {data} is for {task}; leave --task out, or name other data")

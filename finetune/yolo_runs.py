@@ -4,11 +4,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from converters.errors import DatasetError
 from finetune.category import Dataset, whole_images
 from finetune.predictions import SETTINGS, Run, read_begun, read_run, run_folder
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 CHECKPOINTS = Path("weights")  # where ultralytics keeps last.pt and best.pt, in the folder of a training
 ASIDE = {"out", "runs", "run_name", "export", "overwrite", "resume"}  # options that are no setting of a run
@@ -42,7 +45,7 @@ def usual_name(dataset: Dataset) -> str:
 
 
 AnyWish = TypeVar("AnyWish", bound=Wish)
-AnyRecipe = TypeVar("AnyRecipe")
+AnyRecipe = TypeVar("AnyRecipe", bound="DataclassInstance")
 
 
 def cost_of(seconds: float, cpu: float, resumed: bool) -> dict[str, float | None]:
@@ -79,7 +82,7 @@ def has_last(folder: Path) -> bool:
 def as_begun(wish: AnyWish, recipe: AnyRecipe, folder: Path, given: set[str]) -> tuple[AnyWish, AnyRecipe]:
     """What a run was begun with; raises DatasetError for an option in ``given`` that says otherwise."""
     settings = read_begun(folder)
-    begun = {}
+    begun: dict[str, Any] = {}
     for name, now in as_settings(wish, recipe).items():
         begun[name] = settings.get(name)  # None of an option that is younger than the run
         if now != begun[name] and (name in given or name not in settings):

@@ -288,7 +288,7 @@ def ask(
         vectors = words.with_learned(model.model.txt_feats[0].numpy())
         write_vectors(run.folder / f"{name}.npz", words.classes, vectors)
     set_words(model, words.classes, vectors)
-    about = {
+    about: dict[str, Any] = {
         "model": "YOLO-World",
         "prompt": "learned vectors" if name == "prompt-tuned" else "text",
         "label": SETS[name],
@@ -311,7 +311,7 @@ def three_results(
     """
     results = {}
     for name in SETS:
-        cost = {"train_seconds": 0.0, "train_cpu_seconds": 0.0}
+        cost: dict[str, float | None] = {"train_seconds": 0.0, "train_cpu_seconds": 0.0}
         if name != "zero-shot":
             began, cpu = run.seconds, cpu_seconds()
             tune(name, load_start, words, wish, recipe, run)
@@ -340,6 +340,7 @@ def rows_of(results: dict[str, dict[str, Any]], kept: str | None) -> Iterator[tu
 class Wish(yolo_runs.Wish):
     """What is asked for, apart from the recipe and the dataset; the fields are the command's options."""
 
+    run_name: str  # ``main`` gives it one
     template: str
     prompts: str | None
     text_weights: str

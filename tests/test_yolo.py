@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -252,6 +253,18 @@ def test_squares_show_defects_where_the_masks_have_them(out, tmp_path):
     assert any(np.allclose([*found.min(axis=0), *found.max(axis=0)], ring, atol=1e-3) for found in points)
     assert (tmp_path / f"{Path(name).stem}@0_0.png").is_file()
     assert {row[0] for row in rows} == {"0"}
+
+
+def test_damaged_images_are_refused_in_one_line(out, tmp_path):
+    """Where squares are cut from train, and where the worst of test are drawn."""
+    dataset = open_dataset(shutil.copytree(out, tmp_path / "out"), "widget")
+    for part in ("train", "test"):
+        for name in dataset.images(part):
+            dataset.image_file(part, name).write_bytes(b"damaged")
+    with pytest.raises(DatasetError, match="no image that OpenCV reads"):
+        cut_train_part(dataset, 32, tmp_path, tmp_path)
+    with pytest.raises(DatasetError, match="no image that OpenCV reads"):
+        draw_figures(tmp_path, dataset, [], 0.5, "title")
 
 
 def test_ctrl_c_waits_for_the_end_of_a_training_step():
