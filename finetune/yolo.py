@@ -206,6 +206,7 @@ def train(
     threads, several = int(os.environ["OMP_NUM_THREADS"]), "," in device
     each = max(1, threads // (device.count(",") + 1))  # several devices have a process each
     model.add_callback("on_train_start", lambda trainer: torch.set_num_threads(each))  # it trains on cores - 1
+    model.add_callback("on_train_start", check_all_read)
     model.add_callback("on_train_start", suit_cpu)
     folder = run.folder.absolute() / name
     overrides = {"resume": True, "save_dir": str(folder)} if resume else recipe.overrides()
@@ -262,6 +263,16 @@ def printed_into(log_file: Path, by_children: bool) -> Iterator[None]:
             for stream, copy in zip((1, 2), kept, strict=True):
                 os.dup2(copy, stream)
                 os.close(copy)
+
+
+def check_all_read(trainer: Any) -> None:
+    """Raise DatasetError for an image that ultralytics could not read: it would train without it, and only log that."""
+    for dataset in (trainer.train_loader.dataset, trainer.test_loader.dataset):
+        read = {Path(file).name for file in dataset.im_files}
+        for link in sorted(Path(dataset.img_path).iterdir()):
+            if link.name not in read:
+                file = link.resolve()
+                raise DatasetError(f"{file}: ultralytics cannot read it: convert again with --overwrite")
 
 
 def suit_cpu(trainer: Any) -> None:

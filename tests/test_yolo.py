@@ -526,3 +526,16 @@ def test_script_runs_from_anywhere_without_installation(out, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     assert (tmp_path / "runs" / "widget" / "yolo" / "seed-0" / "run.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_a_damaged_image_is_never_left_out_silently(out, tmp_path, part):
+    """ultralytics would train and measure on the others."""
+    copy = shutil.copytree(out, tmp_path / "out")
+    dataset = open_dataset(copy, "widget")
+    name = next(name for name, label in dataset.labels(part).items() if label is not None)
+    image = copy / "widget" / "yolo" / "images" / part / name
+    image.write_bytes(image.read_bytes()[:60])
+    said = refusal(run_yolo("--category", "widget", "--out", copy, "--runs", tmp_path, *FAST))
+    assert name in said and "convert again with --overwrite" in said
