@@ -21,6 +21,7 @@ from converters.errors import DatasetError
 from converters.made import FOLDER, KEYS, RECORD, read_made
 from converters.options import FOLDER as PATH
 from converters.options import (
+    any_seed_option,
     command,
     images_option,
     json_option,
@@ -28,7 +29,6 @@ from converters.options import (
     out_option,
     overwrite_option,
     progress,
-    seed_option,
     table,
     to_json,
 )
@@ -284,7 +284,7 @@ def _write_sheet(folder: Path, name: str, category: Category, images: Sequence[S
     help="Where the type occurs on the product, anywhere on it, or anywhere in the image.",
 )
 @click.option("--balance", is_flag=True, help="Make most of the types that train has fewest of.")
-@seed_option
+@any_seed_option
 @click.option(
     "--workers", type=click.IntRange(1), show_default="one per core", help="Processes; the result is the same."
 )

@@ -175,11 +175,14 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple
     return train, val, test
 
 
-def _number(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """click lets NaN through every range."""
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("nan is no number")
-    return value
+class Number(click.FloatRange):
+    """A finite number; click lets NaN through every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is no number")
+        return number
 
 
 class FoldCount(click.IntRange):
@@ -199,23 +202,24 @@ CHOICE = click.Choice
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result table as JSON.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
 out_option = click.option("--out", type=FOLDER, default="datasets_out", help="Where datasets are written.")
-seed_option = click.option("--seed", type=int, default=0, help="Seed of every random choice.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of every random choice."
+)  # what the generators of all libraries take
+any_seed_option = click.option("--seed", type=int, default=0, help="Seed of every random choice.")  # for hashes
 max_pixels_option = click.option(
     "--max-pixels", type=click.IntRange(1), default=256_000_000, help="Refuse images larger than this."
 )
 simplify_option = click.option(
     "--simplify",
-    type=click.FloatRange(0, 100),
+    type=Number(0, 100),
     default=0.0,
-    callback=_number,
     help="Drop polygon vertices that lie this near to the line between others, px; 0 is exact.",
 )
 made_share_option = click.option(
     "--made-share",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Number(0, 1, max_open=True),
     default=None,
     show_default="all that there are",
-    callback=_number,
     help="Share of made images (converters.augment) in the train part; all real ones stay.",
 )
 images_option = click.option(
@@ -255,7 +259,7 @@ split_options = _bundle(
     click.option("--fold", type=click.IntRange(0), default=0, help="Fold that is the test part (kfold)."),
     click.option("--shots", type=click.IntRange(1), default=10, help="Defect images to train on (few-shot)."),
     click.option("--per", type=CHOICE(["category", "type"]), default="category", help="What --shots counts."),
-    seed_option,
+    any_seed_option,
 )
 class_options = _bundle(
     click.option(
@@ -292,9 +296,8 @@ tile_options = _bundle(
     ),
     click.option(
         "--overlap",
-        type=click.FloatRange(0, 0.9),
+        type=Number(0, 0.9),
         default=0.2,
-        callback=_number,
         help="Least share of a tile that it has in common with the next (--tile).",
     ),
 )

@@ -149,8 +149,12 @@ class Dataset:
         if not (self.folder / "coco").is_dir():
             return self._boxes_of_yolo(part)
         path = self.folder / "coco" / "annotations" / f"instances_{part}.json"
-        truth = json.loads(path.read_text("utf-8"))
-        if truth["info"]["split_sha256"] != self.split["sha256"]:
+        try:
+            truth = json.loads(path.read_text("utf-8"))
+            made_from = truth["info"]["split_sha256"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DatasetError(f"{path}: cannot be read ({error}): convert again with --overwrite") from None
+        if made_from != self.split["sha256"]:
             raise DatasetError(f"{path}: made from another split than {self.folder / 'split.json'}: convert again")
         if part == "train" and self.made_share is not None:
             ids = {self.image_ids[name] for name in self.images(part)}
@@ -179,10 +183,9 @@ class Dataset:
 
     def _class_of_mask(self, part: str, name: str) -> int | None:
         import numpy as np
-        from PIL import Image
 
-        with Image.open(self.format("masks") / "semantic" / part / f"{Path(name).stem}.png") as image:
-            areas = np.bincount(np.asarray(image).ravel(), minlength=len(self.classes) + 1)[1:]
+        mask = read_mask(self.format("masks") / "semantic" / part / f"{Path(name).stem}.png")
+        areas = np.bincount(mask.ravel(), minlength=len(self.classes) + 1)[1:]
         return int(areas.argmax()) if areas.any() else None
 
     def _boxes_of_yolo(self, part: str) -> dict[str, Any]:
@@ -195,8 +198,8 @@ class Dataset:
             with Image.open(folder / "images" / part / name) as image:
                 width, height = image.size
             images.append({"id": self.image_ids[name], "file_name": name, "width": width, "height": height})
-            for row in (folder / "labels" / part / f"{Path(name).stem}.txt").read_text("utf-8").splitlines():
-                index, cx, cy, w, h = (float(value) for value in row.split())
+            file = folder / "labels" / part / f"{Path(name).stem}.txt"
+            for index, cx, cy, w, h in _rows_of_yolo(file, len(self.classes)):
                 box = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
                 annotations.append(
                     {
@@ -220,6 +223,29 @@ def read_image(path: Path, flags: int) -> "NDArray[Any]":
     if image is None:
         raise DatasetError(f"{path}: is no image that OpenCV reads: convert again with --overwrite")
     return image
+
+
+def _rows_of_yolo(path: Path, classes: int) -> list[list[float]]:
+    """Rows of a class index and a box's centre and sides; raises DatasetError for anything else."""
+    try:
+        rows = [[float(value) for value in row.split()] for row in path.read_text("utf-8").splitlines()]
+        if any(len(row) != 5 or row[0] not in range(classes) for row in rows):
+            raise ValueError("a row is no class and box")
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}): convert again with --overwrite") from None
+    return rows
+
+
+def read_mask(path: Path) -> "NDArray[Any]":
+    """A mask PNG's values, H x W, of a palette the indices; raises DatasetError for what is missing or damaged."""
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except (OSError, SyntaxError):
+        raise DatasetError(f"{path}: is no readable PNG: convert again with --overwrite") from None
 
 
 def _is_made(name: str) -> bool:

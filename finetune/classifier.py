@@ -26,6 +26,7 @@ from converters.errors import DatasetError
 from converters.options import (
     FOLDER,
     Acting,
+    Number,
     command,
     given_options,
     json_option,
@@ -82,7 +83,7 @@ class Result:
     measures: dict[str, Any]
     epochs: int
     cpu_seconds: float
-    seconds: float
+    seconds: float | None  # None: resumed
     folder: Path
 
 
@@ -107,6 +108,7 @@ def fetch_weights(weights: Any) -> Path:
 def make_job(wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, seed: int) -> "Job":
     """A training with its weights at hand; raises DatasetError if they, or the architecture, are not to be had."""
     from finetune.fitting import Job
+    from finetune.heatmaps import check_heat_maps
     from finetune.networks import build_network, known_networks, start_from
 
     assert wish.precision is not None
@@ -125,6 +127,8 @@ def make_job(wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, see
     )
     if checkpoint:
         start_from(network, checkpoint, attempt.arch)  # what does not fit is refused before a run is begun
+    if wish.heatmaps:
+        check_heat_maps(network, wish.imgsz)
     return Job(
         attempt=attempt,
         imbalance=imbalance,
@@ -333,16 +337,18 @@ def train_and_evaluate(
     from finetune.processes import leads
 
     job = make_job(wish, dataset, attempt, imbalance, seed)
+    check_parts(dataset, imbalance, wish.heatmaps)
     folder = run_folder(wish.runs, dataset, name, seed)
     if job.weights and folder.resolve() in job.weights.resolve().parents:
         raise DatasetError(f"--weights {job.weights}: lies in the run that would be replaced; name another with --run")
+    resumed = wish.resume and folder.is_dir()
     run = open_run(folder, dataset, settings_of(wish, job, dataset), wish)
     first = load_images(wish.pretrain, "train", job.imgsz) if wish.pretrain else None
     train, val = (load_images(dataset, part, job.imgsz) for part in ("train", "val"))
     members = train_members(job, first, train, val, folder, wish)
     if not leads():
         return None
-    trained = run.seconds
+    trained = None if resumed else run.seconds  # of a resumed run, only the rest was timed
     parts = {"val": val, "test": load_images(dataset, "test", job.imgsz)}
     measured, probabilities, decisions = evaluate(run, job, [member.network for member in members], parts, wish)
     labels, found = parts["test"].labels.numpy(), decisions["test"]
@@ -361,14 +367,32 @@ def train_and_evaluate(
     return Result(job.attempt, labels, found, measured["test"], epochs, cpu, trained, folder)
 
 
-def finish(run: Run, job: "Job", members: Sequence[Member], wish: Wish, seconds: float, **measured: Any) -> None:
-    """Write run.json; ``seconds`` are those of the training."""
+def check_parts(dataset: Dataset, imbalance: str, heatmaps: bool) -> None:
+    """Raise DatasetError for a dataset that a training would be in vain on."""
+    kinds = set(dataset.labels("train").values())
+    if len(kinds) == 1:
+        only = "good images" if kinds == {None} else "defects of one class"
+        raise DatasetError(
+            f"{dataset.folder}: its train part shows nothing but {only}, so there is nothing to tell apart: add images "
+            "and convert again, or use another --protocol"
+        )
+    if imbalance == "thresholds" and not any(label is not None for label in dataset.labels("val").values()):
+        raise DatasetError(
+            f"--imbalance thresholds: the val part of {dataset.folder} shows no defect to choose them by: convert with "
+            "another --protocol, or name another method"
+        )
+    if heatmaps:
+        dataset.ground_truth("val")  # boxes are chosen by it: refused now rather than after the training
+
+
+def finish(run: Run, job: "Job", members: Sequence[Member], wish: Wish, seconds: float | None, **measured: Any) -> None:
+    """Write run.json; ``seconds`` are those of the training, if they are known."""
     run.finish(
         model="CNN classifier",
         parameters=sum(parameter.numel() for member in members for parameter in member.network.parameters()),
         random_weights=job.weights is None,
         weights_sha256=run.settings["weights_sha256"],
-        train_seconds=round(seconds, 1),
+        train_seconds=seconds and round(seconds, 1),
         train_cpu_seconds=round(sum(member.cpu_seconds for member in members), 1),
         weights_bytes=sum((at / "model.pt").stat().st_size for at in places_of(run.folder, wish.ensemble)),
         device=job.device,
@@ -423,6 +447,7 @@ def summarise(label: str, results: Sequence[Result]) -> dict[str, Any]:
         key: float(np.mean([result.measures[key] for result in results])) for key in keys if key in results[0].measures
     }
     attempt = results[0].attempt
+    timed = [result.seconds for result in results if result.seconds is not None]
     return {
         "what": label,
         "seeds": len(results),
@@ -433,7 +458,7 @@ def summarise(label: str, results: Sequence[Result]) -> dict[str, Any]:
         "lr": attempt.lr,
         "optimizer": attempt.optimizer,
         "cpu_seconds": float(np.mean([result.cpu_seconds for result in results])),
-        "seconds": float(np.mean([result.seconds for result in results])),
+        "seconds": float(np.mean(timed)) if timed else None,
     }
 
 
@@ -457,7 +482,7 @@ def cells(row: dict[str, Any]) -> tuple[Any, ...]:
         f"{row['lr']:g}",
         row["optimizer"],
         f"{row['cpu_seconds']:.0f}",
-        f"{row['seconds']:.0f}",
+        "-" if row["seconds"] is None else f"{row['seconds']:.0f}",
     )
 
 
@@ -512,7 +537,7 @@ def run_name(base: str, attempt: str, imbalance: str, several: bool) -> str:
 @click.option("--imgsz", type=click.IntRange(32), default=256, help="Side of the square network input, px.")
 @click.option("--stride", type=click.Choice(["4", "8", "16"]), default=None, help="Largest px per feature cell.")
 @click.option("--batch", type=click.IntRange(1), default=None, show_default="the attempt's", help="Per process.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=None, show_default="the attempt's")
+@click.option("--lr", type=Number(0, min_open=True), default=None, show_default="the attempt's")
 @click.option("--optimizer", type=click.Choice(["Adam", "AdamW", "SGD"]), default=None, show_default="the attempt's")
 @click.option("--pretext", type=click.IntRange(0), default=None, help="Steps on made-up defects before the labels.")
 @click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")
@@ -590,9 +615,9 @@ def main(
 def report(wish: Wish, dataset: Dataset, rows: list[dict[str, Any]], seed: int, as_json: bool) -> None:
     """Print the table; where it has several trainings in it, leave it beside the runs as well."""
     if len(rows) > 1 or rows[0]["seeds"] > 1:
-        base = wish.runs / dataset.name / f"{wish.name}-table"
-        base.with_suffix(".json").write_text(to_json({"schema": 1, "rows": rows}), "utf-8")
-        base.with_suffix(".md").write_text(table([cells(row) for row in rows], HEADER, "github") + "\n", "utf-8")
+        place, name = wish.runs / dataset.name, f"{wish.name}-table"  # which may have a dot in it
+        (place / f"{name}.json").write_text(to_json({"schema": 1, "rows": rows}), "utf-8")
+        (place / f"{name}.md").write_text(table([cells(row) for row in rows], HEADER, "github") + "\n", "utf-8")
     if as_json:
         click.echo(to_json(rows), nl=False)
         return

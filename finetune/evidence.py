@@ -171,6 +171,12 @@ def read_answer(source: PredictionSet, truth: Truth) -> Answer | None:
     for entry in found or []:
         if "segmentation" in entry:
             height, width = truth.sizes[truth.ids.index(entry["image_id"])]
+            size = entry["segmentation"]["size"] if isinstance(entry["segmentation"], dict) else [height, width]
+            if size != [height, width]:
+                raise DatasetError(
+                    f"{source.source}: a mask of image_id {entry['image_id']} has the size {size}, and the image "
+                    f"{[height, width]}: masks come at full image size"
+                )
             entry["bbox"] = _box_of(entry["segmentation"], height, width)
     scores = source.scores(dataset, part)
     if scores is None:

@@ -18,7 +18,7 @@ from finetune.attempts import Attempt
 from finetune.decisions import measure, softmax
 from finetune.imbalance import balance_features, epoch_indices, make_loss
 from finetune.loading import Images, augmentation, normalise
-from finetune.networks import build_network, head_of, load_state, save_state, start_from
+from finetune.networks import build_network, head_of, load_saved, load_state, save_state, start_from
 from finetune.pretext import learn_pretext, pretext_loss
 from finetune.processes import as_first, leads, place, wait_for_all
 
@@ -197,8 +197,9 @@ def make_schedule(optimizer: torch.optim.Optimizer, attempt: Attempt, steps: int
     if attempt.schedule == "constant":
         return lr_scheduler.ConstantLR(optimizer, factor=1.0)
     total = attempt.epochs * steps
+    share = 0.21 if total == 5 else 0.2  # by a warm-up of just one step, torch divides by nought
     return lr_scheduler.OneCycleLR(
-        optimizer, [attempt.lr, attempt.lr * attempt.slow], total, pct_start=0.2, cycle_momentum=False
+        optimizer, [attempt.lr, attempt.lr * attempt.slow], total, pct_start=share, cycle_momentum=False
     )
 
 
@@ -250,7 +251,7 @@ def load_standing(folder: Path, states: Mapping[str, Any]) -> Standing:
     path = folder / "last.pt"
     if not path.is_file():
         return Standing()
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    saved = load_saved(path)
     for name, state in states.items():
         state.load_state_dict(saved[name])
     return Standing(**saved["standing"])

@@ -12,11 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from converters.errors import DatasetError
 from converters.options import progress
-from finetune.category import Dataset
+from finetune.category import Dataset, read_mask
 from finetune.loading import Images, normalise
 from finetune.networks import cam_layer
 
@@ -25,23 +24,33 @@ QUANTILES = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)  # of val's map values: 
 SLACK = 8  # px of the S x S input around a defect that still count as a hit: one cell of a map of stride 8
 
 
+def check_heat_maps(model: Any, imgsz: int) -> None:
+    """Raise DatasetError for an architecture that has no heat maps, before it is trained."""
+    with _extractor(model, imgsz):
+        pass
+
+
+def _extractor(model: Any, imgsz: int) -> Any:
+    from torchcam.methods import GradCAMpp
+
+    logging.getLogger("torchcam").setLevel(logging.ERROR)  # it warns about finding the layer by itself
+    try:
+        return GradCAMpp(model, cam_layer(model), input_shape=(3, imgsz, imgsz))
+    except (ValueError, TypeError):
+        raise DatasetError("this --arch has no spatial feature map for Grad-CAM++: add --no-heatmaps") from None
+
+
 def grad_cam(model: Any, images: Images, batch: int, device: str) -> list[Map]:
     """Maps of S x S for N images, by a model in any mode; it is left in evaluation mode.
 
     Raises DatasetError for an architecture without a spatial feature map (transformers on patches).
     """
     from torch.nn import functional as F
-    from torchcam.methods import GradCAMpp
 
-    logging.getLogger("torchcam").setLevel(logging.ERROR)  # it warns about finding the layer by itself
     model.eval()
     size = images.pixels.shape[-1]
     maps: list[Map] = []
-    try:
-        extractor = GradCAMpp(model, cam_layer(model), input_shape=(3, size, size))
-    except (ValueError, TypeError):
-        raise DatasetError("this --arch has no spatial feature map for Grad-CAM++: add --no-heatmaps") from None
-    with extractor, progress(None, len(images), "heat maps") as bar:
+    with _extractor(model, size) as extractor, progress(None, len(images), "heat maps") as bar:
         for pixels in images.pixels.split(batch):
             logits = model(normalise(pixels.to(device)))
             defect = logits[:, 1:].argmax(1) + 1
@@ -124,7 +133,7 @@ def pointing_game(dataset: Dataset, part: str, images: Images, maps: Sequence[Ma
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * SLACK + 1, 2 * SLACK + 1))
     for name, heat in zip(images.names, maps, strict=True):
         path = folder / f"{Path(name).stem}.png"
-        mask = np.asarray(Image.open(path)) if path.is_file() else np.zeros((1, 1), np.uint8)  # a palette PNG
+        mask = read_mask(path) if folder.is_dir() else np.zeros((1, 1), np.uint8)
         if not mask.any():
             continue
         shown = cv2.resize((mask > 0).astype(np.float32), heat.shape[::-1], interpolation=cv2.INTER_AREA)

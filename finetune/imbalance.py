@@ -104,5 +104,8 @@ def balance_features(method: str, features: Any, labels: Any, seed: int) -> tupl
     neighbours = min(5, int(np.bincount(labels)[np.unique(labels)].min()) - 1)
     if method == "decoupled" or neighbours < 1:  # a class of one image has no neighbour to interpolate to
         return RandomOverSampler(random_state=seed).fit_resample(features, labels)
-    sampler = {"smote": SMOTE, "borderline-smote": BorderlineSMOTE}[method]
-    return sampler(k_neighbors=neighbours, random_state=seed).fit_resample(features, labels)
+    if method == "smote":
+        return SMOTE(k_neighbors=neighbours, random_state=seed).fit_resample(features, labels)
+    around = min(10, len(labels) - 1)
+    sampler = BorderlineSMOTE(k_neighbors=neighbours, m_neighbors=around, random_state=seed)
+    return sampler.fit_resample(features, labels)

@@ -124,6 +124,8 @@ def build_network(arch: str, classes: int, imgsz: int, head: str, dropout: float
     ``stride``: at most this many px of the image to a cell of the last feature map (for torchvision's; later
     strides become 1, the weights still fit). Raises DatasetError where the network can't take ``imgsz``.
     """
+    if arch == "fine" and imgsz % 8:
+        raise DatasetError(f"--arch fine can't take images of --imgsz {imgsz}: a multiple of 8 is needed")
     if arch in OWN:
         return {"fine": FineNet, "deep": DeepNet}[arch](classes, head, dropout)
     from torchvision import models
@@ -197,6 +199,14 @@ def load_state(path: Path, flag: str = "--weights") -> dict[str, Tensor]:
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise DatasetError(f"{flag} {path}: holds no state_dict (names and tensors): save model.state_dict()")
     return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key): state[key] for key in state}
+
+
+def load_saved(path: Path) -> dict[str, Any]:
+    """What ``save_state`` has saved of a training, for --resume; raises DatasetError for a damaged file."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # as above
+        raise DatasetError(f"--resume: {path} is damaged: train anew with --overwrite") from None
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:

@@ -22,6 +22,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 from converters.errors import DatasetError
 from converters.options import (
     FOLDER,
+    Number,
     command,
     json_option,
     out_option,
@@ -171,7 +172,7 @@ def evaluate(run: Run, backbone: Any, memory: "Tensor", parts: dict[str, "Images
 @click.option("--arch", type=click.Choice(ARCHS), default="resnet18", help="torchvision network for features.")
 @click.option("--weights", default="DEFAULT", help="torchvision's name, state_dict FILE, or none (random, weak).")
 @click.option("--imgsz", type=click.IntRange(64), default=256, help="Side of the square network input, px.")
-@click.option("--coreset", "share", type=click.FloatRange(0, 1, min_open=True), default=0.1, help="Share to remember.")
+@click.option("--coreset", "share", type=Number(0, 1, min_open=True), default=0.1, help="Share to remember.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")
 @seed_option
 @config_option
@@ -197,6 +198,7 @@ def main(
     from finetune.loading import load_images
     from finetune.processes import prepare_device
 
+    dataset.ground_truth("val")  # boxes are chosen by it: refused now rather than at the end
     device = prepare_device(device)
     known = published(arch)
     checkpoint = find_weights(weights, list(known), lambda wanted: fetch_weights(known[wanted]))

@@ -290,11 +290,7 @@ class PredictionSet:
         ids = {dataset.image_ids[name] for name in dataset.images(part)}
         found = _read_json(path, list)
         for entry in found:
-            missing = sorted({"image_id", "category_id", "score"} - entry.keys())
-            if not missing and not entry.keys() & {"bbox", "segmentation"}:
-                missing = ["bbox"]
-            if missing:
-                raise DatasetError(f"{path}: an entry has no {missing[0]}: COCO's results format is needed")
+            _check_result(path, entry)
             if entry["image_id"] not in ids:
                 raise DatasetError(
                     f"{path}: image_id {entry['image_id']} is not in {part} of {dataset.folder}: "
@@ -312,12 +308,19 @@ class PredictionSet:
         path = self._scores(part)
         if not path.is_file():
             return None
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = {row["image"]: row for row in csv.DictReader(file) if row.get("image")}
+        image, defect = "/image", "/defect"  # a class may be called so too, but for the slash
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                header = next(csv.reader(file), [])
+                for column in {image[1:], defect[1:]} & set(header):
+                    header[header.index(column)] = f"/{column}"
+                rows = {row[image]: row for row in csv.DictReader(file, header) if row.get(image)}
+        except (ValueError, csv.Error) as error:
+            raise DatasetError(f"{path}: is no CSV table in UTF-8 ({error})") from None
         absent = [name for name in dataset.images(part) if name not in rows]
         if absent:
             raise DatasetError(f"{path}: no row for {absent[0]} ({len(absent)} of {part}'s images are absent)")
-        columns = ("defect", *dataset.classes)
+        columns = (defect, *dataset.classes)
         try:
             found = {
                 name: [float(rows[name].get(column) or "nan") for column in columns] for name in dataset.images(part)
@@ -414,6 +417,34 @@ def _check_labels(folder: Path, record: dict[str, Any], dataset: Dataset) -> Non
             f"{folder}: was trained with another {setting} ({said[setting]}) than {dataset.folder} has "
             f"({ours[setting]}): train it again, or name another dataset"
         )
+
+
+def _check_result(path: Path, entry: Any) -> None:
+    """Raise DatasetError for an entry of a results file that is not of COCO's format."""
+    if not isinstance(entry, dict):
+        raise DatasetError(f"{path}: an entry is {entry!s:.40}: COCO's results format is needed")
+    missing = sorted({"image_id", "category_id", "score"} - entry.keys())
+    if not missing and not entry.keys() & {"bbox", "segmentation"}:
+        missing = ["bbox"]
+    if missing:
+        raise DatasetError(f"{path}: an entry has no {missing[0]}: COCO's results format is needed")
+    box, mask = entry.get("bbox", [0] * 4), entry.get("segmentation", [])
+    right = {
+        "image_id": type(entry["image_id"]) is int,
+        "category_id": type(entry["category_id"]) is int,
+        "score": _is_number(entry["score"]) and 0 <= entry["score"] <= 1,
+        "bbox": isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)),
+        "segmentation": isinstance(mask, list) or (isinstance(mask, dict) and {"size", "counts"} <= mask.keys()),
+    }
+    for name in (name for name, holds in right.items() if not holds):
+        raise DatasetError(
+            f"{path}: an entry has the {name} {entry[name]!r:.40}: COCO's results format is needed, with whole numbers "
+            "as ids, scores in 0..1, and boxes of x, y, width and height"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _read_json(path: Path, kind: type) -> Any:

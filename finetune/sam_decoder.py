@@ -29,6 +29,7 @@ from converters.errors import DatasetError
 from converters.options import (
     FOLDER,
     Acting,
+    Number,
     command,
     json_option,
     made_share_option,
@@ -88,7 +89,7 @@ ACTING = Acting(beside_eval_only=("--weights", "--boxes", "--cache-gb", "--expor
 @click.option("--batch", type=click.IntRange(1), default=8, help="Images a step, of all processes.")
 @click.option(
     "--lr",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=None,
     show_default="8e-4 x sqrt(batch / 256); 5e-4 for all of random weights",
 )
@@ -100,7 +101,7 @@ ACTING = Acting(beside_eval_only=("--weights", "--boxes", "--cache-gb", "--expor
     help="Steps on crops with made-up shapes.",
 )
 @click.option("--patience", type=click.IntRange(1), default=10, help="Epochs without gain on val before a stop.")
-@click.option("--cache-gb", type=click.FloatRange(0), default=50.0, help="Bound of RUNS/.cache/embeddings.")
+@click.option("--cache-gb", type=Number(0), default=50.0, help="Bound of RUNS/.cache/embeddings.")
 @click.option("--export", "export_to", type=FOLDER, default=None, help="Write a checkpoint for Meta's SamPredictor.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted; give what it was begun with.")

@@ -5,6 +5,7 @@ person (learned tokens, or another model's boxes), each image's map is, at the l
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -292,9 +293,19 @@ def boxes_files(folder: Path) -> dict[str, Path]:
 
 
 def read_boxes(folder: Path, dataset: Dataset) -> dict[str, dict[int, list[dict[str, Any]]]]:
-    """Boxes that another run predicted, by part and image id."""
+    """Boxes that another run predicted, by part and image id; raises DatasetError if it knows other classes."""
     found: dict[str, dict[int, list[dict[str, Any]]]] = {}
-    for part, file in boxes_files(folder).items():
+    files = boxes_files(folder)
+    run = files["val"].absolute().parents[2]
+    if (run / "run.json").is_file():
+        labels = json.loads((run / "run.json").read_text("utf-8")).get("label_settings", {})
+        names = labels.get("class_names", [])
+        if any(theirs != ours for theirs, ours in zip(names, dataset.classes, strict=False)):  # made images add some
+            raise DatasetError(
+                f"--boxes {folder}: knows other classes ({', '.join(names)}) than {dataset.folder} has "
+                f"({', '.join(dataset.classes)}): name a run on those"
+            )
+    for part, file in files.items():
         found[part] = {}
         for entry in PredictionSet(file.parent).detections(dataset, part) or ():
             found[part].setdefault(entry["image_id"], []).append(entry)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from converters.options import progress
-from finetune.networks import save_state
+from finetune.networks import load_saved, save_state
 from finetune.processes import add_up, as_first, leads, place
 from finetune.sam_images import MarkedImage
 from finetune.sam_models import Segmenter, trained_state
@@ -131,7 +130,7 @@ def load_standing(segmenter: Segmenter, states: dict[str, Any], last: Path) -> t
     """
     if not last.is_file():
         return Standing(), trained_state(segmenter)
-    saved = torch.load(last, map_location="cpu", weights_only=True)
+    saved = load_saved(last)
     segmenter.load_state_dict(saved["weights"], strict=False)
     for name, state in states.items():
         state.load_state_dict(saved[name])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from converters.errors import DatasetError
-from finetune.category import Dataset, read_image
+from finetune.category import Dataset, read_image, read_mask
 
 VIEWS = 8  # a square's symmetries: view = 4 * mirrored + quarter turns; 0 is the image as it is
 Mask = NDArray[np.uint8]  # H x W of 0 and 1
@@ -72,12 +72,8 @@ def images_of(dataset: Dataset, part: str, joined: bool) -> list[MarkedImage]:
     ]
 
 
-def _read(path: Path) -> NDArray[Any]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image).astype(np.int64)
-    except OSError:
-        raise DatasetError(f"{path}: is no readable PNG: convert again with --overwrite") from None
+def _read(path: Path) -> NDArray[np.int64]:
+    return read_mask(path).astype(np.int64)
 
 
 def seen_as(pixels: NDArray[Any], view: int) -> NDArray[Any]:

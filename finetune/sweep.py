@@ -29,6 +29,7 @@ from converters import staging
 from converters.errors import DatasetError
 from converters.options import (
     FOLDER,
+    Number,
     command,
     json_option,
     out_option,
@@ -248,10 +249,10 @@ def _arguments(ctx: click.Context, parameter: click.Parameter, values: Sequence[
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written; the report goes to RUNS/sweep.")
 @click.option("--address", default=None, show_default="this machine", help="Ray cluster, e.g. auto or HOST:6379.")
-@click.option("--cpus", type=click.FloatRange(0, min_open=True), default=1, help="Cores that a cell takes.")
+@click.option("--cpus", type=Number(0, min_open=True), default=1, help="Cores that a cell takes.")
 @click.option(
     "--gpus",
-    type=click.FloatRange(0),
+    type=Number(0),
     default=None,
     show_default="1 where there are GPUs",
     help="GPUs that a cell takes.",

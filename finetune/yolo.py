@@ -36,6 +36,7 @@ from converters.options import (
     FOLDER,
     FOLDS,
     Acting,
+    Number,
     command,
     given_options,
     json_option,
@@ -386,7 +387,7 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
         click.option("--epochs", type=click.IntRange(1), default=defaults.epochs),
         click.option("--imgsz", type=click.IntRange(32), default=defaults.imgsz, help="Longest side in training, px."),
         click.option("--batch", type=click.IntRange(1), default=defaults.batch),
-        click.option("--lr", type=click.FloatRange(0, min_open=True), default=defaults.lr),
+        click.option("--lr", type=Number(0, min_open=True), default=defaults.lr),
         click.option("--optimizer", type=click.Choice(["AdamW", "SGD", "MuSGD"]), default=defaults.optimizer),
         click.option(
             "--freeze", type=click.IntRange(0), default=defaults.freeze, help="First layers that stay as they are."
@@ -396,16 +397,12 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
         ),
         click.option(
             "--background",
-            type=click.FloatRange(0, 1, max_open=True),
+            type=Number(0, 1, max_open=True),
             default=defaults.background,
             help="Share of good images.",
         ),
-        click.option(
-            "--mosaic", type=click.FloatRange(0, 1), default=defaults.mosaic, help="Share of images made of four."
-        ),
-        click.option(
-            "--degrees", type=click.FloatRange(0, 180), default=defaults.degrees, help="Turned by up to this."
-        ),
+        click.option("--mosaic", type=Number(0, 1), default=defaults.mosaic, help="Share of images made of four."),
+        click.option("--degrees", type=Number(0, 180), default=defaults.degrees, help="Turned by up to this."),
     )
 
     def add(function: Any) -> Any:

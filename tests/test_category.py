@@ -1,7 +1,10 @@
 """Trainers and comparison open only whole datasets, and only runs that were trained on the same labels."""
 
 import json
+import math
+import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from conftest import converted, run_cli, write_category
 
 from converters.errors import DatasetError
 from finetune.category import Dataset, how_to_make, open_dataset
-from finetune.predictions import Run, read_run
+from finetune.predictions import PredictionSet, Run, read_run
 from finetune.yolo_runs import fold_names
 
 
@@ -82,6 +85,58 @@ def test_a_dataset_that_a_killed_run_moved_aside_is_brought_back(folder: Path, t
     dataset.rename(dataset.with_name(f".{dataset.name}.earlier"))
     assert open_dataset(tmp_path / "out", dataset.name).classes == ["crack", "hole"]
     assert dataset.is_dir() and not dataset.with_name(f".{dataset.name}.earlier").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        ("to_coco", "coco/annotations/instances_val.json"),
+        ("to_yolo", "yolo/labels/val/{}.txt"),
+        ("to_masks", "masks/semantic/val/{}.png"),
+    ],
+)
+@pytest.mark.parametrize("damage", [lambda content: content[:40] + b"x", lambda content: None], ids=["cut", "gone"])
+def test_a_file_damaged_after_the_conversion_is_named(
+    folder: Path, tmp_path: Path, command: str, file: str, damage: Callable[[bytes], bytes | None]
+) -> None:
+    dataset = open_dataset(tmp_path / "out", converted(command, folder, tmp_path / "out").name)
+    name = next(name for name, label in dataset.labels("val").items() if label is not None)
+    path = dataset.folder / file.format(Path(name).stem)
+    content = damage(path.read_bytes())
+    path.unlink()
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(DatasetError, match=f"^{re.escape(str(path))}: .*: convert again with --overwrite"):
+        dataset.labels("val")
+
+
+ENTRY = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ([1], r"an entry is \[1\]"),
+        ({"image_id": 1}, "has no category_id"),
+        (ENTRY | {"image_id": [1]}, r"has the image_id \[1\]"),
+        (ENTRY | {"category_id": "1"}, "has the category_id '1'"),
+        (ENTRY | {"category_id": 1.5}, "has the category_id 1.5"),
+        (ENTRY | {"score": 95}, "has the score 95"),
+        (ENTRY | {"score": math.nan}, "has the score nan"),
+        (ENTRY | {"score": None}, "has the score None"),
+        (ENTRY | {"bbox": [1, 2, 3]}, r"has the bbox \[1, 2, 3\]"),
+        (ENTRY | {"bbox": None}, "has the bbox None"),
+        (ENTRY | {"segmentation": "x"}, "has the segmentation 'x'"),
+    ],
+    ids=str,
+)
+def test_results_of_others_that_are_not_in_the_format_are_refused(
+    folder: Path, tmp_path: Path, entry: object, words: str
+) -> None:
+    dataset, file = reconverted(folder, tmp_path / "out"), tmp_path / "theirs.json"
+    file.write_text(json.dumps([entry]), "utf-8")
+    with pytest.raises(DatasetError, match=f"theirs.json: an entry.*{words}|theirs.json: {words}"):
+        PredictionSet(file).detections(dataset, "test")
 
 
 def test_a_dataset_that_never_was_is_still_an_error(tmp_path: Path) -> None:

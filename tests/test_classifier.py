@@ -126,6 +126,64 @@ def test_unknown_architecture_is_refused(out, tmp_path):
     assert "--arch resnet19: known are fine, deep, alexnet" in refusal(run(out, tmp_path, *FAST, "--arch", "resnet19"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--arch", "fine", "--imgsz", 60], "--arch fine can't take images of --imgsz 60: a multiple of 8 is needed"),
+        (["--arch", "vit_b_32", "--imgsz", 32], "add --no-heatmaps"),
+        (["--lr", "nan"], "nan is no number"),
+        (["--seed", -1], "-1 is not in the range"),
+    ],
+    ids=str,
+)
+def test_what_would_fail_in_or_after_the_training_is_refused_before_it(out, tmp_path, arguments, words):
+    assert words in refusal(run(out, tmp_path, *FAST, "--attempt", "plain", *arguments))
+    assert not (tmp_path / "tile").exists()
+
+
+def test_boxes_from_heat_maps_need_boxes_to_choose_their_threshold_by(tmp_path):
+    converted("to_masks", write_images(tmp_path / "data"), tmp_path / "out")
+    line = refusal(run(tmp_path / "out", tmp_path / "runs", *FAST, "--attempt", "plain", "--arch", "deep"))
+    assert "yolo: no such format in this dataset; write it with" in line and not (tmp_path / "runs").exists()
+
+
+def test_images_of_one_kind_leave_nothing_to_learn(tmp_path):
+    converted("to_coco", write_images(tmp_path / "data", {"train/good": 6, "test/good": 6}), tmp_path / "out")
+    line = refusal(run(tmp_path / "out", tmp_path / "runs", *FAST))
+    assert "its train part shows nothing but good images" in line
+
+
+def test_thresholds_are_not_chosen_without_defects_in_val(tmp_path):
+    few_shot = ("--protocol", "few-shot", "--shots", 4)
+    converted("to_coco", write_images(tmp_path / "data"), tmp_path / "out", *few_shot)
+    given = ("--category", "tile@few-shot-4-s0", "--no-heatmaps", "--imbalance", "thresholds")
+    assert "shows no defect to choose them by" in refusal(run(tmp_path / "out", tmp_path / "runs", *FAST, *given))
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5, 6])
+def test_a_cosine_of_few_steps_ends_at_nought(steps):
+    network, attempt = build_network("deep", 3, SIDE, "linear", 0.0, None), replace(ATTEMPTS["focal"], epochs=1)
+    optimizer = fitting.make_optimizer(network, attempt)
+    schedule = fitting.make_schedule(optimizer, attempt, steps)
+    for _ in range(steps - 1):
+        optimizer.step()
+        schedule.step()
+    assert schedule.get_last_lr()[0] < attempt.lr / 1000
+
+
+def test_a_resumed_run_does_not_pass_its_rest_off_as_its_training(out, tmp_path):
+    given = ("--run", "v1.2", "--attempt", "plain", "--arch", "deep", "--epochs", 1, "--no-heatmaps", "--repeat", 2)
+    assert trained(out, tmp_path, *given)["seconds"] > 0
+    assert {path.name for path in (tmp_path / "tile").glob("*-table.*")} == {"v1.2-table.json", "v1.2-table.md"}
+    record = tmp_path / "tile" / "v1.2" / "seed-1" / "run.json"
+    assert json.loads(record.read_text())["train_seconds"] > 0
+    assert trained(out, tmp_path, *given, "--resume")["seconds"] is None
+    assert json.loads(record.read_text())["train_seconds"] is None
+    last = record.with_name("last.pt")
+    last.write_bytes(last.read_bytes()[:1000])
+    assert f"{last} is damaged: train anew" in refusal(run(out, tmp_path, *FAST, *given, "--resume"))
+
+
 def test_input_size_that_a_network_cannot_take_is_refused(out, tmp_path):
     line = refusal(run(out, tmp_path, *FAST, "--attempt", "plain", "--arch", "vit_b_16", "--imgsz", 50))
     assert "--arch vit_b_16 can't take images of --imgsz 50" in line

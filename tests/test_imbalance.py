@@ -129,6 +129,12 @@ def test_features_are_balanced_inside_their_class(method):
         assert np.abs(balanced[labels == index] - 5 * index).max() < 1
 
 
+def test_few_images_have_few_neighbours_at_the_border():
+    pytest.importorskip("imblearn")
+    features, labels = np.arange(8, dtype=np.float32)[:, None], np.array([0] * 5 + [1] * 3)
+    balance_features("borderline-smote", features, labels, seed=0)
+
+
 def test_a_class_of_one_image_is_repeated():
     pytest.importorskip("imblearn")
     features, labels = np.arange(10, dtype=np.float32)[:, None], np.array([0] * 9 + [1])

@@ -1,6 +1,7 @@
 """`finetune/normality.py`: what it remembers, that it sees good images only, and a real run."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from test_classifier import SIDE, write_images
 
 from finetune import normality
 from finetune.category import open_dataset
+from finetune.predictions import PredictionSet
 
 pytest.importorskip("torchcam")
 
@@ -76,6 +78,23 @@ def test_a_run_scores_defects_higher_and_names_no_classes(out, tmp_path):
     heat = np.asarray(Image.open(folder / "predictions" / "tuned" / "test_heatmaps" / rows[1].split(",")[0]))
     assert heat.shape == (SIDE, SIDE) and heat.dtype == np.uint16
     assert json.loads((folder / "predictions" / "tuned" / "set.json").read_text())["label"] == "good"
+
+
+def test_scores_of_a_class_called_defect_are_not_those_of_the_image(out, tmp_path):
+    folder = write_images(tmp_path / "data")
+    dataset = open_dataset(tmp_path / "out", converted("to_coco", folder, tmp_path / "out", "--classes", "single").name)
+    result = run(tmp_path / "out", tmp_path / "runs", "--weights", "none")
+    assert result.exit_code == 0, (result.output, result.exception)
+    told = PredictionSet(tmp_path / "runs" / "tile" / "normality" / "seed-0" / "predictions" / "tuned")
+    scores = told.scores(dataset, "test")
+    assert scores and all(0 < image < 1 and math.isnan(of_class) for image, of_class in scores.values())
+
+
+def test_what_would_fail_at_the_end_is_refused_at_the_beginning(out, tmp_path):
+    assert "nan is no number" in refusal(run(out, tmp_path, "--coreset", "nan"))
+    converted("to_masks", write_images(tmp_path / "data"), tmp_path / "out")
+    line = refusal(run(tmp_path / "out", tmp_path / "runs", "--weights", "none"))
+    assert "yolo: no such format in this dataset" in line and not (tmp_path / "runs").exists()
 
 
 def test_a_run_is_not_overwritten_by_accident(out, tmp_path):

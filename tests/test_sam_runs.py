@@ -216,6 +216,15 @@ def test_boxes_that_have_moved_are_named_and_must_be_the_same(out: Path, tmp_pat
     assert "was trained on another split" in refusal(measured_anew(out, tmp_path, folder, "--boxes", moved))
 
 
+def test_boxes_of_other_classes_are_refused(out: Path, tmp_path: Path) -> None:
+    boxes = write_boxes(tmp_path / "boxes", open_dataset(out, "widget"))
+    record = json.loads((boxes / "run.json").read_text())
+    record["label_settings"]["class_names"] = ["defect"]  # as with --classes single
+    (boxes / "run.json").write_text(json.dumps(record))
+    line = refusal(sam_decoder(out, tmp_path, "--weights", "none", "--boxes", boxes))
+    assert f"--boxes {boxes}: knows other classes (defect) than" in line
+
+
 def test_only_a_finished_run_of_ours_is_measured_anew(
     out: Path, tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
