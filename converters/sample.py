@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 
-from converters.errors import DatasetError
 from converters.options import FOLDER, command, overwrite_option, progress, seed_option, table, to_json
 from converters.staging import publish
 
@@ -49,8 +48,6 @@ def main(target: Path, seed: int, small: bool, overwrite: bool) -> None:
     Two categories with five defect types each: washer (an object, RGB) and weave (a texture, grey).
     The same seed makes the same bytes.
     """
-    if seed < 0:
-        raise DatasetError(f"--seed {seed}: a whole number from 0 up is needed")
     with publish(target, overwrite) as folder:
         write_sample(folder, seed, small)
     counts = SMALL_COUNTS if small else FULL_COUNTS
