@@ -118,6 +118,8 @@ def augment(
         raise DatasetError(f"{base}: has made images already: name {record['base']['dataset']} instead")
     if "tile" in card["settings"]:
         raise DatasetError(f"{base}: holds tiles: name the dataset of whole images")
+    if request.method != PASTE and SYNTHETIC in card["classes"]:
+        raise DatasetError(f"{base}: has a class {SYNTHETIC} already, which noise would mix with: use --method {PASTE}")
     if len(card["settings"]["source"]) > 1:
         raise DatasetError(f"{base}: holds several categories: name a dataset of one")
     (category,), samples = source_of(base, root, record, max_pixels)

@@ -22,6 +22,11 @@ from converters.samples import GOOD, Sample
 
 LOOKED_AT = 60  # good images from which the kind of product is told
 TRIES = 200  # backgrounds and defects that are drawn before a type is given up
+NEXT = {  # what to do where no place is found
+    "prior": "try --place object",
+    "object": "try --place anywhere",
+    "anywhere": "its defects are too large, or too faint, for the good images of train",
+}
 FITS = 24  # placements of which the one with the least seam is taken
 SEAMLESS = 0.75  # share of pastes without a seam; the others teach that a seam is no defect (Dwibedi et al.)
 SOFTNESS = (0.5, 1.0)  # px, the standard deviation of the fading border
@@ -159,10 +164,7 @@ class Maker:
                 self._write(order.name, image, mask)
                 record = {"method": order.method, "background": background.key, "parts": parts}
                 return Made(order.name, order.defect, record)
-        raise DatasetError(
-            f"no place was found for {order.defect} in {TRIES} tries: try "
-            + ("--place object" if self.place == "prior" else "--place anywhere")
-        )
+        raise DatasetError(f"no place was found for {order.defect} in {TRIES} tries: {NEXT[self.place]}")
 
     def _write(self, name: str, image: Pixels, mask: Mask) -> None:
         colours = image[..., ::-1] if self.stock.channels == 3 else image

@@ -63,6 +63,10 @@ def collect(datasets: Sequence[Dataset], runs: Sequence[Path], results: Sequence
                 f"{wanted}"
             )
         raise DatasetError(f"{where}: no finished run; train one, e.g. with `python finetune/yolo.py`")
+    names = [row.name for row in kept]
+    for name, _ in results:
+        if names.count(name) > 1:
+            raise DatasetError(f"--results {name}=: a run is called {name}, too; give these another name")
     return sorted(kept, key=lambda row: (row.oracle, row.name))
 
 
@@ -106,6 +110,9 @@ def _results(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
     pairs = [value.partition("=")[::2] for value in values]
     if not all(name and path for name, path in pairs):
         raise click.BadParameter("NAME=PATH is needed, e.g. theirs=results.json")
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise click.BadParameter(f"{', '.join(names)}: each needs a name of its own")
     missing = [path for _, path in pairs if not Path(path).exists()]
     if missing:
         raise click.BadParameter(f"{missing[0]}: no such file or folder")

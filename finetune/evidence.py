@@ -22,6 +22,7 @@ from finetune.predictions import PredictionSet, image_scores
 TOP = 65535  # the highest pixel score
 GOOD_PIXELS = 0.99  # share of good pixels that stay under the threshold where val holds no defects
 MOST_PAINTED = 100  # detections of an image, as in COCO
+FAR = 10  # image sides: pycocotools walks outlines step by step, and for hours where a point lies beyond reason
 COARSE = 1024  # levels of pixel scores that the intervals (not the estimates) are computed from
 
 
@@ -64,13 +65,23 @@ class Truth:
 
     @cached_property
     def groups(self) -> list[str]:
-        """A name for each image that byte-identical ones share."""
+        """A name for each image that byte-identical ones share, and the tiles of one image."""
         first = {
             key.replace("/", "__"): group[0].replace("/", "__")
-            for group in self.dataset.card["duplicates"]
+            for group in self.dataset.card.get("duplicates", ())
             for key in group
         }
-        return [first.get(name, name) for name in self.names]
+        tiles = self.dataset.tiles
+        whole = [tiles["tiles"][name]["image"] if tiles else name for name in self.names]
+        return [first.get(name, name) for name in whole]
+
+    @property
+    def strata(self) -> list[int]:
+        """The label of each image, and of a tile that shows nothing the label of the image that it was cut from."""
+        of_group: dict[str, int] = {}
+        for group, label in zip(self.groups, self.labels.tolist(), strict=True):
+            of_group[group] = max(label, of_group.get(group, 0))
+        return [of_group[group] for group in self.groups]
 
     @property
     def masks(self) -> "Masks":
@@ -145,7 +156,11 @@ class Answer:
                 )
             return heat
         assert self.detections is not None
-        return paint(self.detections[index], *self.truth.sizes[index])
+        try:
+            return paint(self.detections[index], *self.truth.sizes[index])
+        except ValueError as error:  # pycocotools', of run lengths
+            name = self.truth.names[index]
+            raise DatasetError(f"{self.source.source}: a segmentation of {name} cannot be decoded ({error})") from None
 
 
 def paint(detections: Sequence[dict[str, Any]], height: int, width: int) -> NDArray[np.uint16]:
@@ -163,21 +178,21 @@ def paint(detections: Sequence[dict[str, Any]], height: int, width: int) -> NDAr
 
 
 def read_answer(source: PredictionSet, truth: Truth) -> Answer | None:
-    """What a set says on a part; None if it says nothing there."""
+    """What a set says on a part; None if it says nothing there, or if the part holds no image."""
     dataset, part = truth.dataset, truth.part
-    if not source.has(part):
+    if not truth.names or not source.has(part):
         return None
     found = source.detections(dataset, part)
     for entry in found or []:
         if "segmentation" in entry:
             height, width = truth.sizes[truth.ids.index(entry["image_id"])]
-            size = entry["segmentation"]["size"] if isinstance(entry["segmentation"], dict) else [height, width]
-            if size != [height, width]:
+            try:
+                entry["bbox"] = _box_of(entry["segmentation"], height, width)
+            except Exception as error:  # of whatever kind: pycocotools takes what it is given
                 raise DatasetError(
-                    f"{source.source}: a mask of image_id {entry['image_id']} has the size {size}, and the image "
-                    f"{[height, width]}: masks come at full image size"
-                )
-            entry["bbox"] = _box_of(entry["segmentation"], height, width)
+                    f"{source.source}: image_id {entry['image_id']} has a segmentation that is neither polygons nor "
+                    f"run lengths of {width} x {height} px ({error})"
+                ) from None
     scores = source.scores(dataset, part)
     if scores is None:
         ids = dataset.image_ids
@@ -187,7 +202,7 @@ def read_answer(source: PredictionSet, truth: Truth) -> Answer | None:
     has_maps = source.heatmap(part, truth.names[0]) is not None
     if has_maps:
         kind = "heat maps"
-    elif not found and source.about.get("label") not in ("box", "mask"):
+    elif found is None or (not found and source.about.get("label") not in ("box", "mask")):
         found, kind = None, None  # a classifier of whole images
     else:
         kind = "masks" if any("segmentation" in entry for entry in found or []) else "boxes"
@@ -197,9 +212,15 @@ def read_answer(source: PredictionSet, truth: Truth) -> Answer | None:
 
 def _box_of(segmentation: Any, height: int, width: int) -> list[float]:
     if isinstance(segmentation, list):
-        xy = np.concatenate([np.reshape(ring, (-1, 2)) for ring in segmentation])
+        xy = np.concatenate([np.reshape(np.asarray(ring, float), (-1, 2)) for ring in segmentation])
+        if min(map(len, segmentation)) < 6:
+            raise ValueError("a polygon has three points or more")
+        if not (np.abs(xy) <= FAR * np.array([width, height])).all():
+            raise ValueError("a point lies far outside the image")
         (x0, y0), (x1, y1) = xy.min(axis=0), xy.max(axis=0)
         return [float(value) for value in (x0, y0, x1 - x0, y1 - y0)]
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"its size is {segmentation['size']}")
     if isinstance(segmentation["counts"], list):
         segmentation = coco_mask.frPyObjects(segmentation, height, width)
     return [float(value) for value in coco_mask.toBbox(segmentation)]
@@ -259,6 +280,8 @@ def gather(source: PredictionSet, test: Truth, val: Truth) -> Evidence:
     answer, tuning = read_answer(source, test), read_answer(source, val)
     if answer is None:
         raise DatasetError(f"{source.source}: holds no predictions for test (test.json, test_scores.csv)")
+    if source.has_results("val") and not source.has_results("test"):
+        raise DatasetError(f"{source.source}: holds val.json, but no test.json: predict both again")
     threshold = None if tuning is None else metrics.best_threshold(val.labels > 0, tuning.scores[:, 0])
     level = None if tuning is None or tuning.kind is None else _best_level(tuning)
     answer = _with_boxes(answer, level)
@@ -417,9 +440,9 @@ def _ranking(item: Evidence, weights: NDArray[Any], exact: bool) -> dict[str, Fl
     if item.matches is not None:
         precision, recall = metrics.box_precision(item.matches, weights)
         found |= {
-            "map": np.nanmean(precision, axis=(1, 2)),
-            "map50": np.nanmean(precision[:, :, 0], axis=1),
-            "ar": np.nanmean(recall, axis=(1, 2)),
+            "map": metrics.mean_known(precision.reshape(len(weights), -1)),
+            "map50": metrics.mean_known(precision[:, :, 0]),
+            "ar": metrics.mean_known(recall.reshape(len(weights), -1)),
         } | {f"{name}/ap50": precision[:, index, 0] for index, name in enumerate(item.truth.dataset.classes)}
     if item.any_class is not None:
         precision, _ = metrics.box_precision(item.any_class, weights)
@@ -432,13 +455,14 @@ def _ranking(item: Evidence, weights: NDArray[Any], exact: bool) -> dict[str, Fl
     else:
         coarse = metrics.Levels(weights @ pixels.positive, weights @ pixels.negative)
         found["pixel_ap"] = metrics.average_precision(coarse)
-    if pixels.curve is not None:
-        for limit in PRO_LIMITS:
-            found[f"aupro_{limit}"] = (
-                np.full(len(weights), metrics.area_to(*pixels.curve, limit))
-                if exact
-                else metrics.aupro_of_levels(weights @ pixels.shares, weights @ pixels.negative, limit)
-            )
+    for limit in PRO_LIMITS if pixels.kind == "heat maps" else ():
+        if pixels.curve is None:  # no defect in this test part, which may be one of several folds
+            found[f"aupro_{limit}"] = np.full(len(weights), np.nan)
+        elif exact:
+            found[f"aupro_{limit}"] = np.full(len(weights), metrics.area_to(*pixels.curve, limit))
+        else:
+            shares, negative = weights @ pixels.shares, weights @ pixels.negative
+            found[f"aupro_{limit}"] = metrics.aupro_of_levels(shares, negative, limit)
     return found
 
 

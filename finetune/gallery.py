@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.errors import DatasetError
 from finetune.evidence import Evidence
 
 RIGHT, TOUCHES = 0.5, 0.1  # IoU
@@ -206,14 +207,17 @@ def image_uri(path: Any, share: int) -> str:
     """The image as WebP of at most about ``share`` bytes, as a data URI: smaller rather than blurred."""
     from PIL import Image
 
-    with Image.open(path) as file:
-        image = file.convert("RGB")
-        for side in (768, 640, 512, 384, 256, 160):
-            image.thumbnail((side, side))
-            stream = BytesIO()
-            image.save(stream, "WEBP", quality=70, method=4)
-            if stream.tell() <= share * 0.75:  # base64 makes four bytes of three
-                break
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except OSError as error:  # Pillow's, which may not name the file
+        raise DatasetError(f"{path}: is damaged ({error}): convert again with --overwrite") from None
+    for side in (768, 640, 512, 384, 256, 160):
+        image.thumbnail((side, side))
+        stream = BytesIO()
+        image.save(stream, "WEBP", quality=70, method=4)
+        if stream.tell() <= share * 0.75:  # base64 makes four bytes of three
+            break
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 

@@ -88,6 +88,8 @@ def _means(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if len(same) < len(categories):
             continue
         folds = set.intersection(*(set(entry["folds"]) for entry in same))
+        if not folds:  # others failed in each category
+            continue
         yield same[0] | {
             "category": MEAN.format(len(categories)),
             "labelled": {fold: math.fsum(e["labelled"][fold] for e in same) / len(same) for fold in folds},
@@ -198,7 +200,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         picture = f"![Scores over labelled defect images, {category}](curve-{file_name(category)}.svg)"
         parts += [
             f"## {category}",
-            picture,
+            picture if shown_in_picture(report, category) else "",
             curve_table(report, category, "github"),
             _list(sentences(report, category)),
         ]
@@ -284,6 +286,12 @@ def paper_reports(report: dict[str, Any]) -> list[dict[str, Any]]:
 # --------------------------------------------------------------------------------------------------------- picture
 
 
+def shown_in_picture(report: dict[str, Any], category: str) -> list[str]:
+    """The measures that a category's picture shows; none, and no picture, where all its cells failed."""
+    rows = [point for point in report["points"] if point["category"] == category]
+    return [name for name in SENTENCES if any(name in row["measures"] for row in rows)]
+
+
 def draw(report: dict[str, Any], category: str, path: Path) -> None:
     """The learning curves of one category as ``path`` with .png and .svg; the same bytes for the same numbers."""
     import matplotlib
@@ -291,7 +299,7 @@ def draw(report: dict[str, Any], category: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = [point for point in report["points"] if point["category"] == category]
-    names = [name for name in SENTENCES if any(name in row["measures"] for row in rows)]
+    names = shown_in_picture(report, category)
     if not names:
         return
     figure = Figure(figsize=(4.2 * len(names), 3.9), layout="constrained")

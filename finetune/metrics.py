@@ -133,7 +133,9 @@ class BoxMetrics:
             )
             if count
         ]
-        return {"mAP50": self.map50, "mAP50-95": self.map, "AR100": _mean(self.ar100), "classes": per_class}
+        means = {"mAP50": self.map50, "mAP50-95": self.map, "AR100": _mean(self.ar100)}
+        known = {name: None if np.isnan(value) else value for name, value in means.items()}  # JSON knows no NaN
+        return {**known, "classes": per_class}
 
 
 def size_metrics(truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -279,6 +279,9 @@ class PredictionSet:
     def has(self, part: str) -> bool:
         return any(path.exists() for path in (self._results(part), self._scores(part), self._heatmaps(part)))
 
+    def has_results(self, part: str) -> bool:
+        return self._results(part).is_file()
+
     def detections(self, dataset: Dataset, part: str) -> list[dict[str, Any]] | None:
         """COCO results of a part; None where there is no file.
 
@@ -423,19 +426,20 @@ def _check_result(path: Path, entry: Any) -> None:
     """Raise DatasetError for an entry of a results file that is not of COCO's format."""
     if not isinstance(entry, dict):
         raise DatasetError(f"{path}: an entry is {entry!s:.40}: COCO's results format is needed")
+    if not entry.get("segmentation", True):
+        del entry["segmentation"]  # null or [], as some write of a box
     missing = sorted({"image_id", "category_id", "score"} - entry.keys())
     if not missing and not entry.keys() & {"bbox", "segmentation"}:
         missing = ["bbox"]
     if missing:
         raise DatasetError(f"{path}: an entry has no {missing[0]}: COCO's results format is needed")
-    box, mask = entry.get("bbox", [0] * 4), entry.get("segmentation", [])
+    box = entry.get("bbox")
     right = {
         "image_id": type(entry["image_id"]) is int,
         "category_id": type(entry["category_id"]) is int,
         "score": _is_number(entry["score"]) and 0 <= entry["score"] <= 1,
-        "bbox": isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)),
-        "segmentation": isinstance(mask, list) or (isinstance(mask, dict) and {"size", "counts"} <= mask.keys()),
-    }
+        "bbox": "segmentation" in entry or (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))),
+    }  # masks are looked at with their image
     for name in (name for name, holds in right.items() if not holds):
         raise DatasetError(
             f"{path}: an entry has the {name} {entry[name]!r:.40}: COCO's results format is needed, with whole numbers "

@@ -141,10 +141,10 @@ def _chart(
 ) -> Chart:
     series = []
     for model, found in items.items():
-        curves = [curve(item) for item in found]
-        points = [] if any(one is None for one in curves) else np.mean(curves, axis=0).T
-        marks = [dots(item) for item in found] if dots is not None else []
-        marks = [] if any(mark is None for mark in marks) or not marks else [tuple(np.mean(marks, axis=0))]
+        curves = [one for item in found if (one := curve(item)) is not None]  # a fold without defects has none
+        points = np.mean(curves, axis=0).T if curves else []
+        marks = [one for item in found if (one := dots(item)) is not None] if dots is not None else []
+        marks = [tuple(np.mean(marks, axis=0))] if marks else []
         if len(points) or marks:
             placed = [_place(mark[0], mark[1], x_range) for mark in marks if mark[0] <= x_range[1]]
             series.append(Series(model, _polyline(points, x_range), placed))
@@ -199,7 +199,7 @@ def _precision_recall(item: Evidence) -> NDArray[Any] | None:
 
 
 def _over_iou(item: Evidence) -> NDArray[Any] | None:
-    if item.matches is None:
+    if item.matches is None or not any(match.instances.any() for match in item.matches):
         return None
     precision, _ = metrics.box_precision(item.matches, np.ones((1, len(item.truth.names))))
     return np.stack([np.linspace(0.5, 0.95, 10), np.nanmean(precision[0], axis=0)])

@@ -58,6 +58,24 @@ class Row:
         return next(iter(next(iter(self.records.values())).values()))
 
     @property
+    def first(self) -> list["Evidence"]:
+        """That of the first seed, one entry a dataset."""
+        return next(iter(self.evidence.values()))
+
+    @property
+    def trainings(self) -> list[dict[str, Any]]:
+        """run.json of all seeds and datasets."""
+        return [record for records in self.records.values() for record in records.values()]
+
+    @property
+    def random_weights(self) -> bool:
+        return any(record.get("random_weights") for record in self.trainings)
+
+    @property
+    def seen_test(self) -> str | None:
+        return next((record["seen_test"] for record in self.trainings if record.get("seen_test")), None)
+
+    @property
     def label(self) -> str | None:
         """The kind of label that it needed: a mask where it saw made images, which are cut out along masks."""
         return "mask" if self.made_images else self.about.get("label")
@@ -84,7 +102,7 @@ def measure_rows(rows: Sequence[Row], datasets: Sequence[Dataset], count: int, s
 
     generator = np.random.default_rng(seed)
     truths = [(truth_of(dataset, "test"), truth_of(dataset, "val")) for dataset in datasets]
-    weights = [resample(test.labels.tolist(), test.groups, count, generator) for test, _ in truths]
+    weights = [resample(test.strata, test.groups, count, generator) for test, _ in truths]
     measured: list[Values] = []
     with progress(rows, len(rows), "comparing") as bar:
         for row in bar:
@@ -210,7 +228,7 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
     from finetune.evidence import TOP, confusion
     from finetune.labelling import label_clicks
 
-    first = next(iter(row.evidence.values()))
+    first = row.first
     record, about = row.record, row.about
     return {
         "name": row.name,
@@ -223,8 +241,8 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
         "labelling": label_clicks(row.label, datasets),
         "clicks": about.get("clicks"),  # of whoever asks the model, for each defect: prompts
         "seeds": sorted(row.answers),
-        "random_weights": bool(record.get("random_weights")),
-        "seen_test": record.get("seen_test"),
+        "random_weights": row.random_weights,
+        "seen_test": row.seen_test,
         "made_images": row.made_images,
         "cost": {name: about.get(name, record.get(name)) for name in COSTS},
         "pixels_from": first[0].answer.kind,
@@ -284,11 +302,16 @@ def banners(datasets: Sequence[Dataset], rows: Sequence[Row]) -> list[str]:
     found = []
     if any(dataset.synthetic for dataset in datasets):
         found.append("Synthetic images: these numbers say nothing about real products.")
-    random = [row.name for row in rows if row.record.get("random_weights")]
+    random = [row.name for row in rows if row.random_weights]
     if random:
         found.append(f"Started from random weights: {', '.join(random)}.")
-    seen = [(row.name, row.record["seen_test"]) for row in rows if row.record.get("seen_test")]
+    seen = [(row.name, row.seen_test) for row in rows if row.seen_test]
     found += [f"Test was seen when {name} was made, so that its figures flatter it: {reason}." for name, reason in seen]
+    found += [
+        f"{run}: an average of runs with different {', '.join(settings)}, so that more than the seed sets them apart."
+        for run, settings in {row.run: differing(row.trainings) for row in rows}.items()
+        if settings
+    ]
     oracles = [row.name for row in rows if row.oracle]
     if oracles:
         found.append(f"Oracle, told where the defects are: {', '.join(oracles)}. Kept apart from automatic models.")
@@ -302,10 +325,28 @@ def banners(datasets: Sequence[Dataset], rows: Sequence[Row]) -> list[str]:
     folds = datasets[0].split.get("folds")
     if folds and len(datasets) < folds:
         found.append(f"{len(datasets)} of {folds} folds: not every defect is tested.")
-    silent = [row.name for row in rows if any(item.threshold is None for item in next(iter(row.evidence.values())))]
+    silent = [row.name for row in rows if any(item.threshold is None for item in row.first)]
+    unjudged = [
+        row.name
+        for row in rows
+        if row.name not in silent and any(item.any_class and item.box_threshold is None for item in row.first)
+    ]
+    if unjudged:
+        found.append(f"No boxes for val, so no threshold of boxes and pixels: {', '.join(unjudged)}.")
     if silent:
         found.append(f"No predictions for val, so no thresholds and fewer measures: {', '.join(silent)}.")
     return found
+
+
+def differing(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Settings in which the runs of one model differ: its architecture, and numbers other than the seed.
+
+    Others may follow from the fold or the seed, such as a file that the training started from.
+    """
+    settings = [record.get("settings") or {} for record in records]
+    names = {name for each in settings for name, value in each.items() if isinstance(value, int | float)} | {"arch"}
+    names -= {"seed", "made_images"}
+    return sorted(name for name in names if len({each[name] for each in settings if name in each}) > 1)
 
 
 def sentences(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
@@ -315,22 +356,28 @@ def sentences(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) ->
         able = [
             (row, values[key]) for row, values in zip(rows, measured, strict=True) if key in values and not row.oracle
         ]
-        able = sorted((pair for pair in able if pair[1][0] == pair[1][0]), key=lambda pair: -pair[1][0])
+        able = sorted((pair for pair in able if _known(pair[1])), key=lambda pair: -pair[1][0])
         if able:
             found.append(_sentence(task, key, able))
     return found + _worth_of_labels(rows, measured, baseline)
+
+
+def _known(measured: tuple[float, Any]) -> bool:
+    """Is it a number? AUROC is none where test holds no good image."""
+    return measured[0] == measured[0]
 
 
 def _worth_of_labels(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
     """What the best model of each dearer kind of label gains over the baseline, in the first discipline both are in."""
     base = measured[list(rows).index(baseline)]
     found = []
-    for label, cost in CHEAPNESS.items():
-        key = next((key for key in ("map50", "auroc") if key in base), "auroc")
+    keys = [key for key in ("map50", "auroc") if key in base and _known(base[key])]
+    for label, cost in CHEAPNESS.items() if keys else ():
+        key = keys[0]
         able = [
             (row, values[key])
             for row, values in zip(rows, measured, strict=True)
-            if not row.oracle and row.label == label and key in values
+            if not row.oracle and row.label == label and key in values and _known(values[key])
         ]
         if cost <= CHEAPNESS.get(str(baseline.label), 4) or not able:
             continue

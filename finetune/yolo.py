@@ -56,13 +56,14 @@ from finetune.yolo_evaluation import LEAST_SCORE, evaluate, report, spread
 from finetune.yolo_runs import (
     CHECKPOINTS,
     check_batch,
+    check_parts,
     cost_of,
     fold_names,
     go_on,
     has_last,
     train_on_each,
 )
-from finetune.yolo_view import FORMATS, named_by, size_of_whole, view_of
+from finetune.yolo_view import FORMATS, check_scale, named_by, size_of_whole, view_of
 
 SUFFIXES = {"detect": "", "segment": "-seg", "obb": "-obb"}
 SIZES = [f"{family}{size}" for family in ("yolo11", "yolo26") for size in "nsmlx"]
@@ -480,6 +481,9 @@ def check(wish: Wish, recipe: Recipe, dataset: Dataset, first: Dataset | None) -
     check_batch(recipe.batch, wish.device)
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
+    check_parts(whole)
+    if wish.crop:
+        check_scale(whole)
     if first:
         first.format(FORMATS[wish.task])
         check_apart(whole_images(wish.out, first), whole)

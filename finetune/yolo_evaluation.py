@@ -100,7 +100,12 @@ def metric_rows(metrics: dict[str, Any]) -> Iterable[tuple[str, ...]]:
     for entry in metrics["classes"]:
         yield entry["class"], entry["instances"], f"{entry['AP50']:.3f}", f"{entry['AP50-95']:.3f}"
     total = sum(entry["instances"] for entry in metrics["classes"])
-    yield "mean", total, f"{metrics['mAP50']:.3f}", f"{metrics['mAP50-95']:.3f}"
+    yield "mean", total, shown(metrics["mAP50"]), shown(metrics["mAP50-95"])
+
+
+def shown(value: float | None) -> str:
+    """A measure as text; a part without defects has none."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def report(folder: Path, measured: dict[str, Any]) -> str:
@@ -125,9 +130,12 @@ def report(folder: Path, measured: dict[str, Any]) -> str:
 
 
 def spread(measured: Sequence[dict[str, Any]]) -> str:
-    """Mean and standard deviation over folds."""
+    """Mean and standard deviation over the folds whose test part holds defects."""
+    tested = [entry for entry in measured if entry["mAP50"] is not None]
+    if len(tested) < 2:
+        return f"no standard deviation: {len(tested)} of {len(measured)} folds has defects in test"
     parts = []
     for key in ("mAP50", "mAP50-95"):
-        values = [entry[key] for entry in measured]
+        values = [entry[key] for entry in tested]
         parts.append(f"{key} {statistics.mean(values):.3f} +- {statistics.stdev(values):.3f}")
-    return f"mean and standard deviation of {len(measured)} folds: {', '.join(parts)}"
+    return f"mean and standard deviation of {len(tested)} folds: {', '.join(parts)}"

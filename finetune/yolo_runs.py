@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from converters.errors import DatasetError
+from converters.splits import PARTS
 from finetune.category import Dataset, whole_images
 from finetune.predictions import SETTINGS, Run, read_begun, read_run, run_folder
 
@@ -136,6 +137,15 @@ def _check_interrupted(folder: Path) -> None:
         raise DatasetError(f"--resume: {folder} is a finished run; train anew with --overwrite")
     if not (folder / SETTINGS).is_file() or not has_last(folder):
         raise DatasetError(f"--resume: {folder} holds no interrupted run with a last.pt; start it without --resume")
+
+
+def check_parts(dataset: Dataset) -> None:
+    """Raise DatasetError for what would end a run after hours of training: an empty part, or no ground truth."""
+    for part in PARTS:
+        if not dataset.images(part):
+            raise DatasetError(f"{dataset.folder}: the {part} part holds no image; convert with another --protocol")
+    for part in ("val", "test"):
+        dataset.ground_truth(part)
 
 
 def check_batch(batch: int, device: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from converters.errors import DatasetError
 from finetune.category import Dataset
 
+MOST_APART = 1.25  # ratio of image sizes; training scales by as much
 FORMATS = {"detect": "yolo", "segment": "yolo-seg", "obb": "yolo-obb"}
 
 
@@ -67,6 +68,17 @@ def evenly_left_out(names: list[str], keep: int) -> list[str]:
     keep = min(keep, len(names))
     stay = {names[index * len(names) // keep] for index in range(keep)}
     return [name for name in names if name not in stay]
+
+
+def check_scale(dataset: Dataset) -> None:
+    """Raise DatasetError if whole images differ so much in size that ``size_of_whole`` cannot be right for all."""
+    entries = [entry for part in ("val", "test") for entry in dataset.ground_truth(part)["images"]]
+    sides = [max(entry["width"], entry["height"]) for entry in entries]
+    if max(sides) > MOST_APART * min(sides):
+        raise DatasetError(
+            f"--crop: looks at whole images on one scale, and those of val and test have {min(sides)} to {max(sides)} "
+            "px on their longest side: leave it out, or convert with --tile instead"
+        )
 
 
 def size_of_whole(dataset: Dataset, imgsz: int, crop: int) -> int:

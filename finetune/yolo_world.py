@@ -71,10 +71,11 @@ from finetune.yolo import (
     train,
     view_of,
 )
-from finetune.yolo_evaluation import spread
+from finetune.yolo_evaluation import shown, spread
 from finetune.yolo_runs import (
     CHECKPOINTS,
     check_batch,
+    check_parts,
     cost_of,
     fold_names,
     go_on,
@@ -226,6 +227,8 @@ def hold_back(data: Path, dataset: Dataset, kept: str) -> None:
                 continue
             moved = (f"{int(row[0]) - (int(row[0]) > number)} {row[1]}\n" for row in rows)
             label.write_text("".join(moved), "utf-8")
+        if not any((data.parent / "images" / part).iterdir()):
+            raise DatasetError(f"--keep-vocabulary {kept}: no image of {part} is left without it: keep another class")
     about = yaml.safe_load(data.read_text("utf-8"))
     about["names"] = dict(enumerate(name for name in dataset.classes if name != kept))
     data.unlink()
@@ -329,11 +332,11 @@ def rows_of(results: dict[str, dict[str, Any]], kept: str | None) -> Iterator[tu
     tests = [result["metrics"]["test"] for result in results.values()]
     for entries in zip(*(test["classes"] for test in tests), strict=True):
         name = entries[0]["class"]
-        shown = f"{name} (words only)" if name == kept else name
-        yield shown, entries[0]["instances"], *(f"{entry['AP50']:.3f}" for entry in entries)
+        called = f"{name} (words only)" if name == kept else name
+        yield called, entries[0]["instances"], *(f"{entry['AP50']:.3f}" for entry in entries)
     instances = sum(entry["instances"] for entry in tests[0]["classes"])
-    yield "mAP50", instances, *(f"{test['mAP50']:.3f}" for test in tests)
-    yield "mAP50-95", instances, *(f"{test['mAP50-95']:.3f}" for test in tests)
+    yield "mAP50", instances, *(shown(test["mAP50"]) for test in tests)
+    yield "mAP50-95", instances, *(shown(test["mAP50-95"]) for test in tests)
 
 
 @dataclass(frozen=True)
@@ -356,6 +359,7 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
     dataset.format("yolo")
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
+    check_parts(dataset)
     check_batch(recipe.batch, wish.device)
     prepare_ultralytics(wish.runs / ".ultralytics")
     check_device(wish.device)

@@ -448,6 +448,24 @@ def test_exact_formats_stay_exact_beside_simplified_ones(data: Path, tmp_path: P
     assert image.stat().st_ino != (data / "data" / "wedge" / image.name.replace("__", "/")).stat().st_ino
 
 
+def test_defects_that_fit_nowhere_are_not_told_to_go_anywhere(tmp_path: Path) -> None:
+    folder = write_wedges(tmp_path / "data")
+    for path in folder.glob("*/good/*.png"):
+        save(path, wedge(np.random.default_rng(int(path.stem)), 0)[:6, : 6 + len(path.parts[-3])])
+    converted("to_masks", folder, tmp_path / "out")
+    line = refusal(augment(tmp_path / "out", "--place", "anywhere"))
+    assert "its defects are too large, or too faint, for the good images of train" in line
+
+
+def test_noise_does_not_mix_with_a_class_of_its_name(tmp_path: Path) -> None:
+    folder = write_wedges(tmp_path / "data")
+    for part in ("test", "ground_truth"):
+        (folder / part / "tip").rename(folder / part / "synthetic")
+    converted("to_masks", folder, tmp_path / "out")
+    for method in ("perlin", "both"):
+        assert "has a class synthetic already" in refusal(augment(tmp_path / "out", "--method", method))
+
+
 def test_a_changed_source_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     folder = write_wedges(tmp_path / "data")
     converted("to_masks", folder, tmp_path / "out")
@@ -462,7 +480,7 @@ def test_defects_that_nobody_would_see_are_given_up_in_one_line(tmp_path: Path) 
     for mask in (folder / "ground_truth").rglob("*.png"):
         save_mask(mask, cv2.circle(np.zeros((SIDE, SIDE), np.uint8), (SIDE // 2, SIDE // 2), 4, 1, -1))
     converted("to_masks", folder, tmp_path / "out")
-    assert "no place was found for heel" in refusal(augment(tmp_path / "out"))
+    assert "no place was found for heel" in (line := refusal(augment(tmp_path / "out"))) and "--place object" in line
     assert not (tmp_path / "out" / f"wedge@paste-{COUNT}").exists()
 
 

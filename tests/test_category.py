@@ -126,7 +126,6 @@ ENTRY = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
         (ENTRY | {"score": None}, "has the score None"),
         (ENTRY | {"bbox": [1, 2, 3]}, r"has the bbox \[1, 2, 3\]"),
         (ENTRY | {"bbox": None}, "has the bbox None"),
-        (ENTRY | {"segmentation": "x"}, "has the segmentation 'x'"),
     ],
     ids=str,
 )

@@ -14,8 +14,10 @@ from conftest import REPOSITORY, converted, refusal, write_category
 from fake_runs import results_file, write_run
 from sklearn import metrics as sk
 
+from finetune.bootstrap import resample
 from finetune.category import Dataset
 from finetune.compare import main
+from finetune.evidence import Truth
 
 SIZE = (96, 80)
 MASKS = {"crack": 14, "hole": 14, "rare": 7}
@@ -292,7 +294,16 @@ def test_someone_elses_coco_results_are_compared(root: Path, runs: Path, widget:
     [
         ({"image_id": 1}, "image_id 1 is not in test"),
         ({"category_id": 9}, "category_id 9 is none of 1 to 3"),
+        ({"category_id": "1"}, "the category_id '1'"),
+        ({"image_id": [5]}, "the image_id [5]"),
         ({"score": None}, "has no score"),
+        ({"score": 85.0}, "the score 85.0"),
+        ({"score": "0.9"}, "the score '0.9'"),
+        ({"bbox": [1, 2, 3]}, "the bbox [1, 2, 3]"),
+        ({"segmentation": {"size": [5, 5], "counts": [25]}}, "neither polygons nor run lengths of 96 x 80 px"),
+        ({"segmentation": {"size": [80, 96], "counts": [5, 99999]}}, "cannot be decoded (Invalid RLE"),
+        ({"segmentation": [[0, 0, 9, 9, 1e9, 0]]}, "a point lies far outside the image"),
+        ({"segmentation": "mask"}, "neither polygons nor run lengths"),
     ],
 )
 def test_results_that_do_not_fit_are_refused(
@@ -304,6 +315,120 @@ def test_results_that_do_not_fit_are_refused(
     entries[0] |= change
     path.write_text(json.dumps([{k: v for k, v in entry.items() if v is not None} for entry in entries]))
     assert word in refusal(compare(root, runs, "--no-html", "--results", f"theirs={path}"))
+
+
+def test_results_have_a_name_of_their_own(root: Path, runs: Path, widget: Dataset, tmp_path: Path) -> None:
+    path = results_file(tmp_path / "theirs.json", widget)
+    line = refusal(compare(root, runs, "--no-html", "--results", f"yolo={path}"))
+    assert "--results yolo=: a run is called yolo, too" in line
+    assert "a name of its own" in refusal(compare(root, runs, "--results", f"a={path}", "--results", f"a={path}"))
+
+
+def test_a_box_with_an_empty_mask_beside_it_is_a_box(root: Path, runs: Path, widget: Dataset, tmp_path: Path) -> None:
+    path = results_file(tmp_path / "theirs.json", widget)
+    plain = report_of(root, runs, tmp_path / "r", "--results", f"theirs={path}")
+    path.write_text(json.dumps([entry | {"segmentation": None} for entry in json.loads(path.read_text())]))
+    again = report_of(root, runs, tmp_path / "r", "--results", f"theirs={path}")
+    assert row_of(again, "theirs")["measures"] == row_of(plain, "theirs")["measures"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "word"),
+    [
+        ("runs/widget/yolo/seed-0/predictions/tuned/val_scores.csv", b"\xff\xfe", "is no CSV table"),
+        ("runs/widget/yolo/seed-0/predictions/tuned/test.json", None, "holds val.json, but no test.json"),
+        ("out/widget/coco/annotations/instances_test.json", b'{"info": ', "cannot be read"),
+        ("out/widget/coco/annotations/instances_test.json", b"{}", "cannot be read"),
+        ("out/widget/masks/images/test/{}", b"no image", "is damaged (cannot identify image file"),
+    ],
+)
+def test_damaged_files_are_named(
+    root: Path, widget: Dataset, tmp_path: Path, file: str, content: bytes | None, word: str
+) -> None:
+    shutil.copytree(root / "out/widget", tmp_path / "out/widget", dirs_exist_ok=True)
+    write_run(tmp_path / "runs", widget, "yolo", {"tuned": ("box", 0.9)})
+    path = tmp_path / file.format(widget.images("test")[0])
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    line = refusal(compare(tmp_path, tmp_path / "runs"))
+    assert word in line and str(path if content else path.parent) in line
+
+
+def test_boxes_without_val_say_what_is_missing(root: Path, widget: Dataset, tmp_path: Path) -> None:
+    (write_run(tmp_path, widget, "yolo", {"tuned": ("box", 0.9)}) / "predictions/tuned/val.json").unlink()
+    report = report_of(root, tmp_path, tmp_path / "r")
+    assert "No boxes for val, so no threshold of boxes and pixels: yolo." in report["banners"]
+    assert {"f1", "map50"} <= report["rows"][0]["measures"].keys() and "iou" not in report["rows"][0]["measures"]
+
+
+def test_what_any_seed_has_to_say_is_said(root: Path, widget: Dataset, tmp_path: Path) -> None:
+    write_run(tmp_path, widget, "yolo", {"tuned": ("box", 0.9)})
+    settings = {"seed": 1, "epochs": 300}
+    more = {"random_weights": True, "seen_test": "a reason", "settings": settings}
+    write_run(tmp_path, widget, "yolo", {"tuned": ("box", 0.9)}, 1, **more)
+    report = report_of(root, tmp_path, tmp_path / "r")
+    assert "Started from random weights: yolo." in report["banners"] and report["rows"][0]["random_weights"]
+    assert any("flatter it: a reason." in banner for banner in report["banners"])
+    assert any(banner.startswith("yolo: an average of runs with different epochs,") for banner in report["banners"])
+
+
+def test_seeds_alone_are_no_difference(report: dict) -> None:
+    assert not any("an average of runs" in banner for banner in report["banners"])
+
+
+@pytest.mark.parametrize(("count", "parts"), [(2, {"train": 6, "test": 1}), (10, {"train": 11, "val": 2, "test": 2})])
+def test_parts_without_good_images_or_without_any(
+    tmp_path: Path, count: int, parts: dict[str, int], recwarn: pytest.WarningsRecorder
+) -> None:
+    masks = {"crack": [discs(index, 0) for index in range(count)]}
+    folder = write_category(tmp_path / "data", masks=masks, good=(5, 0), size=SIZE)
+    dataset = Dataset(converted("all", folder, tmp_path / "out"))
+    assert {part: len(dataset.images(part)) for part in ("train", "val", "test") if dataset.images(part)} == parts
+    write_run(tmp_path / "runs", dataset, "yolo", {"tuned": ("box", 0.9)})
+    maps = write_run(tmp_path / "runs", dataset, "classifier", {"tuned": ("class", 0.9)})
+    for part in ("val", "test"):  # a classifier of whole images: AUROC alone, and no number here
+        shutil.rmtree(maps / f"predictions/tuned/{part}_heatmaps", ignore_errors=True)
+    result = compare(tmp_path, tmp_path / "runs")
+    assert result.exit_code == 0, result.output
+    assert ("No predictions for val" in result.stderr) == ("val" not in parts)
+    written = json.loads((tmp_path / "runs/widget/report/report.json").read_text())
+    assert row_of(written, "classifier")["measures"]["auroc"]["value"] is None
+    assert not any("AUROC" in sentence for sentence in written["sentences"])
+
+
+def test_folds_without_defects_are_left_out_of_rankings(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    masks = {"crack": [discs(index, 0) for index in range(2)]}
+    folder = write_category(tmp_path / "data", masks=masks, good=(4, 9), size=SIZE)
+    values = []
+    for fold in range(3):
+        converted("all", folder, tmp_path / "out", "--protocol", "kfold", "--folds", 3, "--fold", fold)
+        dataset = Dataset(tmp_path / f"out/widget@kfold-3-{fold}")
+        write_run(tmp_path / "runs", dataset, "normality", {"tuned": ("good", 0.5)})
+        write_run(tmp_path / "runs", dataset, "yolo", {"tuned": ("box", 0.9)})
+        single = report_of(tmp_path, tmp_path / "runs", tmp_path / "r", "--dataset", dataset.name)
+        values.append(row_of(single, "normality")["measures"]["aupro_0.3"]["value"])
+    assert values.count(None) == 1
+    result = compare(tmp_path, tmp_path / "runs", "--family", "widget@kfold-3")
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "runs/widget@kfold-3/report/report.json").read_text())
+    known = [value for value in values if value is not None]
+    assert row_of(written, "normality")["measures"]["aupro_0.3"]["value"] == pytest.approx(np.mean(known))
+    assert ",nan" not in (tmp_path / "runs/widget@kfold-3/report/index.html").read_text()
+    assert not [one for one in recwarn if "empty slice" in str(one.message)]
+
+
+def test_tiles_of_an_image_are_resampled_together(root: Path) -> None:
+    converted("all", root / "data/widget", root / "tiles", "--tile", 48)
+    truth = Truth(Dataset(root / "tiles/widget@tile-48"), "test")
+    assert truth.groups == [name.partition("@")[0] + ".png" for name in truth.names]
+    of_image = Truth(Dataset(root / "out/widget"), "test")
+    labels = dict(zip(of_image.names, of_image.labels.tolist(), strict=True))
+    assert truth.strata == [labels[group] for group in truth.groups]
+    assert truth.strata != truth.labels.tolist()  # tiles without a defect, of images that show one
+    weights = resample(truth.strata, truth.groups, 5, np.random.default_rng(0))
+    for group in set(truth.groups):
+        assert np.ptp(weights[:, [index for index, one in enumerate(truth.groups) if one == group]], axis=1).max() == 0
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,16 @@ def test_names_cannot_break_the_page(text: str) -> None:
     assert MARKUP not in text and "&lt;i&gt;odd&lt;/i&gt;" in text
 
 
+def test_images_that_are_left_out_are_told(text: str, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "worst of" not in text
+    monkeypatch.setattr(gallery, "MOST_CASES", 3)
+    root = page.parents[3]
+    result = compare(root, root / "runs", "--report", root / "few")
+    assert result.exit_code == 0, result.output
+    shown = (root / "few/index.html").read_text("utf-8")
+    assert shown.count('<article class="case"') == 3 and "The 3 worst of 7 test images" in shown
+
+
 def test_synthetic_images_are_announced(page: Path) -> None:
     from finetune.standings import Row, banners
 

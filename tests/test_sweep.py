@@ -206,6 +206,18 @@ def test_several_categories_have_a_mean() -> None:
     assert means["all"]["labelled"] == 80
 
 
+def test_categories_without_a_fold_in_common_have_no_mean() -> None:
+    found = learning_curve.scores([record("2", 0, 0.5, "widget"), record("2", 1, 0.5, "gadget")])
+    assert {one["category"] for one in found} == {"widget", "gadget"}
+
+
+def test_a_category_whose_cells_all_failed_has_no_picture(tmp_path: Path) -> None:
+    failed = record("2", 0, 0.5, "gadget") | {"status": "failed", "sets": {}}
+    report = report_of([record("2", 0, 0.5, "widget"), failed])
+    text = learning_curve.as_markdown(report)
+    assert "(curve-widget.svg)" in text and "## gadget" in text and "curve-gadget" not in text
+
+
 def report_of(records: list[dict[str, Any]]) -> dict[str, Any]:
     entries = learning_curve.scores(records)
     return {

@@ -17,7 +17,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import Result
-from conftest import REPOSITORY, converted, refusal, run_cli, save_noise, tree, write_category
+from conftest import REPOSITORY, blobs, converted, refusal, run_cli, save_noise, tree, write_category
 
 pytest.importorskip("ultralytics")
 
@@ -25,6 +25,7 @@ import torch
 from click.testing import CliRunner
 
 from converters.errors import DatasetError
+from converters.options import to_json
 from finetune import yolo
 from finetune.category import Dataset, open_dataset
 from finetune.crops import cut_train_part
@@ -32,6 +33,7 @@ from finetune.detections import draw_figures, measure, worst_images
 from finetune.metrics import box_confusion, box_metrics, size_metrics
 from finetune.predictions import Run
 from finetune.weights import find_weights
+from finetune.yolo_evaluation import metric_rows, spread
 
 FAST = ("--weights", "none", "--epochs", 1, "--imgsz", 64, "--batch", 4, "--device", "cpu")
 
@@ -98,6 +100,26 @@ def test_a_foreign_data_yaml_is_told_how_it_comes_in_and_comes_in_that_way(tmp_p
 def test_missing_format_names_its_converter(out):
     line = refusal(run_yolo("--category", "widget", "--out", out, "--task", "obb"))
     assert "python -m converters.to_yolo --task obb --category widget" in line
+
+
+def test_what_would_end_a_run_late_is_refused_first(tmp_path):
+    masks = {"crack": [blobs(index, (48, 40)) for index in range(10)]}
+    folder = write_category(tmp_path / "data", masks=masks, good=(4, 4))
+    converted("to_yolo", folder, tmp_path / "out", "--task", "segment")
+    options = ("--category", "widget", "--out", tmp_path / "out", "--runs", tmp_path / "runs", "--weights", "none")
+    line = refusal(run_yolo(*options, "--task", "segment"))
+    assert "widget/yolo: no such format" in line and "converters.to_yolo --category widget" in line
+    converted("to_yolo", folder, tmp_path / "out")
+    big = write_category(tmp_path / "data", "mixed", masks, good=(4, 4))
+    for path in (big / "test" / "good").iterdir():
+        save_noise(path, (96, 80))
+    converted("to_yolo", big, tmp_path / "out")
+    line = refusal(run_yolo("--category", "mixed", *options[2:], "--crop", 32))
+    assert "--crop: looks at whole images on one scale, and those of val and test have 48 to 96 px" in line
+    few = write_category(tmp_path / "data", "few", {"crack": masks["crack"][:2]}, good=(4, 0))
+    converted("to_yolo", few, tmp_path / "out")
+    assert "the val part holds no image" in refusal(run_yolo("--category", "few", *options[2:]))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_weights_that_cannot_be_had_name_the_file_and_the_flag(out, tmp_path):
@@ -208,6 +230,13 @@ def test_threshold_is_chosen_on_val_and_used_on_test():
 def test_without_defects_in_val_there_is_no_threshold():
     measured = measure({"val": truth_of(), "test": truth_of(box(1, 1, 0, 40))}, {"val": [], "test": []})
     assert "threshold" not in measured["test"] and measured["test"]["mAP50"] == 0
+    assert measured["val"]["mAP50"] is None and "NaN" not in to_json(measured)
+    known = {"mAP50": 0.5, "mAP50-95": 0.25}
+    assert spread([measured["val"], known, known]).startswith("mean and standard deviation of 2 folds: mAP50 0.500")
+    assert (
+        spread([measured["val"], measured["val"], known]) == "no standard deviation: 1 of 3 folds has defects in test"
+    )
+    assert list(metric_rows(measured["val"])) == [("mean", 0, "-", "-")]
 
 
 def test_sizes_are_measured_apart():

@@ -22,6 +22,7 @@ pytest.importorskip("ultralytics")
 
 import torch
 
+from converters.errors import DatasetError
 from finetune import yolo_world
 from finetune.category import open_dataset
 from finetune.metrics import box_metrics
@@ -234,6 +235,16 @@ def test_each_image_gets_its_own_order_of_words_as_from_ultralytics_and_learned_
     if tune_words:
         ours[0, 0].sum().backward()
         assert trainer.model.txt_feats.grad[0].sum(1).tolist() == [0, 0, 512]
+
+
+def test_a_class_without_which_a_part_is_empty_is_not_held_back(out, tmp_path):
+    dataset = open_dataset(out, "widget")
+    data = view_of(dataset, "detect", 0.5, tmp_path / "data")
+    for image in (data.parent / "images" / "val").iterdir():
+        if "__dent__" not in image.name:
+            image.unlink()
+    with pytest.raises(DatasetError, match="--keep-vocabulary dent: no image of val is left without it"):
+        yolo_world.hold_back(data, dataset, "dent")
 
 
 def test_a_class_held_back_leaves_the_training_view_and_the_dataset_stays_as_it_is(out, tmp_path):
