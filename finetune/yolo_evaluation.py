@@ -133,7 +133,7 @@ def spread(measured: Sequence[dict[str, Any]]) -> str:
     """Mean and standard deviation over the folds whose test part holds defects."""
     tested = [entry for entry in measured if entry["mAP50"] is not None]
     if len(tested) < 2:
-        return f"no standard deviation: {len(tested)} of {len(measured)} folds has defects in test"
+        return f"no standard deviation: {len(tested)} of {len(measured)} folds with defects in test"
     parts = []
     for key in ("mAP50", "mAP50-95"):
         values = [entry[key] for entry in tested]
