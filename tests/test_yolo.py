@@ -234,7 +234,7 @@ def test_without_defects_in_val_there_is_no_threshold():
     known = {"mAP50": 0.5, "mAP50-95": 0.25}
     assert spread([measured["val"], known, known]).startswith("mean and standard deviation of 2 folds: mAP50 0.500")
     assert (
-        spread([measured["val"], measured["val"], known]) == "no standard deviation: 1 of 3 folds has defects in test"
+        spread([measured["val"], measured["val"], known]) == "no standard deviation: 1 of 3 folds with defects in test"
     )
     assert list(metric_rows(measured["val"])) == [("mean", 0, "-", "-")]
 
