@@ -175,16 +175,17 @@ def main(
     if results and (family or name == "all"):
         raise DatasetError("--results: is of one test part; name its dataset with --category")
     groups = [family_of(out, family)] if family else [[dataset] for dataset in _datasets(out, str(name), runs)]
+    several = name == "all" and groups[0][0].name != "all"
     reports = []
     for datasets in groups:
         rows = collect(datasets, runs, results)
         report = make_report(datasets, rows, baseline, count, seed)
-        where = _where(target, runs[0], report["name"], several=name == "all")
+        where = _where(target, runs[0], report["name"], several)
         write(report, where, _page(report, rows) if html else None)
         reports.append(report)
         if not as_json:
             _print(report, where, html)
-    if name == "all":
+    if several:
         where = target / "all" if target else runs[0] / "report"
         with staging.publish(where, overwrite=True) as folder:
             (folder / "report.md").write_text(paper_tables(reports), "utf-8")
@@ -192,7 +193,7 @@ def main(
         if not as_json:
             click.echo(paper_tables(reports) + f"report: {where / 'report.md'}")
     if as_json:
-        click.echo(to_json(reports if name == "all" else reports[0]), nl=False)
+        click.echo(to_json(reports if several else reports[0]), nl=False)
 
 
 def _where(target: Path | None, runs: Path, name: str, several: bool) -> Path:
@@ -206,6 +207,7 @@ def _where(target: Path | None, runs: Path, name: str, several: bool) -> Path:
 
 
 def _datasets(out: Path, name: str, runs: Sequence[Path]) -> list[Dataset]:
+    """The dataset of that name or, for `all`, each with a run; of --classes category-defect's, called so, if alone."""
     if name != "all":
         return [open_dataset(out, name)]
     known = sorted(path.parent.name for path in out.glob("*/split.json") if "@" not in path.parent.name)
@@ -214,6 +216,7 @@ def _datasets(out: Path, name: str, runs: Sequence[Path]) -> list[Dataset]:
         for dataset in (open_dataset(out, one) for one in known)
         if any(find_runs(root, dataset) for root in runs)
     ]
+    found = [dataset for dataset in found if dataset.name != "all"] or found
     if not found:
         raise DatasetError(
             f"{out}: none of its {len(known)} datasets has a finished run in {', '.join(map(str, runs))}"

@@ -17,7 +17,7 @@ from finetune.evidence import Truth, decode
 
 OVERLAP = 0.5  # so that a defect that a square cuts is whole in the next
 LEAST_SHARE = 0.3  # of a defect's pixels in a square: with less of it, a square is left out
-LEAST_PIXELS = 10  # of a defect: a speck teaches nothing
+LEAST_PIXELS = 10  # of a defect: a speck teaches nothing, not even what good images look like
 
 
 def cut_train_part(dataset: Dataset, size: int, images: Path, labels: Path) -> list[str]:
@@ -33,18 +33,21 @@ def cut_train_part(dataset: Dataset, size: int, images: Path, labels: Path) -> l
         masks = [
             (entry["category_id"] - 1, decode(entry["segmentation"], height, width))
             for entry in truth.annotations[index]
-            if entry["area"] >= LEAST_PIXELS
         ]
         for x, y, w, h in grid(width, height, TileRule(size, OVERLAP)):
             window = np.s_[y : y + h, x : x + w]
-            shown = [(label, mask[window], int(mask[window].sum()) / int(mask.sum())) for label, mask in masks]
-            rows = [_row(label, part) for label, part, share in shown if share >= LEAST_SHARE]
-            if rows or not any(share for _, _, share in shown):
+            shown = [(label, mask, mask[window]) for label, mask in masks if mask[window].any()]
+            rows = [_row(label, part) for label, mask, part in shown if _is_enough(part.sum(), mask.sum())]
+            if rows or not shown:
                 file = images / f"{Path(name).stem}@{x}_{y}.png"
                 cv2.imwrite(str(file), image[window])
                 (labels / f"{file.stem}.txt").write_text("\n".join(rows), "utf-8")
                 names.append(file.name)
     return names
+
+
+def _is_enough(shown: int, whole: int) -> bool:
+    return whole >= LEAST_PIXELS and shown / whole >= LEAST_SHARE
 
 
 def _row(label: int, mask: NDArray[np.uint8]) -> str:

@@ -597,6 +597,19 @@ def test_all_categories_go_where_they_are_told(root: Path, runs: Path, tmp_path:
     assert {path.parent.name for path in (tmp_path / "r").glob("*/report.md")} == {"all", "widget"}
 
 
+def test_a_dataset_of_all_categories_is_no_category_more(root: Path, runs: Path, tmp_path: Path) -> None:
+    """`--classes category-defect` calls it `all`; alone, it has a report as any other."""
+    shutil.copytree(root / "out", tmp_path / "out")
+    converted("all", root / "data", tmp_path / "out", "--category", "all", "--classes", "category-defect")
+    shutil.copytree(runs, tmp_path / "runs")
+    write_run(tmp_path / "runs", Dataset(tmp_path / "out/all"), "classifier", {"tuned": ("class", 0.5)})
+    result = compare(tmp_path, tmp_path / "runs", "--no-html", "--json", dataset="all")
+    assert [report["name"] for report in json.loads(result.stdout)] == ["widget"]
+    shutil.rmtree(tmp_path / "runs/widget")
+    result = compare(tmp_path, tmp_path / "runs", "--no-html", "--json", dataset="all")
+    assert json.loads(result.stdout)["name"] == "all"
+
+
 def test_single_runs_can_be_named(root: Path, runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "widget", tmp_path / "runs/widget")
     folders = [tmp_path / "runs/widget" / name / "seed-0" for name in ("yolo", "classifier")]

@@ -284,6 +284,20 @@ def test_squares_show_defects_where_the_masks_have_them(out, tmp_path):
     assert {row[0] for row in rows} == {"0"}
 
 
+def test_a_square_with_nothing_but_a_speck_is_no_good_image(tmp_path):
+    speck = np.zeros((48, 48), bool)
+    speck[20:22, 20:22] = True
+    folder = write_category(tmp_path / "data", masks={"speck": [speck] * 5}, size=(48, 48))
+    dataset = Dataset(converted("all", folder, tmp_path / "out"))
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    names = cut_train_part(dataset, 24, tmp_path / "images", tmp_path / "labels")
+    defects = [name for name, label in dataset.labels("train").items() if label is not None]
+    corners = {name.partition("@")[2] for name in names if name.startswith(Path(defects[0]).stem)}
+    assert corners == {"24_0.png", "24_12.png", "24_24.png", "0_24.png", "12_24.png"}
+    assert not any(file.read_text() for file in (tmp_path / "labels").iterdir())
+
+
 def test_damaged_images_are_refused_in_one_line(out, tmp_path):
     """Where squares are cut from train, and where the worst of test are drawn."""
     dataset = open_dataset(shutil.copytree(out, tmp_path / "out"), "widget")
