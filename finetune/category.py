@@ -244,7 +244,7 @@ def read_mask(path: Path) -> "NDArray[Any]":
     try:
         with Image.open(path) as image:
             return np.asarray(image)
-    except (OSError, SyntaxError):
+    except (OSError, SyntaxError, ModuleNotFoundError):  # ultralytics patches Pillow to look for pi_heif then
         raise DatasetError(f"{path}: is no readable PNG: convert again with --overwrite") from None
 
 

@@ -210,8 +210,8 @@ def image_uri(path: Any, share: int) -> str:
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
-    except OSError as error:  # Pillow's, which may not name the file
-        raise DatasetError(f"{path}: is damaged ({error}): convert again with --overwrite") from None
+    except (OSError, ModuleNotFoundError):  # Pillow's; ultralytics patches it to look for pi_heif then
+        raise DatasetError(f"{path}: is no readable image: convert again with --overwrite") from None
     for side in (768, 640, 512, 384, 256, 160):
         image.thumbnail((side, side))
         stream = BytesIO()

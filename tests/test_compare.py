@@ -339,7 +339,7 @@ def test_a_box_with_an_empty_mask_beside_it_is_a_box(root: Path, runs: Path, wid
         ("runs/widget/yolo/seed-0/predictions/tuned/test.json", None, "holds val.json, but no test.json"),
         ("out/widget/coco/annotations/instances_test.json", b'{"info": ', "cannot be read"),
         ("out/widget/coco/annotations/instances_test.json", b"{}", "cannot be read"),
-        ("out/widget/masks/images/test/{}", b"no image", "is damaged (cannot identify image file"),
+        ("out/widget/masks/images/test/{}", b"no image", "is no readable image"),
     ],
 )
 def test_damaged_files_are_named(
