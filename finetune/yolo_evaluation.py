@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from converters.errors import DatasetError
 from converters.options import progress, table
-from finetune.category import Dataset, read_image
+from finetune.category import Dataset
 from finetune.predictions import Run, image_scores, made_images_of
 from finetune.yolo_view import FORMATS
 
@@ -20,16 +21,15 @@ def predict(model: Any, dataset: Dataset, task: str, part: str, imgsz: int, devi
 
     Images go one by one: ultralytics would take a list of them as one batch, and pad them to a common shape.
     """
-    import cv2
-
     folder = dataset.format(FORMATS[task]) / "images" / part
     settings = {"imgsz": imgsz, "conf": LEAST_SCORE, "device": device or None, "verbose": False, "retina_masks": True}
     names = dataset.images(part)
     with progress(names, len(names), f"predicting {part}") as bar:
         for name in bar:
-            image = read_image(folder / name, cv2.IMREAD_COLOR)  # ultralytics would skip what it can't read
-            (answer,) = model.predict(image, **settings)
-            yield from coco_results(answer, dataset.image_ids[name])
+            answers = model.predict(str(folder / name), **settings)
+            if not answers:
+                raise DatasetError(f"{folder / name}: ultralytics cannot read it: convert again with --overwrite")
+            yield from coco_results(answers[0], dataset.image_ids[name])
 
 
 def coco_results(answer: Any, image_id: int) -> Iterator[dict[str, Any]]:
