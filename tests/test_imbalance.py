@@ -132,7 +132,10 @@ def test_features_are_balanced_inside_their_class(method):
 def test_few_images_have_few_neighbours_at_the_border():
     pytest.importorskip("imblearn")
     features, labels = np.arange(8, dtype=np.float32)[:, None], np.array([0] * 5 + [1] * 3)
-    balance_features("borderline-smote", features, labels, seed=0)
+    balanced, found = balance_features("borderline-smote", features, labels, seed=0)
+    assert np.array_equal(balanced[:8], features) and np.array_equal(found[:8], labels)
+    assert np.bincount(found).tolist() in ([5, 3], [5, 5])  # made where classes meet, if they do
+    assert ((balanced[found == 1] >= 5) & (balanced[found == 1] <= 7)).all()
 
 
 def test_a_class_of_one_image_is_repeated():
