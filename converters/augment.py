@@ -215,7 +215,7 @@ def _convert(
         raise DatasetError(f"{target}: {lost[0]}")
     source = os.path.relpath(category.folder.resolve(), target.resolve())
     settings = settings | {"source": {category.name: Path(source).as_posix()}}
-    made = make_card(info, settings, card["formats"], summary, [category])
+    made = make_card(info, settings, card["formats"], summary, [category], card["options"])
     made["made"] = sum(key.startswith(f"{KEYS}/") for key in split.parts)
     (folder / "card.json").write_text(to_json(made), "utf-8")
     note = f"- {made['made']} images of train were made from others of train: see {RECORD} and made.png\n"

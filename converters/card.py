@@ -143,8 +143,13 @@ def make_card(
     formats: dict[str, str],
     summary: Summary,
     categories: list[Category],
+    options: dict[str, Any],
 ) -> dict[str, Any]:
-    """The content of card.json; ``formats`` says which writer made each format folder."""
+    """The content of card.json.
+
+    ``formats`` says which writer made each format folder; ``options`` are those of the conversion that decide none of
+    the content, and that a further format is written with all the same.
+    """
     incomplete = [line for category in categories for line in missing_images(category)]
     repeated = [group for category in categories for group in duplicates(category.samples)]
     return {
@@ -154,6 +159,7 @@ def make_card(
         "classes": list(info.classes),
         "split_sha256": info.split_sha256,
         "settings": settings,
+        "options": options,
         "formats": formats,
         **summary.card(),
         "incomplete": incomplete,
@@ -178,7 +184,7 @@ def read_card(dataset: Path) -> dict[str, Any]:
     path = dataset / "card.json"
     try:
         card = json.loads(path.read_text("utf-8"))
-        if card["schema"] != 1 or not {"classes", "settings", "left_out", "formats"} <= card.keys():
+        if card["schema"] != 1 or not {"classes", "settings", "options", "left_out", "formats"} <= card.keys():
             raise ValueError("not of schema 1")
         return card
     except OSError as error:

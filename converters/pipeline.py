@@ -214,7 +214,8 @@ def _publish(
         for path in kept:
             if simplification := Simplification.of(earlier_card, path.name):
                 summary.simplified[path.name] = simplification
-        card = make_card(info, settings, dict(sorted(formats.items())), summary, categories)
+        options = {name: getattr(conversion, name) for name in ("images", "on_error", "max_pixels")}
+        card = make_card(info, settings, dict(sorted(formats.items())), summary, categories, options)
         if kept and read_card(target)["left_out"] != card["left_out"]:
             raise DatasetError(f"{target}: {kept[0].name} leaves out other images; write the formats in one run")
         (folder / "card.json").write_text(to_json(card), "utf-8")

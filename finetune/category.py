@@ -3,30 +3,26 @@
 import json
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from converters.card import read_card
+from converters.completion import write_format
 from converters.errors import DatasetError
 from converters.made import KEYS
 from converters.splits import PARTS, read_split
-from converters.staging import recover
+from converters.staging import MARKER, recover
 from converters.tiles import RECORD
 from finetune.weights import sha256
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-COMMANDS = {
-    "yolo": "to_yolo",
-    "yolo-seg": "to_yolo --task segment",
-    "yolo-obb": "to_yolo --task obb",
-    "coco": "to_coco",
-    "masks": "to_masks",
-    "voc": "to_voc",
-}
 SUFFIXES = {  # what the converters add to a category's name, and the options that make them do so
     r"tile-(\d+)": "--tile {}",
     r"kfold-(\d+)-(\d+)": "--protocol kfold --folds {} --fold {}",
@@ -71,14 +67,10 @@ class Dataset:
         return self.card["synthetic"]
 
     def format(self, name: str) -> Path:
-        """The folder of one format; raises DatasetError naming the converter that writes it."""
+        """The folder of one format, which is written now if the dataset lacks it; see ``write_format``."""
         path = self.folder / name
         if not path.is_dir():
-            known = self.name.split("@")[0]
-            raise DatasetError(
-                f"{path}: no such format in this dataset; write it with "
-                f"`python -m converters.{COMMANDS[name]} --category {known}` and the options of the first conversion"
-            )
+            write_format(self.folder, name)
         return path
 
     @cached_property
@@ -250,6 +242,28 @@ def read_mask(path: Path) -> "NDArray[Any]":
 
 def _is_made(name: str) -> bool:
     return name.startswith(f"{KEYS}__")
+
+
+def choose_dataset(out: Path, name: str | None) -> str:
+    """``name`` or, without one, the name of the only dataset in ``out``, or of the one converted last; said on stderr.
+
+    Raises DatasetError where there is none.
+    """
+    return name or last_of(out, ((path.parent.name, path.with_name(MARKER)) for path in out.glob("*/split.json")))
+
+
+def last_of(out: Path, times: Iterable[tuple[str, Path]], what: str = "converted last") -> str:
+    """Of datasets' names, each with a file, that whose file was written last; it is said on stderr.
+
+    Raises DatasetError where there is none.
+    """
+    known = sorted((file.stat().st_mtime_ns, name) for name, file in times if not name.startswith("."))
+    if not known:
+        raise DatasetError(f"{out}: holds no dataset; make one with `python -m converters all --category NAME`")
+    several = len({name for _, name in known})
+    why = f"{what} of the {several}" if several > 1 else "the only dataset"
+    click.echo(f"Dataset: {known[-1][1]}, {why} in {out} (--category names another)", err=True)
+    return known[-1][1]
 
 
 def open_dataset(out: Path, name: str, made_share: float | None = None) -> Dataset:

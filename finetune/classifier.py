@@ -38,7 +38,7 @@ from converters.options import (
     to_json,
 )
 from finetune.attempts import ATTEMPTS, IMBALANCE, OWN, USUAL, Attempt, seen_test
-from finetune.category import Dataset, open_dataset, open_pretrain
+from finetune.category import Dataset, choose_dataset, open_dataset, open_pretrain
 from finetune.predictions import Run, check_begun, finished_run, run_folder, start_run, told_to_resume
 from finetune.replay import config_option
 from finetune.weights import RANDOM, find_weights, sha256
@@ -121,7 +121,9 @@ def make_job(wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, see
     known = published(attempt.arch)
     if wish.weights != RANDOM and not known and not Path(wish.weights).exists():
         raise DatasetError(f"--weights {wish.weights}: --arch {attempt.arch} is our own: name a file, or none")
-    checkpoint = find_weights(wish.weights, list(known), lambda name: fetch_weights(known[name]))
+    checkpoint = find_weights(
+        wish.weights, {name: known[name].url for name in known}, lambda name: fetch_weights(known[name])
+    )
     network = build_network(
         attempt.arch, 1 + len(dataset.classes), wish.imgsz, attempt.head, attempt.dropout, wish.stride
     )
@@ -525,7 +527,7 @@ def run_name(base: str, attempt: str, imbalance: str, several: bool) -> str:
 
 
 @command(acting=ACTING)
-@click.option("--category", "--dataset", "dataset_name", required=True, metavar="NAME", help="Dataset in --out.")
+@click.option("--category", "--dataset", "dataset_name", metavar="NAME", help="Dataset in --out.")
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
 @click.option("--run", "name", default="classifier", help="Name of the run; ladders add the attempt's.")
@@ -558,7 +560,7 @@ def run_name(base: str, attempt: str, imbalance: str, several: bool) -> str:
 @overwrite_option
 @json_option
 def main(
-    dataset_name: str,
+    dataset_name: str | None,
     out: Path,
     attempt: str,
     imbalance: str,
@@ -582,7 +584,7 @@ def main(
     attempts = attempts_of([step for step, _, _ in steps], overrides)
     ctx = click.get_current_context()
     check_acting(attempts, imbalance, {key for key in given_options(ctx, replayed=False) if ctx.params.get(key)})
-    dataset = open_dataset(out, dataset_name, made_share)
+    dataset = open_dataset(out, choose_dataset(out, dataset_name), made_share)
     first = open_pretrain(out, pretrain, dataset, "a classifier") if pretrain else None
     from finetune.decisions import read_costs
     from finetune.processes import place, prepare_device

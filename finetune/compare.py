@@ -22,7 +22,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 from converters import staging
 from converters.errors import DatasetError
 from converters.options import FOLDER, command, json_option, out_option, seed_option, to_json
-from finetune.category import Dataset, how_to_make, open_dataset
+from finetune.category import Dataset, how_to_make, last_of, open_dataset
 from finetune.predictions import PredictionSet, find_runs, read_run
 from finetune.standings import BASELINE, Row, make_report
 from finetune.tables import as_markdown, paper_tables, summary
@@ -121,7 +121,12 @@ def _results(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
 
 @command()
 @click.option(
-    "--category", "--dataset", "name", metavar="NAME", help="Dataset in --out; `all` for every one with runs."
+    "--category",
+    "--dataset",
+    "name",
+    metavar="NAME",
+    show_default="the one with the newest run",
+    help="Dataset in --out; `all` for every one with runs.",
 )
 @click.option("--family", metavar="NAME@kfold-K", help="All folds of one split, instead of --category.")
 @out_option
@@ -169,9 +174,10 @@ def main(
 
     The report folder holds index.html (one file, works offline), report.json and report.md.
     """
-    if (name is None) == (family is None):
-        wrong = "leave one of them out" if name else "one of them is needed"
-        raise DatasetError(f"--category and --family: {wrong}")
+    if name and family:
+        raise DatasetError("--category and --family: leave one of them out")
+    if not name and not family:
+        name = _with_newest_run(out, runs)
     if results and (family or name == "all"):
         raise DatasetError("--results: is of one test part; name its dataset with --category")
     groups = [family_of(out, family)] if family else [[dataset] for dataset in _datasets(out, str(name), runs)]
@@ -204,6 +210,15 @@ def _where(target: Path | None, runs: Path, name: str, several: bool) -> Path:
     elif any(runs.glob("*/seed-*/run.json")):  # or those of one dataset
         runs = runs.parent
     return runs / name / "report"
+
+
+def _with_newest_run(out: Path, runs: Sequence[Path]) -> str:
+    """The name of the dataset in ``out`` whose run was finished last; it is said on stderr."""
+    pattern = "seed-*/run.json"
+    records = [path for root in runs for path in (*root.glob(f"*/*/{pattern}"), *root.glob(f"*/{pattern}"))]
+    records += [root / "run.json" for root in runs if (root / "run.json").is_file()]
+    named = [(path.parents[2].name, path) for path in records]
+    return last_of(out, ((name, path) for name, path in named if (out / name).is_dir()), "with the newest run")
 
 
 def _datasets(out: Path, name: str, runs: Sequence[Path]) -> list[Dataset]:

@@ -32,7 +32,7 @@ from converters.options import (
     table,
     to_json,
 )
-from finetune.category import Dataset, open_dataset
+from finetune.category import Dataset, choose_dataset, open_dataset
 from finetune.predictions import Run, run_folder, start_run
 from finetune.replay import config_option
 from finetune.weights import RANDOM, find_weights, sha256
@@ -165,7 +165,7 @@ def evaluate(run: Run, backbone: Any, memory: "Tensor", parts: dict[str, "Images
 
 
 @command()
-@click.option("--category", "--dataset", "dataset_name", required=True, metavar="NAME", help="Dataset in --out.")
+@click.option("--category", "--dataset", "dataset_name", metavar="NAME", help="Dataset in --out.")
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
 @click.option("--run", "name", default="normality", help="Name of the run.")
@@ -179,7 +179,7 @@ def evaluate(run: Run, backbone: Any, memory: "Tensor", parts: dict[str, "Images
 @overwrite_option
 @json_option
 def main(
-    dataset_name: str,
+    dataset_name: str | None,
     out: Path,
     runs: Path,
     name: str,
@@ -193,7 +193,7 @@ def main(
     as_json: bool,
 ) -> None:
     """Learn from train's good images alone; print how well test's defects stand out; leave a run folder."""
-    dataset = open_dataset(out, dataset_name)
+    dataset = open_dataset(out, choose_dataset(out, dataset_name))
     from finetune.classifier import fetch_weights, published
     from finetune.loading import load_images
     from finetune.processes import prepare_device
@@ -201,7 +201,9 @@ def main(
     dataset.ground_truth("val")  # boxes are chosen by it: refused now rather than at the end
     device = prepare_device(device)
     known = published(arch)
-    checkpoint = find_weights(weights, list(known), lambda wanted: fetch_weights(known[wanted]))
+    checkpoint = find_weights(
+        weights, {name: known[name].url for name in known}, lambda wanted: fetch_weights(known[wanted])
+    )
     settings = {"arch": arch, "weights": weights, "imgsz": imgsz, "coreset": share, "device": device, "seed": seed}
     settings["weights_sha256"] = checkpoint and sha256(checkpoint)
     backbone = build_backbone(arch, checkpoint, imgsz, seed).to(device)

@@ -39,7 +39,7 @@ from converters.options import (
     table,
     to_json,
 )
-from finetune.category import open_dataset, open_pretrain
+from finetune.category import choose_dataset, open_dataset, open_pretrain
 from finetune.predictions import Run, finished_run, made_images_of, told_to_resume, write_record
 from finetune.replay import config_option
 from finetune.sam_job import (
@@ -67,7 +67,7 @@ ACTING = Acting(beside_eval_only=("--weights", "--boxes", "--cache-gb", "--expor
 
 
 @command(acting=ACTING)
-@click.option("--category", "--dataset", "name", required=True, metavar="NAME", help="Dataset in --out to train on.")
+@click.option("--category", "--dataset", "name", metavar="NAME", help="Dataset in --out to train on.")
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
 @click.option("--run", "run_name", default="sam", help="Name of the run.")
@@ -110,7 +110,7 @@ ACTING = Acting(beside_eval_only=("--weights", "--boxes", "--cache-gb", "--expor
 @config_option
 @overwrite_option
 @json_option
-def main(name: str, out: Path, eval_only: Path | None, as_json: bool, **options: Any) -> None:
+def main(name: str | None, out: Path, eval_only: Path | None, as_json: bool, **options: Any) -> None:
     """Fine-tune SAM on a converted dataset; print IoU on test before and after; leave a run folder.
 
     RUNS/DATASET/RUN/seed-SEED holds run.json, tuned.pt (what was trained; finetune.sam_models.load_tuned reads
@@ -118,7 +118,7 @@ def main(name: str, out: Path, eval_only: Path | None, as_json: bool, **options:
     three-points (prompts from the truth), yolo-box (--boxes) and auto (--auto). --eval-only goes by RUN's settings,
     and takes --weights FILE and --boxes RUN where the checkpoint or the boxes that RUN began with have moved.
     """
-    wish = Wish(**options)
+    wish, name = Wish(**options), choose_dataset(out, name)
     folder = measure_again(wish, out, name, eval_only) if eval_only else train_one(wish, out, name)
     if folder is None:
         return

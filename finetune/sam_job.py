@@ -102,7 +102,7 @@ def find_checkpoint(arch: str, weights: str | None) -> Path | None:
         raise DatasetError("--arch tiny: nobody has published its weights; add --weights FILE, or none for random ones")
     if wanted in PUBLISHED and wanted != own and not Path(wanted).exists():
         raise DatasetError(f"--weights {wanted}: are not those of --arch {arch}")
-    return find_weights(wanted, [own] if own in PUBLISHED else [], fetch_published)
+    return find_weights(wanted, {own: PUBLISHED[own][0]} if own in PUBLISHED else {}, fetch_published)
 
 
 def geometry(arch: str, imgsz: int | None) -> "Tiny":

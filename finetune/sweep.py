@@ -38,7 +38,7 @@ from converters.options import (
     seed_option,
     to_json,
 )
-from finetune.category import open_dataset
+from finetune.category import choose_dataset, open_dataset
 from finetune.cells import (
     ALL,
     CONVERT,
@@ -191,7 +191,9 @@ def write(report: dict[str, Any], folder: Path) -> None:
             draw(report, category, partial / f"curve-{file_name(category)}")
 
 
-def _names(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
     names = [name.strip() for name in value.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
         raise click.BadParameter(f"{value!r}: names with commas between them are needed, each once")
@@ -231,7 +233,13 @@ def _arguments(ctx: click.Context, parameter: click.Parameter, values: Sequence[
 
 
 @command()
-@click.option("--categories", required=True, callback=_names, metavar="A,B", help="Categories in --root.")
+@click.option(
+    "--categories",
+    callback=_names,
+    metavar="A,B",
+    show_default="that of the dataset converted last",
+    help="Categories in --root.",
+)
 @click.option("--models", required=True, callback=_models, metavar="A,B", help=f"Of {', '.join(SCRIPTS)}.")
 @click.option("--folds", type=click.IntRange(1), default=5, help="Folds of `all`; draws of any other number of shots.")
 @click.option("--shots", default=ALL, callback=_shots, help="Labelled defect images to train on, e.g. 1,2,5,10,all.")
@@ -275,6 +283,7 @@ def main(
     Datasets are converted where they are absent. RUNS/sweep/report holds report.json, report.md and the curves as PNG
     and SVG; RUNS/sweep/logs what the cells printed. Exit code 1: cells failed.
     """
+    options["categories"] = options["categories"] or (choose_dataset(out, None).partition("@")[0],)
     sweep = Sweep(out=out.absolute(), runs=runs.absolute(), root=root.absolute() if root else None, **options)
     if ALL in sweep.shots and sweep.folds < 3:
         raise DatasetError(f"--folds {sweep.folds}: `--shots {ALL}` is a k-fold split, and needs 3 folds or more")

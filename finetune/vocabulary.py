@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TOWER = "ViT-B-32-quickgelu"  # plain ViT-B-32 computes another GELU than OpenAI's weights were trained with
 PUBLISHED = "openai"
+ADDRESS = "https://huggingface.co/timm/vit_base_patch32_clip_224.openai/resolve/main/open_clip_model.safetensors"
 WIDTH = 512
 TEMPLATE = "{defect} on a {category}"
 INSTALL = "--text-weights {wanted}: needs open_clip: pip install -e '.[world]', or name vectors with --text-embeddings"
@@ -205,7 +206,7 @@ def find_tower(wanted: str, seed: int, cache: Path) -> TextTower:
     """The tower that ``--text-weights`` asks for; raises DatasetError if it is not to be had."""
     if wanted == PUBLISHED:
         import_open_clip(wanted)
-    return TextTower(find_weights(wanted, [PUBLISHED], fetch_tower, "--text-weights"), seed, cache)
+    return TextTower(find_weights(wanted, {PUBLISHED: ADDRESS}, fetch_tower, "--text-weights"), seed, cache)
 
 
 def fetch_tower(name: str) -> Path:

@@ -1,7 +1,7 @@
 """What ``--weights`` means: a file, a name that its own library can fetch, or ``none``, which is random."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from converters.errors import DatasetError
@@ -10,12 +10,12 @@ RANDOM = "none"
 
 
 def find_weights(
-    wanted: str, known: Sequence[str], fetch: Callable[[str], Path], flag: str = "--weights"
+    wanted: str, known: Mapping[str, str], fetch: Callable[[str], Path], flag: str = "--weights"
 ) -> Path | None:
     """The checkpoint file that ``--weights`` (or another ``flag``) asks for; None for ``none``.
 
-    ``known`` are the names that the model's library publishes, ``fetch`` gets one of them through that library
-    and its cache. Raises DatasetError naming the file and the flag; random weights are never a fallback.
+    ``known`` are the names that the model's library publishes and where each lies, ``fetch`` gets one of them through
+    that library and its cache. Raises DatasetError naming the file and the flag; random weights are never a fallback.
     """
     if wanted == RANDOM:
         return None
@@ -34,8 +34,8 @@ def find_weights(
     except (OSError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].lstrip("❌ ")
         raise DatasetError(
-            f"{flag} {wanted}: could not be downloaded ({reason}). Get the file on a machine with a network and "
-            f"name it with {flag} FILE, or ask for random weights with {flag} none"
+            f"{flag} {wanted}: could not be downloaded ({reason}). On a machine with a network get {known[wanted]} "
+            f"and name that file with {flag} FILE, or start from random weights with {flag} none"
         ) from None
 
 

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
@@ -48,7 +48,7 @@ from converters.options import (
     to_json,
 )
 from finetune import yolo_runs
-from finetune.category import Dataset, check_apart, open_dataset, whole_images
+from finetune.category import Dataset, check_apart, choose_dataset, open_dataset, whole_images
 from finetune.predictions import Run, finished_run, read_run, start_run, told_to_resume, write_record
 from finetune.replay import config_option
 from finetune.weights import RANDOM, find_weights, sha256
@@ -121,6 +121,11 @@ def prepare_ultralytics(folder: Path) -> None:
     os.environ["YOLO_AUTOINSTALL"] = "False"
     os.environ["YOLO_VERBOSE"] = "False"
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))  # ultralytics would set 1
+
+
+def addresses(names: Iterable[str]) -> dict[str, str]:
+    """Where ultralytics publishes its checkpoints, by name."""
+    return {name: f"https://github.com/ultralytics/assets/releases/download/v8.4.0/{name}" for name in names}
 
 
 def fetch_weights(name: str) -> Path:
@@ -500,7 +505,9 @@ def start(wish: Wish, recipe: Recipe, dataset: Dataset, first: Dataset | None) -
     }
     if wish.resume:
         return go_on(folder, whole, origin), None
-    checkpoint = find_weights(wish.weights, [f"{size}{SUFFIXES[wish.task]}.pt" for size in SIZES], fetch_weights)
+    checkpoint = find_weights(
+        wish.weights, addresses(f"{size}{SUFFIXES[wish.task]}.pt" for size in SIZES), fetch_weights
+    )
     if checkpoint and folder.resolve() in checkpoint.resolve().parents:
         raise DatasetError(f"--weights {wish.weights}: lies in the run that would be replaced; name another --run")
     model = load_model(wish.arch, checkpoint, wish.task)
@@ -597,10 +604,10 @@ def read_data_option(
 
     Raises DatasetError where others say otherwise.
     """
-    if (name is None) == (data is None):
-        raise DatasetError("name the dataset with --category NAME or with --data FILE, one of them")
+    if data is None:
+        return choose_dataset(options["out"], name)
     if name is not None:
-        return name
+        raise DatasetError("--category and --data: both name the dataset; leave one of them out")
     if folds:
         raise DatasetError("--folds: needs --category NAME; a data.yaml is of one fold")
     assert data is not None

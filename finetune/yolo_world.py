@@ -40,7 +40,7 @@ from converters.options import (
     to_json,
 )
 from finetune import yolo_runs
-from finetune.category import Dataset, open_dataset
+from finetune.category import Dataset, choose_dataset, open_dataset
 from finetune.predictions import Run, finished_run, read_run, run_folder, start_run, told_to_resume, write_record
 from finetune.replay import config_option
 from finetune.vocabulary import (
@@ -57,6 +57,7 @@ from finetune.vocabulary import (
 from finetune.weights import find_weights, sha256
 from finetune.yolo import (
     Recipe,
+    addresses,
     best_of,
     check_device,
     check_freeze,
@@ -363,7 +364,7 @@ def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str
     check_batch(recipe.batch, wish.device)
     prepare_ultralytics(wish.runs / ".ultralytics")
     check_device(wish.device)
-    checkpoint = find_weights(wish.weights, [f"{arch}.pt" for arch in ARCHS], fetch_weights)
+    checkpoint = find_weights(wish.weights, addresses(f"{arch}.pt" for arch in ARCHS), fetch_weights)
     run, words = start(wish, recipe, dataset, checkpoint)
     with told_to_resume(run.folder, has_last):
         results = three_results(lambda: load_world(wish.arch, checkpoint, wish.seed), words, wish, recipe, run)
@@ -419,7 +420,7 @@ def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]
     prepare_ultralytics(wish.runs / ".ultralytics")
     check_device(wish.device)
     settings, words = run.settings, words_of(run)
-    checkpoint = find_weights(settings["weights"], [f"{arch}.pt" for arch in ARCHS], fetch_weights)
+    checkpoint = find_weights(settings["weights"], addresses(f"{arch}.pt" for arch in ARCHS), fetch_weights)
     if checkpoint and sha256(checkpoint) != record["weights_sha256"]:
         raise DatasetError(f"--eval-only {folder}: {checkpoint} is no longer the file that this run started from")
     for name, found in record["sets"].items():
@@ -454,7 +455,7 @@ def report(folder: Path, dataset: Dataset) -> str:
 
 
 @command(acting=ACTING)
-@click.option("--category", "--dataset", "name", required=True, metavar="NAME", help="Dataset in --out to train on.")
+@click.option("--category", "--dataset", "name", metavar="NAME", help="Dataset in --out to train on.")
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
 @click.option("--run", "run_name", show_default="yolo-world, or yolo-world-without-CLASS", help="Name of the run.")
@@ -476,7 +477,7 @@ def report(folder: Path, dataset: Dataset) -> str:
 @json_option
 @click.pass_context
 def main(
-    ctx: click.Context, name: str, folds: int | None, eval_only: Path | None, as_json: bool, **options: Any
+    ctx: click.Context, name: str | None, folds: int | None, eval_only: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Ask YOLO-World for the classes of a dataset in words, fine-tune it, tune its words; print all three on test.
 
@@ -484,7 +485,7 @@ def main(
     test in the COCO results format, figures/, the vectors of the words (text_embeddings.npz, prompt-tuned.npz; give
     them back with --text-embeddings), and a best.pt below tuned/ and prompt-tuned/.
     """
-    given = given_options(ctx)
+    given, name = given_options(ctx), choose_dataset(options["out"], name)
     kept = options["keep_vocabulary"]
     options["run_name"] = options["run_name"] or (f"yolo-world-without-{kept}" if kept else "yolo-world")
     recipe = Recipe(**{field.name: options.pop(field.name) for field in fields(Recipe)})

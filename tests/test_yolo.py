@@ -73,7 +73,6 @@ def test_a_data_yaml_of_ours_means_its_dataset_and_task(out, tmp_path, monkeypat
 def test_the_dataset_is_named_once(out):
     file = out / "widget" / "yolo" / "data.yaml"
     assert "one of them" in refusal(run_yolo("--category", "widget", "--data", file))
-    assert "one of them" in refusal(run_yolo())
 
 
 def test_a_foreign_data_yaml_is_told_how_it_comes_in_and_comes_in_that_way(tmp_path, monkeypatch):
@@ -97,19 +96,9 @@ def test_a_foreign_data_yaml_is_told_how_it_comes_in_and_comes_in_that_way(tmp_p
     assert "no such file" in refusal(run_yolo("--data", "gone.yaml"))
 
 
-def test_missing_format_names_its_converter(out):
-    line = refusal(run_yolo("--category", "widget", "--out", out, "--task", "obb"))
-    assert "python -m converters.to_yolo --task obb --category widget" in line
-
-
 def test_what_would_end_a_run_late_is_refused_first(tmp_path):
     masks = {"crack": [blobs(index, (48, 40)) for index in range(10)]}
-    folder = write_category(tmp_path / "data", masks=masks, good=(4, 4))
-    converted("to_yolo", folder, tmp_path / "out", "--task", "segment")
     options = ("--category", "widget", "--out", tmp_path / "out", "--runs", tmp_path / "runs", "--weights", "none")
-    line = refusal(run_yolo(*options, "--task", "segment"))
-    assert "widget/yolo: no such format" in line and "converters.to_yolo --category widget" in line
-    converted("to_yolo", folder, tmp_path / "out")
     big = write_category(tmp_path / "data", "mixed", masks, good=(4, 4))
     for path in (big / "test" / "good").iterdir():
         save_noise(path, (96, 80))
@@ -164,11 +153,11 @@ def test_a_failed_download_is_one_line_and_never_a_random_start():
         raise ConnectionError(f"cannot reach the host of {name}\nlong story")
 
     with pytest.raises(Exception, match=r"yolo11n.pt: could not be downloaded .cannot reach .* --weights FILE"):
-        find_weights("yolo11n.pt", ["yolo11n.pt"], fetch)
+        find_weights("yolo11n.pt", {"yolo11n.pt": "https://example.org/yolo11n.pt"}, fetch)
 
 
 def test_none_is_the_only_word_for_random_weights():
-    assert find_weights("none", [], Path) is None
+    assert find_weights("none", {}, Path) is None
 
 
 def test_a_run_is_not_overwritten_by_accident(out, tmp_path):
