@@ -21,8 +21,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from converters import splits
-from converters.instances import read_mask
+from converters.datasets import splits
+from converters.masks.instances import read_mask
 from converters.verify import source_of
 
 SIDE, BANDS, FOLDS, NEIGHBOURS = 64, 16, 5, 5

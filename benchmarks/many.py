@@ -16,7 +16,7 @@ import click
 import cv2
 import numpy as np
 
-from converters.options import command, table
+from converters.cli.options import command, table
 
 LEAST_RATIO = 1.7
 MOST_GROWTH = 1.1  # of peak memory, from a fifth of the categories to all of them

@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 import torch
 
-from finetune.embeddings import EmbeddingCache
-from finetune.sam_models import ARCHS, Segmenter, Tiny, build_sam, framed
-from finetune.sam_training import Recipe, choose_trained, optimizer_of, scene_of, take_step
+from finetune.segmentation.embedding_cache import EmbeddingCache
+from finetune.segmentation.models import ARCHS, Segmenter, Tiny, build_sam, framed
+from finetune.segmentation.steps import Recipe, choose_trained, optimizer_of, scene_of, take_step
 
 ROUNDS = 2
 

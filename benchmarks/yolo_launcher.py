@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from converters.options import FOLDER, command, out_option, table
+from converters.cli.options import FOLDER, command, out_option, table
 
 REPOSITORY = Path(__file__).parents[1]
 LIMIT = 5.0  # CPU seconds

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from converters.options import command, table
+from converters.cli.options import command, table
 
 KINDS = ("usual", "channels last", "and a fused AdamW", "and bfloat16 (AMX)")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from converters.errors import DatasetError
-from converters.options import OneLineErrors, command, conversion_options, simplify_option
+from converters.cli.errors import DatasetError
+from converters.cli.options import OneLineErrors, command, conversion_options, simplify_option
 
 COMMANDS = (
     "all",
@@ -47,7 +47,7 @@ def main() -> None:
 @conversion_options
 def convert_all(**options: Any) -> None:
     """Write yolo, yolo-seg, coco, masks and voc, reading each mask once."""
-    from converters.run import run
+    from converters.datasets.conversion import run
     from converters.to_coco import CocoWriter
     from converters.to_masks import MasksWriter
     from converters.to_voc import VocWriter

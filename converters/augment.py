@@ -15,12 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converters import splits
-from converters.card import HEADER, Summary, card_as_markdown, make_card, read_card
-from converters.errors import DatasetError
-from converters.made import FOLDER, KEYS, RECORD, read_made
-from converters.options import FOLDER as PATH
-from converters.options import (
+from converters.cli.errors import DatasetError
+from converters.cli.options import FOLDER as PATH
+from converters.cli.options import (
     any_seed_option,
     command,
     images_option,
@@ -32,11 +29,14 @@ from converters.options import (
     table,
     to_json,
 )
-from converters.samples import GOOD, Category, Sample
-from converters.splits import Split
+from converters.datasets import splits
+from converters.datasets.card import HEADER, Summary, card_as_markdown, make_card, read_card
+from converters.datasets.splits import Split
+from converters.datasets.synthetic_images import FOLDER, KEYS, RECORD, read_made
+from converters.sources.samples import GOOD, Category, Sample
 
 if TYPE_CHECKING:
-    from converters.making import Made, Order, Stock
+    from converters.synthetic.making import Made, Order, Stock
 
 PASTE, PERLIN, BOTH = "paste", "perlin", "both"
 SYNTHETIC = "synthetic"  # the class of defects made from noise; the last one, so that the others keep their index
@@ -86,7 +86,7 @@ def shares(real: dict[str, int], count: int, balance: bool) -> dict[str, int]:
 
 def orders_for(request: Request, real: dict[str, int]) -> "list[Order]":
     """One order an image: the pasted ones by type, then those made from noise."""
-    from converters.making import Order
+    from converters.synthetic.making import Order
 
     pasted = {PASTE: request.count, PERLIN: 0, BOTH: request.count - request.count // 2}[request.method]
     wanted = shares(real, pasted, request.balance)
@@ -109,7 +109,7 @@ def augment(
     Raises DatasetError if ``base`` is no dataset that can be added to, if its source is gone or has changed, or if a
     type cannot be placed anywhere.
     """
-    from converters import staging
+    from converters.cli import publishing as staging
     from converters.verify import source_of
 
     staging.recover(base)
@@ -128,7 +128,7 @@ def augment(
     target = base.parent / (base.name + request.suffix)
     if overwrite and category.folder.resolve() in (target.resolve(), *target.resolve().parents):
         raise DatasetError(f"{target} would lie in the source {category.folder}: choose another --out")
-    from converters.making import take_stock
+    from converters.synthetic.making import take_stock
 
     stock = take_stock(train, card["settings"], request.place, base)
     orders = orders_for(request, Counter(sample.defect for sample in train if sample.defect != GOOD))
@@ -153,8 +153,8 @@ def _make(
 ) -> "Generator[Made, None, None]":
     import os
 
-    from converters.making import Maker
-    from converters.workers import in_processes
+    from converters.cli.workers import in_processes
+    from converters.synthetic.making import Maker
 
     for name in ("images", "masks"):
         (folder / FOLDER / name).mkdir(parents=True)
@@ -188,9 +188,9 @@ def _convert(
     """Write the formats that ``base`` has, the card and the split."""
     import os
 
-    from converters import pipeline
-    from converters.instances import InstanceRule
-    from converters.writer import DatasetInfo
+    from converters.datasets import pipeline
+    from converters.formats.writer import DatasetInfo
+    from converters.masks.instances import InstanceRule
 
     settings = card["settings"]
     used = {pipeline.class_of(sample, settings["classes"]) for sample in samples if sample.key in split.parts}
@@ -239,7 +239,7 @@ def _writer(name: str) -> Any:
 def _write_record(
     folder: Path, request: Request, stock: "Stock", origin: dict[str, str], made: "Sequence[Made]"
 ) -> None:
-    from converters.pasting import BORDER, SPREAD, VISIBLE
+    from converters.synthetic.pasting import BORDER, SPREAD, VISIBLE
 
     record = {
         "schema": 1,
@@ -255,8 +255,8 @@ def _write_record(
 
 
 def _write_sheet(folder: Path, name: str, category: Category, images: Sequence[Sample], made: "Sequence[Made]") -> None:
+    from converters.drawing.sheets import Child, made_sheet
     from converters.preview import spread, title
-    from converters.sheets import Child, made_sheet
 
     by_name = {sample.image.name: sample for sample in images}
     by_key = {sample.key: sample for sample in category.samples}

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converters.errors import DatasetError
-from converters.options import command, json_option, source_options, table, to_json
-from converters.readers import find_categories, find_root, read_category
+from converters.cli.errors import DatasetError
+from converters.cli.options import command, json_option, source_options, table, to_json
+from converters.sources.reading import find_categories, find_root, read_category
 
 if TYPE_CHECKING:
-    from converters.survey import Description, ImageSize
+    from converters.importing.statistics import Description, ImageSize
 
 SYNTHETIC_NOTE = "SYNTHETIC: made by `python -m converters.sample`; says nothing about real products"
 SUMMARY = (
@@ -203,7 +203,7 @@ def main(root: Path | None, category: str | None, layout: str, max_pixels: int, 
     if as_json and markdown:
         raise DatasetError("--json and --markdown exclude each other: leave one of them out")
     folders = find_categories(find_root(root), category, layout)
-    from converters.survey import describe_category
+    from converters.importing.statistics import describe_category
 
     descriptions = [describe_category(read_category(folder, max_pixels, layout)) for folder in folders]
     if as_json:

@@ -20,11 +20,11 @@ from typing import IO, Any
 import click
 from filelock import FileLock, Timeout
 
-from converters import staging
-from converters.errors import DatasetError
-from converters.options import FOLDER, command, overwrite_option, progress
-from converters.readers import DEFAULT_ROOT, read_category
-from converters.readers.mvtec import known_facts, missing_images
+from converters.cli import publishing as staging
+from converters.cli.errors import DatasetError
+from converters.cli.options import FOLDER, command, overwrite_option, progress
+from converters.sources.mvtec import known_facts, missing_images
+from converters.sources.reading import DEFAULT_ROOT, read_category
 
 LICENCE = (
     "MVTec AD is licensed CC BY-NC-SA 4.0: share alike, name its authors, no commercial use.\n"

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converters.errors import DatasetError
-from converters.options import FOLDER, command, import_options
+from converters.cli.errors import DatasetError
+from converters.cli.options import FOLDER, command, import_options
 
 if TYPE_CHECKING:
-    from converters.instances import Mask
+    from converters.masks.instances import Mask
 
 LONGEST_OUTLINE = 10_000_000  # px; pycocotools walks along polygons in steps of a fifth of that
 
@@ -39,7 +39,7 @@ def read_coco(path: Path) -> dict[str, Any]:
 
 def labelled_files(path: Path, images: Path) -> list[Any]:
     """Every image that the file lists, with its labels; raises DatasetError for entries that lead nowhere."""
-    from converters.labels import LabelledFile, flat_name
+    from converters.importing.labels import LabelledFile, flat_name
 
     data = read_coco(path)
     names = {_id(path, entry): str(entry.get("name")) for entry in data["categories"]}
@@ -155,7 +155,7 @@ def main(
     FILE is a COCO file of instances, as CVAT, Label Studio, Roboflow or labelme export it. Images without labels
     are good. The folder holds one mask and one class an image; what does not fit is an error that names the image.
     """
-    from converters.labels import Rules, report, unlisted, write_folder
+    from converters.importing.labels import Rules, report, unlisted, write_folder
 
     files = labelled_files(file, images)
     tally = write_folder(files, to, Rules(mixed, touching, on_error), max_pixels, overwrite)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from converters.errors import DatasetError
-from converters.options import FOLDER, command, import_options
-from converters.samples import SUFFIXES, fits_text_files
-from converters.splits import PARTS
+from converters.cli.errors import DatasetError
+from converters.cli.options import FOLDER, command, import_options
+from converters.datasets.splits import PARTS
+from converters.sources.samples import SUFFIXES, fits_text_files
 
 if TYPE_CHECKING:
-    from converters.instances import Mask
+    from converters.masks.instances import Mask
 
 
 def read_data_yaml(path: Path) -> tuple[Path, dict[str, list[str]], dict[int, str]]:
@@ -121,7 +121,7 @@ def main(data_yaml: Path, to: Path, mixed: str, touching: str, on_error: str, ma
     labels are good. The parts train, val and test are joined: a conversion divides anew. The folder holds one mask
     and one class an image; what does not fit is an error that names the image.
     """
-    from converters.labels import LabelledFile, Rules, flat_name, report, write_folder
+    from converters.importing.labels import LabelledFile, Rules, flat_name, report, write_folder
 
     base, parts, names = read_data_yaml(data_yaml)
     files, unlabelled = [], 0

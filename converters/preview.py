@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converters.errors import DatasetError
-from converters.options import FOLDER, command, instance_options, overwrite_option, progress, source_options, table
-from converters.readers import find_categories, find_root, read_category
-from converters.samples import GOOD, Category, Problem, Sample
-from converters.staging import publish
+from converters.cli.errors import DatasetError
+from converters.cli.options import FOLDER, command, instance_options, overwrite_option, progress, source_options, table
+from converters.cli.publishing import publish
+from converters.sources.reading import find_categories, find_root, read_category
+from converters.sources.samples import GOOD, Category, Problem, Sample
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from converters.instances import InstanceRule
+    from converters.masks.instances import InstanceRule
 
 ROWS = 6  # defective images on a sheet
 HEADER = ("category", "sheet", "images", "shown")
@@ -54,7 +54,7 @@ def write_sheets(category: Category, folder: Path, rule: "InstanceRule") -> tupl
 
 def rank_by_area(samples: Sequence[Sample], rule: "InstanceRule") -> tuple[list[Sample], list[Problem]]:
     """Samples by the area of their defects, smallest first, and those whose mask cannot be used."""
-    from converters.survey import instances_of
+    from converters.importing.statistics import instances_of
 
     areas: dict[Sample, int] = {}
     problems = []
@@ -69,8 +69,8 @@ def rank_by_area(samples: Sequence[Sample], rule: "InstanceRule") -> tuple[list[
 def _defect_sheet(
     category: Category, kind: str, by_area: Sequence[Sample], rule: "InstanceRule"
 ) -> tuple["Image.Image", int]:
-    from converters.sheets import Defect, defect_sheet
-    from converters.survey import instances_of
+    from converters.drawing.sheets import Defect, defect_sheet
+    from converters.importing.statistics import instances_of
 
     chosen = spread(by_area, ROWS)
     order = "from the smallest to the largest defect area"
@@ -83,7 +83,7 @@ def _defect_sheet(
 
 
 def _good_sheet(category: Category, samples: Sequence[Sample]) -> tuple["Image.Image", int]:
-    from converters.sheets import COLUMNS, good_sheet
+    from converters.drawing.sheets import COLUMNS, good_sheet
 
     rows = []
     for origin in sorted({sample.origin for sample in samples}, reverse=True):
@@ -118,7 +118,7 @@ def main(
     Exit code 1 means that some files cannot be used; they are listed.
     """
     folders = find_categories(find_root(root), category, layout)
-    from converters.instances import InstanceRule
+    from converters.masks.instances import InstanceRule
 
     instance_rule = InstanceRule(**rule | {"connectivity": int(rule["connectivity"])})
     rows, problems = [], []

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from converters.options import FOLDER, command, overwrite_option, progress, seed_option, table, to_json
-from converters.staging import publish
+from converters.cli.options import FOLDER, command, overwrite_option, progress, seed_option, table, to_json
+from converters.cli.publishing import publish
 
 CATEGORIES = ("washer", "weave")
 DEFECTS = ("scratch", "hole", "stain", "missing_part", "misplaced")
@@ -22,7 +22,7 @@ SMALL_COUNTS = {"train/good": 8, "test/good": 8, **dict.fromkeys(DEFECTS, 6)}
 
 def write_sample(folder: Path, seed: int, small: bool) -> None:
     """Write both categories into the existing empty `folder`."""
-    from converters.scenes import render_files
+    from converters.synthetic.scenes import render_files
 
     counts = SMALL_COUNTS if small else FULL_COUNTS
     jobs = [(c, kind, n) for c in CATEGORIES for kind, count in counts.items() for n in range(count)]

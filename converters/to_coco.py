@@ -10,24 +10,24 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from converters.options import command, conversion_options, simplify_option
-from converters.splits import PARTS
-from converters.writer import DatasetInfo, LabelledImage, Outcome, Rendered, Writer
+from converters.cli.options import command, conversion_options, simplify_option
+from converters.datasets.splits import PARTS
+from converters.formats.writer import DatasetInfo, LabelledImage, Outcome, Rendered, Writer
 
 if TYPE_CHECKING:
-    from converters.instances import Instance
+    from converters.masks.instances import Instance
 
 
 def polygons(instance: "Instance") -> list[list[int]]:
     """COCO polygons ``[x1, y1, x2, y2, ...]``, one for each connected part of the instance."""
-    from converters.polygons import corner_rings
+    from converters.masks.polygons import corner_rings
 
     return [ring.ravel().tolist() for ring in corner_rings(instance)]
 
 
 def simplified_polygons(instance: "Instance", tolerance: float) -> tuple[list[list[float]], float]:
     """The same with fewer vertices, and the IoU of what pycocotools will decode with the mask."""
-    from converters.polygons import corner_rings, filled_by_parity, simplified
+    from converters.masks.polygons import corner_rings, filled_by_parity, simplified
 
     rings, iou = simplified(instance, tolerance, corner_rings, filled_by_parity)
     return [ring.ravel().tolist() for ring in rings], iou
@@ -158,7 +158,7 @@ def main(segmentation: str, **options: Any) -> None:
     pycocotools decodes both kinds of segmentation to exactly the mask. A hole lies in the polygon of its
     instance, over a bridge of no width: programs that show polygons may show that line.
     """
-    from converters.run import run
+    from converters.datasets.conversion import run
 
     run([WRITERS[segmentation]], **options)
 

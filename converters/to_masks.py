@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from converters.errors import DatasetError
-from converters.options import command, conversion_options, to_json
-from converters.splits import PARTS
-from converters.writer import LabelledImage, Rendered, Writer
+from converters.cli.errors import DatasetError
+from converters.cli.options import command, conversion_options, to_json
+from converters.datasets.splits import PARTS
+from converters.formats.writer import LabelledImage, Rendered, Writer
 
 MOST_INSTANCES = 65535
 
@@ -16,7 +16,7 @@ class MasksWriter(Writer):
     directories = tuple(f"{kind}/{part}" for kind in ("images", "semantic", "instance") for part in PARTS)
 
     def render(self, image: LabelledImage) -> Rendered:
-        from converters.png import id_png
+        from converters.masks.png import id_png
 
         if len(image.instances) > MOST_INSTANCES:
             raise DatasetError(
@@ -45,7 +45,7 @@ class MasksWriter(Writer):
 @conversion_options
 def main(**options: Any) -> None:
     """Write PNG masks: DATASET/masks, semantic (palette, class index + 1) and instance (16 bit)."""
-    from converters.run import run
+    from converters.datasets.conversion import run
 
     run([MasksWriter], **options)
 

@@ -9,10 +9,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from converters.errors import DatasetError
-from converters.options import command, conversion_options, to_json
-from converters.splits import PARTS
-from converters.writer import DatasetInfo, LabelledImage, Outcome, Rendered, Writer
+from converters.cli.errors import DatasetError
+from converters.cli.options import command, conversion_options, to_json
+from converters.datasets.splits import PARTS
+from converters.formats.writer import DatasetInfo, LabelledImage, Outcome, Rendered, Writer
 
 MOST_INSTANCES = 254  # ids of a palette mask; 255 is VOC's void
 
@@ -57,7 +57,7 @@ class VocWriter(Writer):
         return f"JPEGImages/{image.name}"
 
     def render(self, image: LabelledImage) -> Rendered:
-        from converters.png import index_png
+        from converters.masks.png import index_png
 
         count = len(image.instances)
         if count > MOST_INSTANCES:
@@ -88,7 +88,7 @@ class VocWriter(Writer):
             for name in self.info.classes:
                 shows = "".join(f"{stem} {1 if shown == name else -1:2d}\n" for stem, shown in members)
                 (sets / "Main" / f"{name}_{part}.txt").write_text(shows, "utf-8")
-        from converters.png import voc_palette
+        from converters.masks.png import voc_palette
 
         colours = voc_palette(len(self.info.classes) + 1).tolist()
         labels = zip(("background", *self.info.classes), colours, strict=True)
@@ -108,7 +108,7 @@ class VocWriter(Writer):
 @conversion_options
 def main(**options: Any) -> None:
     """Write a PASCAL VOC dataset: DATASET/voc."""
-    from converters.run import run
+    from converters.datasets.conversion import run
 
     run([VocWriter], **options)
 

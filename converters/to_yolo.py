@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converters.errors import DatasetError
-from converters.options import command, conversion_options, simplify_option
-from converters.splits import PARTS
-from converters.writer import LabelledImage, Rendered, Writer
+from converters.cli.errors import DatasetError
+from converters.cli.options import command, conversion_options, simplify_option
+from converters.datasets.splits import PARTS
+from converters.formats.writer import LabelledImage, Rendered, Writer
 
 if TYPE_CHECKING:
-    from converters.instances import Instance
+    from converters.masks.instances import Instance
 
 
 def box_row(instance: "Instance", class_index: int, width: int, height: int) -> str:
@@ -27,7 +27,7 @@ def box_row(instance: "Instance", class_index: int, width: int, height: int) -> 
 
 def polygon_row(instance: "Instance", class_index: int, width: int, height: int) -> str:
     """``class x1 y1 x2 y2 ...`` on pixel centres, relative to the image's size (see ``polygons.centre_ring``)."""
-    from converters.polygons import centre_ring
+    from converters.masks.polygons import centre_ring
 
     return _row(class_index, (centre_ring(instance) / (width, height)).ravel().tolist())
 
@@ -36,7 +36,7 @@ def simplified_row(
     instance: "Instance", class_index: int, width: int, height: int, tolerance: float
 ) -> tuple[str, float]:
     """The same with fewer vertices, and the IoU of what ultralytics will paint with the mask."""
-    from converters.polygons import centre_ring, filled_with_lines, simplified
+    from converters.masks.polygons import centre_ring, filled_with_lines, simplified
 
     rings, iou = simplified(instance, tolerance, lambda local, px: [centre_ring(local, px)], filled_with_lines)
     return _row(class_index, (rings[0] / (width, height)).ravel().tolist()), iou
@@ -44,7 +44,7 @@ def simplified_row(
 
 def rotated_box_row(instance: "Instance", class_index: int, width: int, height: int) -> str:
     """``class x1 y1 ... x4 y4``: the smallest rectangle around the outline on pixel corners."""
-    from converters.polygons import smallest_rectangle
+    from converters.masks.polygons import smallest_rectangle
 
     return _row(class_index, (smallest_rectangle(instance, width, height) / (width, height)).ravel().tolist())
 
@@ -128,7 +128,7 @@ def main(task: str, **options: Any) -> None:
     that way they give back each mask with its holes. Loaders that round instead paint outlines up to a pixel
     off, which matters for thin defects: give those COCO or PNG masks.
     """
-    from converters.run import run
+    from converters.datasets.conversion import run
 
     run([WRITERS[task]], **options)
 

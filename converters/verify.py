@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converters import splits, tiles
-from converters.card import Simplification, read_card
-from converters.errors import DatasetError
-from converters.made import FOLDER, read_made
-from converters.options import FOLDER as PATH
-from converters.options import command, json_option, max_pixels_option, progress, table, to_json
-from converters.readback import Found, Reader, readers
-from converters.readers import find_categories, read_category
-from converters.samples import Category, Sample
-from converters.splits import PARTS
-from converters.staging import recover
-from converters.writer import LabelledImage
+from converters.cli.errors import DatasetError
+from converters.cli.options import FOLDER as PATH
+from converters.cli.options import command, json_option, max_pixels_option, progress, table, to_json
+from converters.cli.publishing import recover
+from converters.datasets import splits, tiles
+from converters.datasets.card import Simplification, read_card
+from converters.datasets.splits import PARTS
+from converters.datasets.synthetic_images import FOLDER, read_made
+from converters.formats.writer import LabelledImage
+from converters.sources.reading import find_categories, read_category
+from converters.sources.samples import Category, Sample
+from converters.verification.readback import Found, Reader, readers
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from converters.instances import Instance
+    from converters.masks.instances import Instance
 
 LEAST_IOU, LEAST_MEAN_IOU = 0.99, 0.999  # through ultralytics, which resamples outlines
 SAME_IOU = 1e-6  # of simplified outlines, read by the rule that the converters measured by
@@ -71,7 +71,7 @@ def source_of(
 
     Raises DatasetError if the sources are gone or have changed since the conversion.
     """
-    from converters.pipeline import all_samples
+    from converters.datasets.pipeline import all_samples
 
     settings = read_card(dataset)["settings"]
     layout = settings.get("layout", "auto")
@@ -94,7 +94,7 @@ def source_images(
 
     Raises DatasetError if the sources are gone or have changed since the conversion.
     """
-    from converters.pipeline import plan_images
+    from converters.datasets.pipeline import plan_images
 
     card = read_card(dataset)
     categories, samples = source_of(dataset, root, split, max_pixels)
@@ -127,7 +127,7 @@ def _check_record(dataset: Path, record: dict[str, Any]) -> None:
 
 def with_instances(images: list[LabelledImage], settings: dict[str, Any]) -> Iterator[LabelledImage]:
     """The same images one by one, each with its instances as the recorded settings define them."""
-    from converters.instances import InstanceRule, cropped, find_instances, mask_of
+    from converters.masks.instances import InstanceRule, cropped, find_instances, mask_of
 
     rule = InstanceRule(**{name: settings[name] for name in InstanceRule.__dataclass_fields__})
     for sample, group in groupby(images, key=lambda image: image.sample):

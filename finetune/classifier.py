@@ -22,8 +22,8 @@ import click
 if not __package__:  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from converters.errors import DatasetError
-from converters.options import (
+from converters.cli.errors import DatasetError
+from converters.cli.options import (
     FOLDER,
     Acting,
     Number,
@@ -37,15 +37,15 @@ from converters.options import (
     table,
     to_json,
 )
-from finetune.attempts import ATTEMPTS, IMBALANCE, OWN, USUAL, Attempt, seen_test
-from finetune.category import Dataset, choose_dataset, open_dataset, open_pretrain
-from finetune.predictions import Run, check_begun, finished_run, run_folder, start_run, told_to_resume
-from finetune.replay import config_option
-from finetune.weights import RANDOM, find_weights, sha256
+from finetune.classification.recipes import ATTEMPTS, IMBALANCE, OWN, USUAL, Attempt, seen_test
+from finetune.runs.dataset import Dataset, choose_dataset, open_dataset, open_pretrain
+from finetune.runs.predictions import Run, check_begun, finished_run, run_folder, start_run, told_to_resume
+from finetune.runs.replay import config_option
+from finetune.training.weights import RANDOM, find_weights, sha256
 
 if TYPE_CHECKING:
-    from finetune.fitting import Job, Standing
-    from finetune.loading import Images
+    from finetune.classification.loop import Job, Standing
+    from finetune.training.images import Images
 
 SET = "tuned"
 OVERRIDES = ("arch", "optimizer", "lr", "epochs", "batch", "pretext")  # what the command line may change of an attempt
@@ -107,9 +107,9 @@ def fetch_weights(weights: Any) -> Path:
 
 def make_job(wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, seed: int) -> "Job":
     """A training with its weights at hand; raises DatasetError if they, or the architecture, are not to be had."""
-    from finetune.fitting import Job
-    from finetune.heatmaps import check_heat_maps
-    from finetune.networks import build_network, known_networks, start_from
+    from finetune.classification.grad_cam import check_heat_maps
+    from finetune.classification.loop import Job
+    from finetune.classification.networks import build_network, known_networks, start_from
 
     assert wish.precision is not None
     if attempt.arch not in known_networks():
@@ -169,7 +169,7 @@ def train_members(
     job: "Job", first: "Images | None", train: "Images", val: "Images", folder: Path, wish: Wish
 ) -> list[Member]:
     """One member trained on all images or, for an ensemble, K on bootstraps of them; on those of ``first`` before."""
-    from finetune.imbalance import bootstrap
+    from finetune.classification.imbalance import bootstrap
 
     if wish.ensemble == 1:
         return [train_member(job, first, train, val, folder, wish)]
@@ -186,10 +186,10 @@ def train_member(
     job: "Job", first: "Images | None", train: "Images", val: "Images", folder: Path, wish: Wish
 ) -> Member:
     """Train on ``first``, then from there on ``train``; leave the weights in the folder and its `pretrain`."""
-    from finetune.fitting import fit, retrain_head
-    from finetune.imbalance import HEADS
-    from finetune.networks import save_state
-    from finetune.processes import leads
+    from finetune.classification.imbalance import HEADS
+    from finetune.classification.loop import fit, retrain_head
+    from finetune.classification.networks import save_state
+    from finetune.training.processes import leads
 
     folder.mkdir(parents=True, exist_ok=True)
     start, pretraining = None, None
@@ -214,7 +214,7 @@ def places_of(folder: Path, ensemble: int) -> list[Path]:
 
 def load_members(job: "Job", folder: Path, ensemble: int) -> list[Any]:
     """The networks that a finished run has left."""
-    from finetune.fitting import load_network
+    from finetune.classification.loop import load_network
 
     return [load_network(job, place / "model.pt") for place in places_of(folder, ensemble)]
 
@@ -223,8 +223,8 @@ def evaluate(
     run: Run, job: "Job", networks: Sequence[Any], parts: dict[str, "Images"], wish: Wish
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Predict val and test, save both, and measure them; returns measures, probabilities and decisions by part."""
-    from finetune.decisions import fit_temperature, softmax
-    from finetune.fitting import logits_of, mean_logits
+    from finetune.classification.loop import logits_of, mean_logits
+    from finetune.measures.decisions import fit_temperature, softmax
 
     logits = {name: mean_logits([logits_of(net, images, job) for net in networks]) for name, images in parts.items()}
     labels = {name: images.labels.numpy() for name, images in parts.items()}
@@ -250,7 +250,7 @@ def decision_rule(
     job: "Job", wish: Wish, dataset: Dataset, probabilities: Any, labels: Any
 ) -> tuple[Callable[[Any], Any], dict[str, Any]]:
     """How probabilities (N x C) become classes: the likeliest, by thresholds from val, or the cheapest by --cost."""
-    from finetune.decisions import cheapest, decide, fit_thresholds, read_costs
+    from finetune.measures.decisions import cheapest, decide, fit_thresholds, read_costs
 
     if wish.cost:
         costs = read_costs(wish.cost, ["good", *dataset.classes])
@@ -262,7 +262,7 @@ def decision_rule(
 
 
 def measure_part(labels: Any, probabilities: Any, logits: Any, decisions: Any) -> dict[str, Any]:
-    from finetune.decisions import calibration_error, defect_auroc, f1_interval, measure, softmax
+    from finetune.measures.decisions import calibration_error, defect_auroc, f1_interval, measure, softmax
 
     return {
         **measure(labels, decisions),
@@ -277,8 +277,8 @@ def heat_maps(
     run: Run, job: "Job", networks: Sequence[Any], parts: dict[str, "Images"], probabilities: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the heat maps of both parts; return boxes from them, what they measure, and what set.json says of them."""
-    from finetune.heatmaps import detections, fit_box_threshold, grad_cam, pointing_game, to_full_size
-    from finetune.metrics import box_metrics
+    from finetune.classification.grad_cam import detections, fit_box_threshold, grad_cam, pointing_game, to_full_size
+    from finetune.measures.metrics import box_metrics
 
     maps = {}
     for name, images in parts.items():
@@ -320,7 +320,7 @@ def open_run(folder: Path, dataset: Dataset, settings: dict[str, Any], wish: Wis
 
     Of torchrun's processes, the first one looks and makes it.
     """
-    from finetune.processes import leads, wait_for_all
+    from finetune.training.processes import leads, wait_for_all
 
     if leads() and wish.resume and folder.is_dir():
         check_begun(folder, settings)
@@ -334,9 +334,9 @@ def train_and_evaluate(
     wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, seed: int, name: str
 ) -> Result | None:
     """One training from its data to its run folder; None in all processes of torchrun but the first."""
-    from finetune.figures import plot
-    from finetune.loading import load_images
-    from finetune.processes import leads
+    from finetune.classification.figures import plot
+    from finetune.training.images import load_images
+    from finetune.training.processes import leads
 
     job = make_job(wish, dataset, attempt, imbalance, seed)
     check_parts(dataset, imbalance, wish.heatmaps)
@@ -413,7 +413,7 @@ def seconds_per_image(members: Sequence[Member], images: "Images", job: "Job") -
     """Wall time of the networks' answer to an image in memory, in batches, without heat maps."""
     import time
 
-    from finetune.fitting import logits_of
+    from finetune.classification.loop import logits_of
 
     began = time.perf_counter()
     for member in members:
@@ -423,7 +423,7 @@ def seconds_per_image(members: Sequence[Member], images: "Images", job: "Job") -
 
 def evaluate_only(wish: Wish, dataset: Dataset, folder: Path) -> dict[str, Any]:
     """Write the predictions of a finished run anew from its saved weights, and measure them, by its costs if any."""
-    from finetune.loading import load_images
+    from finetune.training.images import load_images
 
     settings = finished_run(folder, dataset, "CNN classifier")["settings"]
     begun_cost = settings.get("cost") and Path(settings["cost"])
@@ -442,7 +442,7 @@ def summarise(label: str, results: Sequence[Result]) -> dict[str, Any]:
     """One row of a table: the mean over the trainings that differ in the seed alone, and macro-F1's interval."""
     import numpy as np
 
-    from finetune.decisions import f1_interval
+    from finetune.measures.decisions import f1_interval
 
     keys = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "pointing", "pointing_chance", "mAP50")
     means = {
@@ -586,8 +586,8 @@ def main(
     check_acting(attempts, imbalance, {key for key in given_options(ctx, replayed=False) if ctx.params.get(key)})
     dataset = open_dataset(out, choose_dataset(out, dataset_name), made_share)
     first = open_pretrain(out, pretrain, dataset, "a classifier") if pretrain else None
-    from finetune.decisions import read_costs
-    from finetune.processes import place, prepare_device
+    from finetune.measures.decisions import read_costs
+    from finetune.training.processes import place, prepare_device
 
     if eval_only and place()[1] > 1:
         raise DatasetError("--eval-only: takes one process; start it without torchrun")

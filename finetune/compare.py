@@ -19,13 +19,13 @@ import click
 if not __package__:  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from converters import staging
-from converters.errors import DatasetError
-from converters.options import FOLDER, command, json_option, out_option, seed_option, to_json
-from finetune.category import Dataset, how_to_make, last_of, open_dataset
-from finetune.predictions import PredictionSet, find_runs, read_run
-from finetune.standings import BASELINE, Row, make_report
-from finetune.tables import as_markdown, paper_tables, summary
+from converters.cli import publishing as staging
+from converters.cli.errors import DatasetError
+from converters.cli.options import FOLDER, command, json_option, out_option, seed_option, to_json
+from finetune.comparison.standings import BASELINE, Row, make_report
+from finetune.comparison.tables import as_markdown, paper_tables, summary
+from finetune.runs.dataset import Dataset, how_to_make, last_of, open_dataset
+from finetune.runs.predictions import PredictionSet, find_runs, read_run
 
 # ------------------------------------------------------------------------------------------------------- reading
 
@@ -240,7 +240,7 @@ def _datasets(out: Path, name: str, runs: Sequence[Path]) -> list[Dataset]:
 
 
 def _page(report: dict[str, Any], rows: Sequence[Row]) -> str:
-    from finetune.report import render
+    from finetune.comparison.page import render
 
     return render(report, {row.name: row.evidence for row in rows})
 

@@ -19,8 +19,8 @@ import click
 if not __package__:  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from converters.errors import DatasetError
-from converters.options import (
+from converters.cli.errors import DatasetError
+from converters.cli.options import (
     FOLDER,
     Number,
     command,
@@ -32,15 +32,15 @@ from converters.options import (
     table,
     to_json,
 )
-from finetune.category import Dataset, choose_dataset, open_dataset
-from finetune.predictions import Run, run_folder, start_run
-from finetune.replay import config_option
-from finetune.weights import RANDOM, find_weights, sha256
+from finetune.runs.dataset import Dataset, choose_dataset, open_dataset
+from finetune.runs.predictions import Run, run_folder, start_run
+from finetune.runs.replay import config_option
+from finetune.training.weights import RANDOM, find_weights, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from finetune.loading import Images
+    from finetune.training.images import Images
 
 SET = "tuned"
 ARCHS = ("resnet18", "resnet34", "resnet50", "wide_resnet50_2")  # the paper's is the last
@@ -55,7 +55,7 @@ def build_backbone(arch: str, checkpoint: Path | None, imgsz: int, seed: int) ->
     import torch
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    from finetune.networks import build_network, start_from
+    from finetune.classification.networks import build_network, start_from
 
     torch.manual_seed(seed)
     network = build_network(arch, 2, imgsz, "linear", 0.0, None)
@@ -69,7 +69,7 @@ def patch_features(backbone: Any, images: "Images", device: str, label: str) -> 
     import torch
     from torch.nn import functional as F
 
-    from finetune.loading import normalise
+    from finetune.training.images import normalise
 
     with torch.no_grad(), progress(None, len(images), label) as bar:
         for pixels in images.pixels.split(BATCH):
@@ -134,7 +134,7 @@ def evaluate(run: Run, backbone: Any, memory: "Tensor", parts: dict[str, "Images
     import numpy as np
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    from finetune.heatmaps import detections, fit_box_threshold, pointing_game, to_full_size
+    from finetune.classification.grad_cam import detections, fit_box_threshold, pointing_game, to_full_size
 
     began = time.perf_counter()
     maps = {part: distance_maps(backbone, memory, images, device, part) for part, images in parts.items()}
@@ -195,8 +195,8 @@ def main(
     """Learn from train's good images alone; print how well test's defects stand out; leave a run folder."""
     dataset = open_dataset(out, choose_dataset(out, dataset_name))
     from finetune.classifier import fetch_weights, published
-    from finetune.loading import load_images
-    from finetune.processes import prepare_device
+    from finetune.training.images import load_images
+    from finetune.training.processes import prepare_device
 
     dataset.ground_truth("val")  # boxes are chosen by it: refused now rather than at the end
     device = prepare_device(device)

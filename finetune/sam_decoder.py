@@ -25,8 +25,8 @@ import click
 if not __package__:  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from converters.errors import DatasetError
-from converters.options import (
+from converters.cli.errors import DatasetError
+from converters.cli.options import (
     FOLDER,
     Acting,
     Number,
@@ -39,10 +39,10 @@ from converters.options import (
     table,
     to_json,
 )
-from finetune.category import choose_dataset, open_dataset, open_pretrain
-from finetune.predictions import Run, finished_run, made_images_of, told_to_resume, write_record
-from finetune.replay import config_option
-from finetune.sam_job import (
+from finetune.runs.dataset import choose_dataset, open_dataset, open_pretrain
+from finetune.runs.predictions import Run, finished_run, made_images_of, told_to_resume, write_record
+from finetune.runs.replay import config_option
+from finetune.segmentation.setup import (
     ARCHS,
     LAST,
     LAST_FIRST,
@@ -56,11 +56,11 @@ from finetune.sam_job import (
     make_job,
     open_run,
 )
-from finetune.weights import sha256
+from finetune.training.weights import sha256
 
 if TYPE_CHECKING:
-    from finetune.sam_evaluation import Row
-    from finetune.sam_training import Source
+    from finetune.segmentation.evaluation import Row
+    from finetune.segmentation.steps import Source
 
 VIEW_ORDER = (0, 4, 2, 6, 1, 3, 5, 7)  # as it is, mirrored, half a turn, ...: the first N of them for --views N
 ACTING = Acting(beside_eval_only=("--weights", "--boxes", "--cache-gb", "--export"))
@@ -113,7 +113,7 @@ ACTING = Acting(beside_eval_only=("--weights", "--boxes", "--cache-gb", "--expor
 def main(name: str | None, out: Path, eval_only: Path | None, as_json: bool, **options: Any) -> None:
     """Fine-tune SAM on a converted dataset; print IoU on test before and after; leave a run folder.
 
-    RUNS/DATASET/RUN/seed-SEED holds run.json, tuned.pt (what was trained; finetune.sam_models.load_tuned reads
+    RUNS/DATASET/RUN/seed-SEED holds run.json, tuned.pt (what was trained; finetune.segmentation.models.load_tuned reads
     it), worst.png, and predictions/ with a set for each way of asking: gt-box, jittered-box, one-point,
     three-points (prompts from the truth), yolo-box (--boxes) and auto (--auto). --eval-only goes by RUN's settings,
     and takes --weights FILE and --boxes RUN where the checkpoint or the boxes that RUN began with have moved.
@@ -132,7 +132,7 @@ def main(name: str | None, out: Path, eval_only: Path | None, as_json: bool, **o
 
 def report(record: dict[str, Any]) -> None:
     """Print what a run's record says of test."""
-    from finetune.sam_report import HEADER, cells
+    from finetune.segmentation.report import HEADER, cells
 
     settings = record["settings"]
     origin = "random weights" if record["random_weights"] else settings["weights"] or "the published weights"
@@ -148,7 +148,7 @@ def train_one(wish: Wish, out: Path, name: str) -> Path | None:
 
     None in all processes of torchrun but the first.
     """
-    from finetune.processes import leads
+    from finetune.training.processes import leads
 
     dataset = open_dataset(out, name, wish.made_share)
     if not dataset.classes:
@@ -163,7 +163,7 @@ def train_one(wish: Wish, out: Path, name: str) -> Path | None:
 
 def source_of(wish: Wish, job: Job, learns: bool = True) -> "Source":
     """Where embeddings come from: the cache, filled now (for training too, if it ``learns``), or the encoder itself."""
-    from finetune.sam_sources import cached_source, encoding_source
+    from finetune.segmentation.embedding_sources import cached_source, encoding_source
 
     if not job.frozen:
         return encoding_source(job.segmenter)
@@ -179,10 +179,10 @@ def train(wish: Wish, job: Job, source: "Source", folder: Path) -> dict[str, lis
 
     Val is the dataset's own in both stages.
     """
-    from finetune.processes import wait_for_all
-    from finetune.sam_fitting import fit
-    from finetune.sam_report import judge_of
-    from finetune.sam_training import choose_trained
+    from finetune.segmentation.loop import fit
+    from finetune.segmentation.report import judge_of
+    from finetune.segmentation.steps import choose_trained
+    from finetune.training.processes import wait_for_all
 
     segmenter, views, histories = job.segmenter, VIEW_ORDER[: wish.views], {}
     if job.warm_up:
@@ -201,10 +201,10 @@ def train(wish: Wish, job: Job, source: "Source", folder: Path) -> dict[str, lis
 
 def warm(job: Job, saved: Path) -> None:
     """Warm the job's segmenter up, in the first process of torchrun; or load what an interrupted run has saved."""
-    from finetune.networks import load_state, save_state
-    from finetune.processes import leads, wait_for_all
-    from finetune.sam_sources import recolour
-    from finetune.sam_warmup import warm_up
+    from finetune.classification.networks import load_state, save_state
+    from finetune.segmentation.embedding_sources import recolour
+    from finetune.segmentation.warm_up import warm_up
+    from finetune.training.processes import leads, wait_for_all
 
     if leads() and not saved.is_file():
         warm_up(job.segmenter, job.origin.tiny, job.parts["train"], job.warm_up, recolour, job.recipe.seed)
@@ -218,9 +218,9 @@ def train_and_measure(wish: Wish, job: Job, run: Run, made: int, made_before: in
 
     ``made`` images are in the train part, ``made_before`` in that of --pretrain.
     """
-    from finetune.processes import leads
-    from finetune.sam_models import save_tuned
-    from finetune.sam_report import MODEL, evaluate
+    from finetune.segmentation.models import save_tuned
+    from finetune.segmentation.report import MODEL, evaluate
+    from finetune.training.processes import leads
 
     segmenter, source = job.segmenter, source_of(wish, job)
     embed_seconds = run.seconds
@@ -256,10 +256,10 @@ def measure_tuned(wish: Wish, job: Job, run: Run, source: "Source", before: "dic
 
     ``source`` is that of the start, ``before`` the start's rows.
     """
-    from finetune.sam_evaluation import draw_worst
-    from finetune.sam_models import export, load_tuned
-    from finetune.sam_report import compare_rows, evaluate, seconds_per_image
-    from finetune.sam_sources import encoding_source
+    from finetune.segmentation.embedding_sources import encoding_source
+    from finetune.segmentation.evaluation import draw_worst
+    from finetune.segmentation.models import export, load_tuned
+    from finetune.segmentation.report import compare_rows, evaluate, seconds_per_image
 
     segmenter = load_tuned(run.folder / TUNED, job.origin.weights).to(job.device)
     source = source if job.frozen else encoding_source(segmenter)
@@ -277,8 +277,8 @@ def measure_tuned(wish: Wish, job: Job, run: Run, source: "Source", before: "dic
 
 def measure_again(wish: Wish, out: Path, name: str, folder: Path) -> Path:
     """Write the predictions of a finished run anew from what it has saved, and measure them, and the start's too."""
-    from finetune.processes import place
-    from finetune.sam_report import MODEL, evaluate
+    from finetune.segmentation.report import MODEL, evaluate
+    from finetune.training.processes import place
 
     if place()[1] > 1:
         raise DatasetError("--eval-only: takes one process; start it without torchrun")

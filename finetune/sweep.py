@@ -25,9 +25,9 @@ import click
 if not __package__:  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from converters import staging
-from converters.errors import DatasetError
-from converters.options import (
+from converters.cli import publishing as staging
+from converters.cli.errors import DatasetError
+from converters.cli.options import (
     FOLDER,
     Number,
     command,
@@ -38,8 +38,8 @@ from converters.options import (
     seed_option,
     to_json,
 )
-from finetune.category import choose_dataset, open_dataset
-from finetune.cells import (
+from finetune.runs.dataset import choose_dataset, open_dataset
+from finetune.sweeps.cells import (
     ALL,
     CONVERT,
     SCRIPTS,
@@ -55,7 +55,7 @@ from finetune.cells import (
     run_cell,
     to_record,
 )
-from finetune.learning_curve import (
+from finetune.sweeps.learning_curve import (
     as_markdown,
     banners,
     categories,

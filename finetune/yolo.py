@@ -31,8 +31,8 @@ import click
 if not __package__:  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from converters.errors import DatasetError
-from converters.options import (
+from converters.cli.errors import DatasetError
+from converters.cli.options import (
     FOLDER,
     FOLDS,
     Acting,
@@ -47,13 +47,10 @@ from converters.options import (
     seed_option,
     to_json,
 )
-from finetune import yolo_runs
-from finetune.category import Dataset, check_apart, choose_dataset, open_dataset, whole_images
-from finetune.predictions import Run, finished_run, read_run, start_run, told_to_resume, write_record
-from finetune.replay import config_option
-from finetune.weights import RANDOM, find_weights, sha256
-from finetune.yolo_evaluation import LEAST_SCORE, evaluate, report, spread
-from finetune.yolo_runs import (
+from finetune.detection import runs as yolo_runs
+from finetune.detection.dataset_view import FORMATS, check_scale, named_by, size_of_whole, view_of
+from finetune.detection.evaluation import LEAST_SCORE, evaluate, report, spread
+from finetune.detection.runs import (
     CHECKPOINTS,
     check_batch,
     check_parts,
@@ -63,13 +60,18 @@ from finetune.yolo_runs import (
     has_last,
     train_on_each,
 )
-from finetune.yolo_view import FORMATS, check_scale, named_by, size_of_whole, view_of
+from finetune.runs.dataset import Dataset, check_apart, choose_dataset, open_dataset, whole_images
+from finetune.runs.predictions import Run, finished_run, read_run, start_run, told_to_resume, write_record
+from finetune.runs.replay import config_option
+from finetune.training.weights import RANDOM, find_weights, sha256
 
 SUFFIXES = {"detect": "", "segment": "-seg", "obb": "-obb"}
 SIZES = [f"{family}{size}" for family in ("yolo11", "yolo26") for size in "nsmlx"]
 ACTING = Acting(beside_eval_only=("--export",), needs={"--arch": "--weights none"}, overruled={"--data": ("--out",)})
 STAGES = ("pretrain", "train")  # a run's trainings, each in a folder of its name
-LIGHT = Path(__file__).with_name("yolo11n-light.yaml")  # ultralytics takes the `n` for a size: yolo11-light.yaml
+LIGHT = (
+    Path(__file__).with_name("detection") / "yolo11n-light.yaml"
+)  # ultralytics takes the `n` for a size: yolo11-light.yaml
 
 
 @dataclass(frozen=True)

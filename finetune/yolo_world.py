@@ -25,8 +25,8 @@ import click
 if not __package__:  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from converters.errors import DatasetError
-from converters.options import (
+from converters.cli.errors import DatasetError
+from converters.cli.options import (
     FOLDER,
     FOLDS,
     Acting,
@@ -39,11 +39,19 @@ from converters.options import (
     table,
     to_json,
 )
-from finetune import yolo_runs
-from finetune.category import Dataset, choose_dataset, open_dataset
-from finetune.predictions import Run, finished_run, read_run, run_folder, start_run, told_to_resume, write_record
-from finetune.replay import config_option
-from finetune.vocabulary import (
+from finetune.detection import runs as yolo_runs
+from finetune.detection.evaluation import shown, spread
+from finetune.detection.runs import (
+    CHECKPOINTS,
+    check_batch,
+    check_parts,
+    cost_of,
+    fold_names,
+    go_on,
+    has_last,
+    train_on_each,
+)
+from finetune.detection.vocabulary import (
     PUBLISHED,
     TEMPLATE,
     Prompts,
@@ -54,7 +62,10 @@ from finetune.vocabulary import (
     read_vectors,
     write_vectors,
 )
-from finetune.weights import find_weights, sha256
+from finetune.runs.dataset import Dataset, choose_dataset, open_dataset
+from finetune.runs.predictions import Run, finished_run, read_run, run_folder, start_run, told_to_resume, write_record
+from finetune.runs.replay import config_option
+from finetune.training.weights import find_weights, sha256
 from finetune.yolo import (
     Recipe,
     addresses,
@@ -71,17 +82,6 @@ from finetune.yolo import (
     state_of,
     train,
     view_of,
-)
-from finetune.yolo_evaluation import shown, spread
-from finetune.yolo_runs import (
-    CHECKPOINTS,
-    check_batch,
-    check_parts,
-    cost_of,
-    fold_names,
-    go_on,
-    has_last,
-    train_on_each,
 )
 
 if TYPE_CHECKING:

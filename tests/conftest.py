@@ -23,7 +23,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from converters.__main__ import main
-from converters.staging import MARKER
+from converters.cli.publishing import MARKER
 
 REPOSITORY = Path(__file__).parents[1]
 SCREW = REPOSITORY.parent / "shared" / "data" / "screw"

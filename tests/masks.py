@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from converters.instances import Instance
+from converters.masks.instances import Instance
 
 
 @st.composite

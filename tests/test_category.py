@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import converted, run_cli, write_category
 
-from converters.errors import DatasetError
-from finetune.category import Dataset, how_to_make, open_dataset
-from finetune.predictions import PredictionSet, Run, read_run
-from finetune.yolo_runs import fold_names
+from converters.cli.errors import DatasetError
+from finetune.detection.runs import fold_names
+from finetune.runs.dataset import Dataset, how_to_make, open_dataset
+from finetune.runs.predictions import PredictionSet, Run, read_run
 
 
 @pytest.fixture

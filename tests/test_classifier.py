@@ -21,14 +21,17 @@ pytest.importorskip("torchcam")
 
 import torch
 
-from finetune import classifier, decisions, fitting, heatmaps
-from finetune.attempts import ATTEMPTS, IMBALANCE, Attempt, seen_test
-from finetune.category import open_dataset
-from finetune.fitting import Job, features_of, fit, load_network, logits_of, mean_logits, mix
-from finetune.loading import augmentation, load_images, normalise
-from finetune.networks import build_network, head_of, known_networks, load_state, save_state, start_from
-from finetune.pretext import CELLS, paint_defects
-from finetune.weights import find_weights
+from finetune import classifier
+from finetune.classification import grad_cam as heatmaps
+from finetune.classification import loop as fitting
+from finetune.classification.loop import Job, features_of, fit, load_network, logits_of, mean_logits, mix
+from finetune.classification.networks import build_network, head_of, known_networks, load_state, save_state, start_from
+from finetune.classification.pretext import CELLS, paint_defects
+from finetune.classification.recipes import ATTEMPTS, IMBALANCE, Attempt, seen_test
+from finetune.measures import decisions
+from finetune.runs.dataset import open_dataset
+from finetune.training.images import augmentation, load_images, normalise
+from finetune.training.weights import find_weights
 
 torch.set_num_threads(1)
 SIDE = 48
@@ -708,7 +711,7 @@ def test_the_best_attempt_learns(out, tmp_path):
 WATCHED = """
 import hashlib, json, sys
 from pathlib import Path
-from finetune import fitting
+from finetune.classification import loop as fitting
 from finetune.classifier import main
 
 folder, stop = Path(sys.argv.pop(1)), int(sys.argv.pop(1))

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY
 
-from converters import options
+from converters.cli import options
 
 MODULES = sorted(path.stem for path in (REPOSITORY / "converters").glob("*.py"))
 COMMANDS = [name for name in MODULES if "@command()" in (REPOSITORY / "converters" / f"{name}.py").read_text("utf-8")]

@@ -14,10 +14,10 @@ from conftest import REPOSITORY, converted, refusal, write_category
 from fake_runs import results_file, write_run
 from sklearn import metrics as sk
 
-from finetune.bootstrap import resample
-from finetune.category import Dataset
 from finetune.compare import main
-from finetune.evidence import Truth
+from finetune.comparison.evidence import Truth
+from finetune.measures.bootstrap import resample
+from finetune.runs.dataset import Dataset
 
 SIZE = (96, 80)
 MASKS = {"crack": 14, "hole": 14, "rare": 7}
@@ -99,7 +99,7 @@ def test_measures_equal_those_computed_from_the_files(report: dict, runs: Path, 
 
 
 def test_boxes_equal_those_of_the_training_script(report: dict, runs: Path, widget: Dataset) -> None:
-    from finetune.metrics import box_metrics
+    from finetune.measures.metrics import box_metrics
 
     expected = [
         box_metrics(widget.ground_truth("test"), json.loads(path.read_text())).map
@@ -109,9 +109,9 @@ def test_boxes_equal_those_of_the_training_script(report: dict, runs: Path, widg
 
 
 def test_pixel_measures_equal_scikit_learn_and_aupro(report: dict, runs: Path, widget: Dataset) -> None:
-    from finetune.evidence import Truth
-    from finetune.metrics import aupro
-    from finetune.predictions import PredictionSet
+    from finetune.comparison.evidence import Truth
+    from finetune.measures.metrics import aupro
+    from finetune.runs.predictions import PredictionSet
 
     truth, told = Truth(widget, "test"), PredictionSet(runs / "widget/classifier/seed-0/predictions/tuned")
     maps = np.stack([told.heatmap("test", name) for name in truth.names])
@@ -503,7 +503,7 @@ def test_runs_with_made_images_stand_beside_those_without(
     good = row_of(report, "bank@paste-2")
     assert (good["label"], good["made_images"]) == ("good", None)
     known = [entry for entry in found if entry["category_id"] <= len(widget.classes)]
-    from finetune.metrics import box_metrics
+    from finetune.measures.metrics import box_metrics
 
     expected = box_metrics(widget.ground_truth("test"), known).map50
     assert row["measures"]["map50"]["value"] == pytest.approx(expected, abs=1e-9)

@@ -13,10 +13,10 @@ from click.testing import Result
 from conftest import refusal, run_cli, save_mask
 from PIL import Image
 
-from converters import survey
 from converters.describe import LONGEST_BAR, bar
-from converters.readers import read_category
-from converters.samples import Sample
+from converters.importing import statistics as survey
+from converters.sources.reading import read_category
+from converters.sources.samples import Sample
 
 WIDTH, HEIGHT = 50, 40
 MakeCategory = Callable[..., Path]

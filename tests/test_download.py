@@ -18,7 +18,8 @@ from click.testing import Result
 from conftest import run_cli, tree, write_category
 
 from converters import download
-from converters.readers import mvtec, read_category
+from converters.sources import mvtec
+from converters.sources.reading import read_category
 
 CATEGORY = "zipper"
 DEFECTS = {"rough": 3, "split_teeth": 2}
@@ -401,7 +402,7 @@ def test_missing_images_are_counted_before_anything_is_published(publish: Any, f
 
 def test_the_data_file_knows_every_archive() -> None:
     """A size where it is known, and a SHA-256 everywhere."""
-    facts = json.loads((Path(download.__file__).parent / "mvtec_facts.json").read_text())
+    facts = json.loads((Path(download.__file__).parent / "sources" / "mvtec_facts.json").read_text())
     names = ["all", *facts["categories"]]
     assert len(names) == 16
     for name in names:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.errors import DatasetError
-from finetune.embeddings import EmbeddingCache
+from converters.cli.errors import DatasetError
+from finetune.segmentation.embedding_cache import EmbeddingCache
 
 SHAPE = (4, 3, 3)
 

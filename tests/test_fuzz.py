@@ -10,11 +10,11 @@ from conftest import converted, run_cli, write_category
 from hypothesis import HealthCheck, given, settings
 from masks import random_masks, whole
 
-from converters import readback
-from converters.errors import DatasetError
-from converters.instances import InstanceRule, find_instances, mask_of
-from converters.polygons import centre_ring, corner_rings, filled_by_parity, filled_with_lines
-from converters.readers import read_category
+from converters.cli.errors import DatasetError
+from converters.masks.instances import InstanceRule, find_instances, mask_of
+from converters.masks.polygons import centre_ring, corner_rings, filled_by_parity, filled_with_lines
+from converters.sources.reading import read_category
+from converters.verification import readback
 
 pytestmark = [
     pytest.mark.slow,

@@ -8,8 +8,7 @@ import torch
 from torch import tensor
 from torch.nn import functional as F
 
-from finetune.attempts import IMBALANCE
-from finetune.imbalance import (
+from finetune.classification.imbalance import (
     HEADS,
     adjusted_logits,
     balance_features,
@@ -20,6 +19,7 @@ from finetune.imbalance import (
     inverse_frequency,
     make_loss,
 )
+from finetune.classification.recipes import IMBALANCE
 
 LABELS = tensor([0] * 60 + [1] * 30 + [2] * 10)
 COUNTS = torch.bincount(LABELS)

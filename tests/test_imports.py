@@ -17,12 +17,12 @@ from masks import random_masks
 from pycocotools import mask as coco_mask
 
 from converters import to_coco, to_yolo
-from converters.errors import DatasetError
+from converters.cli.errors import DatasetError
 from converters.from_coco import decode, run_lengths
 from converters.from_yolo import decode_row, label_file
-from converters.instances import find_instances, read_mask
-from converters.labels import unite
-from converters.readers import read_category
+from converters.importing.labels import unite
+from converters.masks.instances import find_instances, read_mask
+from converters.sources.reading import read_category
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 SIZE = (48, 40)

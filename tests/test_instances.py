@@ -13,8 +13,8 @@ from masks import random_masks, whole
 from PIL import Image
 from scipy import ndimage
 
-from converters.errors import DatasetError
-from converters.instances import InstanceRule, ReadMask, find_instances, read_mask
+from converters.cli.errors import DatasetError
+from converters.masks.instances import InstanceRule, ReadMask, find_instances, read_mask
 
 MASK = blobs(0, (48, 40))
 EXACT = settings(derandomize=True, deadline=None, max_examples=150)

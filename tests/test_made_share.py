@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from conftest import converted, refusal
 from test_augment import augment, write_wedges
 
-from converters.errors import DatasetError
-from finetune.category import Dataset, open_dataset
-from finetune.predictions import Run
-from finetune.yolo_view import view_of
+from converters.cli.errors import DatasetError
+from finetune.detection.dataset_view import view_of
+from finetune.runs.dataset import Dataset, open_dataset
+from finetune.runs.predictions import Run
 
 NAME, COUNT = "wedge@paste-12", 12
 

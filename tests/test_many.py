@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, refusal, run_cli, run_process, save_mask, tree
 
-from converters.pipeline import Conversion
-from converters.run import convert
+from converters.cli.workers import in_processes
+from converters.datasets.conversion import convert
+from converters.datasets.pipeline import Conversion
 from converters.to_masks import MasksWriter
-from converters.workers import in_processes
 
 MakeCategory = Callable[..., Path]
 

@@ -12,8 +12,8 @@ from pycocotools.cocoeval import COCOeval
 from scipy.ndimage import distance_transform_cdt
 from sklearn import metrics as sk
 
-from finetune import metrics
-from finetune.bootstrap import interval, over_seeds, resample, share_interval
+from finetune.measures import metrics
+from finetune.measures.bootstrap import interval, over_seeds, resample, share_interval
 
 RANDOM = np.random.default_rng(3)
 ONES = np.ones((1, 200))

@@ -10,9 +10,9 @@ import pytest
 from conftest import converted, noise, refusal, run_cli, run_process, save_mask, save_noise, tree
 from PIL import Image
 
-from converters.errors import DatasetError
-from converters.readers import find_categories, find_root, read_category
-from converters.samples import identify
+from converters.cli.errors import DatasetError
+from converters.sources.reading import find_categories, find_root, read_category
+from converters.sources.samples import identify
 
 MakeCategory = Callable[..., Path]
 

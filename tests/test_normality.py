@@ -12,8 +12,8 @@ from PIL import Image
 from test_classifier import SIDE, write_images
 
 from finetune import normality
-from finetune.category import open_dataset
-from finetune.predictions import PredictionSet
+from finetune.runs.dataset import open_dataset
+from finetune.runs.predictions import PredictionSet
 
 pytest.importorskip("torchcam")
 
@@ -52,7 +52,7 @@ def test_coreset_remembers_rare_looks_that_chance_forgets():
 
 
 def test_remembered_images_are_at_distance_nought(out):
-    from finetune.loading import load_images
+    from finetune.training.images import load_images
 
     images = load_images(open_dataset(out, "tile"), "train", 64)
     good = images.subset((images.labels == 0).nonzero()[:, 0])

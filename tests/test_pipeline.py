@@ -290,7 +290,7 @@ def test_workers_have_ended_before_their_folder_is_removed(
     folder = make_category()
     save_mask(folder / "ground_truth" / "crack" / "000_mask.png", np.zeros((40, 48)))
     show = functools.partial(click.progressbar, file=Terminal())  # without a terminal click passes a close on
-    monkeypatch.setattr("converters.pipeline.progress", lambda items, n, label: show(items, n, label))
+    monkeypatch.setattr("converters.datasets.pipeline.progress", lambda items, n, label: show(items, n, label))
     result = run_cli("to_masks", "--root", folder, "--out", tmp_path / "out", "--workers", 2)
     assert "mask is empty" in refusal(result)
     assert multiprocessing.active_children() == [] and result.exc_info  # its traceback keeps the generators alive

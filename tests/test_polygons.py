@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from masks import random_masks, whole
 from pycocotools import mask as coco_mask
 
-from converters.instances import Instance, InstanceRule, find_instances
-from converters.polygons import corner_rings, smallest_rectangle
+from converters.masks.instances import Instance, InstanceRule, find_instances
+from converters.masks.polygons import corner_rings, smallest_rectangle
 from converters.to_coco import polygons, rle
 from converters.to_yolo import box_row, polygon_row, rotated_box_row
 

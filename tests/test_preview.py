@@ -11,11 +11,11 @@ from hypothesis import given
 from masks import random_masks
 from PIL import Image
 
-from converters import sheets
-from converters.instances import Instance, InstanceRule, find_instances
-from converters.polygons import corner_rings
+from converters.drawing import sheets
+from converters.masks.instances import Instance, InstanceRule, find_instances
+from converters.masks.polygons import corner_rings
 from converters.preview import rank_by_area, spread, title
-from converters.readers import read_category
+from converters.sources.reading import read_category
 
 
 def run(root: Path, to: Path, *arguments: object) -> Result:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from converters.errors import DatasetError
-from finetune.processes import prepare_device
+from converters.cli.errors import DatasetError
+from finetune.training.processes import prepare_device
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.prompts import (
+from finetune.segmentation.prompts import (
     MOST_NOISE,
     Prompt,
     box_of,

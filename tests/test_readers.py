@@ -10,10 +10,10 @@ import pytest
 from conftest import blobs, converted, refusal, run_cli, save_mask, save_noise
 from PIL import Image
 
-from converters.instances import mask_of
-from converters.options import LAYOUTS
-from converters.readers import find_categories, find_layout, read_category
-from converters.samples import Category
+from converters.cli.options import LAYOUTS
+from converters.masks.instances import mask_of
+from converters.sources.reading import find_categories, find_layout, read_category
+from converters.sources.samples import Category
 
 SIZE = (48, 40)
 

@@ -11,8 +11,8 @@ from conftest import converted, write_category
 from fake_runs import results_file, write_run
 from test_compare import SIZE, compare, discs
 
-from finetune import gallery
-from finetune.category import Dataset
+from finetune.comparison import gallery
+from finetune.runs.dataset import Dataset
 
 MARKUP = "<i>odd</i>"
 
@@ -89,7 +89,7 @@ def test_images_that_are_left_out_are_told(text: str, page: Path, monkeypatch: p
 
 
 def test_synthetic_images_are_announced(page: Path) -> None:
-    from finetune.standings import Row, banners
+    from finetune.comparison.standings import Row, banners
 
     class Made(Dataset):
         synthetic = True

@@ -14,17 +14,15 @@ from conftest import converted, refusal, write_category
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 
-from converters.errors import DatasetError
-from finetune import sam_training as training
-from finetune.category import Dataset, open_dataset
-from finetune.evidence import Truth, gather
-from finetune.predictions import PredictionSet
-from finetune.prompts import Prompt
+from converters.cli.errors import DatasetError
+from finetune.comparison.evidence import Truth, gather
+from finetune.runs.dataset import Dataset, open_dataset
+from finetune.runs.predictions import PredictionSet
 from finetune.sam_decoder import main
-from finetune.sam_evaluation import Row, answer, best_level, components, filled, gain, overlap, summarise
-from finetune.sam_images import binary, covered, images_of, seen_as
-from finetune.sam_job import parse_train
-from finetune.sam_models import (
+from finetune.segmentation import steps as training
+from finetune.segmentation.evaluation import Row, answer, best_level, components, filled, gain, overlap, summarise
+from finetune.segmentation.images import binary, covered, images_of, seen_as
+from finetune.segmentation.models import (
     Origin,
     Segmenter,
     Tiny,
@@ -41,6 +39,8 @@ from finetune.sam_models import (
     merge_lora,
     save_tuned,
 )
+from finetune.segmentation.prompts import Prompt
+from finetune.segmentation.setup import parse_train
 
 SMALL = Tiny(side=64, patch=8, width=32, depth=1, heads=2, window=4, dim=32)
 CLASSES = ["crack", "hole"]

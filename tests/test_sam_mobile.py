@@ -8,9 +8,9 @@ from click.testing import CliRunner
 from conftest import converted, refusal, write_category
 from ultralytics.models.sam.build import build_mobile_sam
 
-from converters.errors import DatasetError
+from converters.cli.errors import DatasetError
 from finetune.sam_decoder import main
-from finetune.sam_models import add_lora, build_sam, fetch_published, framed, hash_of, load_sam, merge_lora
+from finetune.segmentation.models import add_lora, build_sam, fetch_published, framed, hash_of, load_sam, merge_lora
 
 pytest.importorskip("timm")
 

@@ -15,17 +15,17 @@ from click.testing import CliRunner, Result
 from conftest import converted, refusal, write_category
 
 from converters.augment import main as augment
-from converters.made import KEYS
-from finetune import sam_fitting
-from finetune.category import Dataset, open_dataset
-from finetune.predictions import Run
+from converters.datasets.synthetic_images import KEYS
+from finetune.runs.dataset import Dataset, open_dataset
+from finetune.runs.predictions import Run
 from finetune.sam_decoder import main
-from finetune.sam_fitting import fit
-from finetune.sam_images import MarkedImage, images_of
-from finetune.sam_models import Segmenter, Tiny, export, hash_of, load_sam, load_tuned, trained_state
-from finetune.sam_sources import encoding_source, recolour
-from finetune.sam_training import Recipe, Source, choose_trained
-from finetune.sam_warmup import warm_up
+from finetune.segmentation import loop as sam_fitting
+from finetune.segmentation.embedding_sources import encoding_source, recolour
+from finetune.segmentation.images import MarkedImage, images_of
+from finetune.segmentation.loop import fit
+from finetune.segmentation.models import Segmenter, Tiny, export, hash_of, load_sam, load_tuned, trained_state
+from finetune.segmentation.steps import Recipe, Source, choose_trained
+from finetune.segmentation.warm_up import warm_up
 
 SCRIPT = Path(__file__).parents[1] / "finetune" / "sam_decoder.py"
 SMALL = Tiny(side=64)
@@ -102,7 +102,7 @@ def test_interrupted_run_ends_as_an_unbroken_one(
     assert "nothing unfinished" not in result.stderr
     assert "go on with --resume" in refusal(sam_decoder(out, tmp_path, *WHOLE))
     assert "begun with batch 4, not 3" in refusal(sam_decoder(out, tmp_path, *WHOLE, "--batch", 3, "--resume"))
-    monkeypatch.setattr("finetune.sam_warmup.warm_up", None)  # not repeated
+    monkeypatch.setattr("finetune.segmentation.warm_up.warm_up", None)  # not repeated
     monkeypatch.setattr(sam_fitting, "learn", learn)
     result = sam_decoder(out, tmp_path, *WHOLE, "--resume")
     assert result.exit_code == 0, result.output

@@ -13,7 +13,7 @@ from PIL import Image
 
 from converters import sample
 from converters.sample import CATEGORIES, DEFECTS
-from converters.scenes import image_rng, render_defect, render_files, render_good
+from converters.synthetic.scenes import image_rng, render_defect, render_files, render_good
 
 EACH = [(category, defect) for category in CATEGORIES for defect in DEFECTS]
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import REPOSITORY, converted
 from test_report import choose
 
-from finetune import gallery
+from finetune.comparison import gallery
 
 pytest.importorskip("ultralytics")
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ import pytest
 from conftest import REPOSITORY, refusal, run_cli, save_noise
 from PIL import Image
 
-from converters.readers import read_category
-from converters.samples import FORMATS
+from converters.sources.reading import read_category
+from converters.sources.samples import FORMATS
 
 SOURCES = sorted(path for room in ("converters", "finetune") for path in (REPOSITORY / room).rglob("*.py"))
 RUNS_CODE = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}

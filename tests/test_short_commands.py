@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY, converted, refusal, run_cli, run_process, tree, write_category
 
-from converters.errors import DatasetError
-from finetune.category import choose_dataset, open_dataset
+from converters.cli.errors import DatasetError
 from finetune.compare import main as compare
 from finetune.normality import main as normality
-from finetune.predictions import Run
+from finetune.runs.dataset import choose_dataset, open_dataset
+from finetune.runs.predictions import Run
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from masks import random_masks
 from pycocotools.coco import COCO
 from scipy import ndimage
 
-from converters import readback
-from converters.instances import Instance, InstanceRule, find_instances
-from converters.polygons import centre_ring, corner_rings, filled_by_parity, filled_with_lines, simplified
+from converters.masks.instances import Instance, InstanceRule, find_instances
+from converters.masks.polygons import centre_ring, corner_rings, filled_by_parity, filled_with_lines, simplified
+from converters.verification import readback
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 DISC = cv2.circle(cv2.circle(np.zeros((64, 64), np.uint8), (32, 30), 24, 1, -1), (30, 32), 9, 0, -1)

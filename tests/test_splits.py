@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.errors import DatasetError
-from converters.readers import read_category
-from converters.samples import Sample
-from converters.splits import Split, SplitRule, contradictions, duplicates, make_split, read_split
+from converters.cli.errors import DatasetError
+from converters.datasets.splits import Split, SplitRule, contradictions, duplicates, make_split, read_split
+from converters.sources.reading import read_category
+from converters.sources.samples import Sample
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=150)
 GOOD = ("train", "good"), ("test", "good")

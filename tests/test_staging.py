@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import tree
 
-from converters import staging
-from converters.errors import DatasetError
+from converters.cli import publishing as staging
+from converters.cli.errors import DatasetError
 
 
 def visible(folder: Path) -> list[str]:

@@ -20,10 +20,10 @@ from conftest import REPOSITORY, refusal, write_category
 from scipy import stats
 from test_compare import SIZE, discs
 
-from converters.errors import DatasetError
-from finetune import learning_curve
-from finetune.cells import Cell, CellError, Sweep, cells, make_dataset, recipes, run_cell
+from converters.cli.errors import DatasetError
 from finetune.sweep import main, make_report, ray_at, run_cells, write
+from finetune.sweeps import learning_curve
+from finetune.sweeps.cells import Cell, CellError, Sweep, cells, make_dataset, recipes, run_cell
 
 # A training script with the options that all of them share; how it behaves is written in a file beside it.
 SCRIPT = f"""
@@ -43,7 +43,7 @@ if order == "crash":
 if order == "wait" and len(here.with_suffix(".log").read_text().splitlines()) == 1:
     time.sleep(60)
 from fake_runs import write_run
-from finetune.category import Dataset
+from finetune.runs.dataset import Dataset
 shots = 4 if "kfold" in dataset else int(dataset.split("-")[2])
 skill = min(0.9, 0.5 + 0.1 * shots)
 write_run(Path(options["--runs"]), Dataset(Path(options["--out"]) / dataset), options["--run"],

@@ -16,10 +16,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from scipy import ndimage
 
-from converters import readback
-from converters.tiles import TileRule, grid
-from finetune.category import open_dataset
-from finetune.tiles import on_whole_images
+from converters.datasets.tiles import TileRule, grid
+from converters.verification import readback
+from finetune.runs.dataset import open_dataset
+from finetune.runs.tiles import on_whole_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 MakeCategory = Callable[..., Path]

@@ -9,7 +9,7 @@ from conftest import converted
 from PIL import Image
 from pycocotools.coco import COCO
 
-from converters.splits import PARTS
+from converters.datasets.splits import PARTS
 
 datasets = pytest.importorskip("torchvision.datasets")
 

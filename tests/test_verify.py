@@ -10,7 +10,7 @@ from click.testing import Result
 from conftest import converted, refusal, run_cli, tree
 from PIL import Image
 
-from converters import readback
+from converters.verification import readback
 
 
 @pytest.fixture

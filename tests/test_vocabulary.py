@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from converters.errors import DatasetError
-from finetune import vocabulary
-from finetune.vocabulary import (
+from converters.cli.errors import DatasetError
+from finetune.detection import vocabulary
+from finetune.detection.vocabulary import (
     TextTower,
     class_vectors,
     find_tower,

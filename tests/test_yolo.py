@@ -24,16 +24,16 @@ pytest.importorskip("ultralytics")
 import torch
 from click.testing import CliRunner
 
-from converters.errors import DatasetError
-from converters.options import to_json
+from converters.cli.errors import DatasetError
+from converters.cli.options import to_json
 from finetune import yolo
-from finetune.category import Dataset, open_dataset
-from finetune.crops import cut_train_part
-from finetune.detections import draw_figures, measure, worst_images
-from finetune.metrics import box_confusion, box_metrics, size_metrics
-from finetune.predictions import Run
-from finetune.weights import find_weights
-from finetune.yolo_evaluation import metric_rows, spread
+from finetune.detection.crops import cut_train_part
+from finetune.detection.evaluation import metric_rows, spread
+from finetune.detection.figures import draw_figures, measure, worst_images
+from finetune.measures.metrics import box_confusion, box_metrics, size_metrics
+from finetune.runs.dataset import Dataset, open_dataset
+from finetune.runs.predictions import Run
+from finetune.training.weights import find_weights
 
 FAST = ("--weights", "none", "--epochs", 1, "--imgsz", 64, "--batch", 4, "--device", "cpu")
 

@@ -19,9 +19,9 @@ from two_cpus import TwoCpus
 pytest.importorskip("ultralytics")
 
 from finetune import yolo
-from finetune.category import open_dataset
-from finetune.metrics import box_metrics
-from finetune.yolo_evaluation import predict
+from finetune.detection.evaluation import predict
+from finetune.measures.metrics import box_metrics
+from finetune.runs.dataset import open_dataset
 
 pytestmark = pytest.mark.slow
 SIZE = 96

@@ -22,13 +22,13 @@ pytest.importorskip("ultralytics")
 
 import torch
 
-from converters.errors import DatasetError
+from converters.cli.errors import DatasetError
 from finetune import yolo_world
-from finetune.category import open_dataset
-from finetune.metrics import box_metrics
-from finetune.predictions import Run
-from finetune.vocabulary import read_vectors, write_vectors
-from finetune.weights import sha256
+from finetune.detection.vocabulary import read_vectors, write_vectors
+from finetune.measures.metrics import box_metrics
+from finetune.runs.dataset import open_dataset
+from finetune.runs.predictions import Run
+from finetune.training.weights import sha256
 from finetune.yolo import view_of
 
 ARCH = "yolov8s-worldv2"

@@ -1,0 +1,1 @@
+"""What every command shares: options, errors, tables, progress, publishing a folder whole."""

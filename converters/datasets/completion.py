@@ -1,0 +1,110 @@
+"""Writing a further format of a published dataset from what the dataset records, or saying how to do it by hand."""
+
+import json
+import os
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from filelock import FileLock
+
+from converters.cli.errors import DatasetError
+from converters.cli.options import conversion_options
+from converters.cli.publishing import MARKER
+from converters.datasets import splits
+from converters.datasets.card import read_card
+from converters.datasets.synthetic_images import RECORD
+
+COMMANDS = {
+    "yolo": "to_yolo",
+    "yolo-seg": "to_yolo --task segment",
+    "yolo-obb": "to_yolo --task obb",
+    "coco": "to_coco",
+    "masks": "to_masks",
+    "voc": "to_voc",
+}
+
+
+def write_format(dataset: Path, name: str) -> None:
+    """Write the format folder ``name`` beside the others of a dataset, as these were made; said on stderr.
+
+    One process writes, others wait for it. Raises DatasetError with the command to give where the source is gone or
+    has changed, and for tiles and datasets with made images.
+    """
+    with FileLock(dataset.absolute().with_name(f".{dataset.name}.format")):
+        if (dataset / name).is_dir():
+            return  # by another process
+        card, record = read_card(dataset), splits.read_split(dataset)
+        if "tile" in card["settings"] or "base" in record:
+            raise DatasetError(f"{dataset / name}: no such format; write it with {command_for(dataset, name)}")
+        click.echo(f"{dataset}: writing {name}, as the formats there were made", err=True)
+        published = (dataset / MARKER).stat()
+        _convert(dataset, name, card, record)
+        os.utime(dataset / MARKER, ns=(published.st_atime_ns, published.st_mtime_ns))  # it is no newer a dataset
+
+
+def _convert(dataset: Path, name: str, card: dict[str, Any], record: dict[str, Any]) -> None:
+    from converters.datasets.pipeline import Conversion, convert_dataset
+    from converters.masks.instances import InstanceRule
+    from converters.to_coco import CocoWriter
+    from converters.to_masks import MasksWriter
+    from converters.to_voc import VocWriter
+    from converters.to_yolo import DetectWriter, ObbWriter, SegmentWriter
+    from converters.verify import source_of
+
+    writers = {w.folder: w for w in (DetectWriter, ObbWriter, SegmentWriter, CocoWriter, MasksWriter, VocWriter)}
+    settings, options = card["settings"], card["options"]
+    try:
+        categories, _ = source_of(dataset, None, record, options["max_pixels"])
+    except DatasetError as error:
+        command = command_for(dataset, name)
+        raise DatasetError(f"{error.message}. {dataset / name} is needed: then write it with {command}") from None
+    rule = InstanceRule(**{field: settings[field] for field in InstanceRule.__dataclass_fields__})
+    conversion = Conversion(
+        out=dataset.parent,
+        split=splits.split_of(record).rule,
+        classes=settings["classes"],
+        instances=rule,
+        layout=settings["layout"],
+        **options,
+    )
+    convert_dataset(dataset.name, categories, conversion, [writers[name]])
+
+
+def command_for(dataset: Path, name: str) -> str:
+    """The command that writes a format of a dataset, with every option of its first conversion that is no default."""
+    card, record = read_card(dataset), splits.read_split(dataset)
+    if "base" in record:
+        return f"{command_for(dataset.parent / record['base']['dataset'], name)}, then {_augmentation(dataset)}"
+    settings, rule = card["settings"], splits.split_of(record).rule
+    sources = [(dataset.resolve() / relative).resolve() for relative in settings["source"].values()]
+    several, tile = len(sources) > 1, settings.get("tile", {})
+    given: dict[str, Any] = {
+        "root": sources[0].parent if several else sources[0],
+        "category": "all" if several else None,
+        "out": dataset.parent,
+        **settings,
+        **asdict(rule),
+        **card["options"],
+        "ratios": "/".join(map(str, rule.ratios)),
+        "tile": tile.get("size"),
+        "overlap": tile.get("overlap"),
+    }
+    options = click.command()(conversion_options(lambda: None)).params
+    words = [word for option in options for word in _words(option.opts[0], given.get(option.name), option.default)]
+    return f"`python -m converters.{COMMANDS[name]} {shlex.join(words)}`"
+
+
+def _augmentation(dataset: Path) -> str:
+    """The command that makes a dataset with made images again."""
+    record = json.loads((dataset / RECORD).read_text("utf-8"))
+    words = ["--dataset", record["base"]["dataset"], "--out", str(dataset.parent), "--count", str(record["count"])]
+    words += ["--method", record["method"], "--place", record["place"], "--seed", str(record["seed"])]
+    words += ["--balance"] if record["balance"] else []
+    return f"`python -m converters.augment {shlex.join(words)} --overwrite`"
+
+
+def _words(flag: str, value: Any, default: Any) -> list[str]:
+    return [] if value is None or str(value) == str(default) else [flag, str(value)]

@@ -1,0 +1,1 @@
+"""Boxes, masks and polygons on images; contact sheets."""

@@ -1,0 +1,1 @@
+"""YOLO, COCO, PNG masks and VOC: instance -> text, and a writer each."""

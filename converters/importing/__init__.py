@@ -1,0 +1,1 @@
+"""Labels and archives of others become a source folder; numbers of a source."""

@@ -1,0 +1,1 @@
+"""Mask file -> mask -> instances -> exact outlines."""

@@ -1,0 +1,71 @@
+"""A plain folder: ``images/``, ``masks/`` and, if wanted, ``classes.csv``; what the importers write, too.
+
+``masks/NAME.png`` (or ``NAME_mask.png``) belongs to ``images/NAME.*``. Without ``classes.csv``, an image whose
+mask is empty or missing is good and every other one shows a ``defect``. With it (a header, then ``image,class``
+rows with file names of images/), every image needs a row, and every image that is not ``good`` a mask. One class
+an image. All images may be divided freely: none is reserved for training.
+"""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from converters.cli.errors import DatasetError
+from converters.sources.mvtec import masks_by_stem, orphans, with_only_mask
+from converters.sources.samples import GOOD, Listed, Problem, files, fits_text_files
+
+TREE = "images/ and masks/"
+TABLE = "classes.csv"
+HEADER = ("image", "class")
+
+
+def is_category(folder: Path) -> bool:
+    return (folder / "images").is_dir() and (folder / "masks").is_dir()
+
+
+def list_images(folder: Path) -> Iterator[Listed | Problem]:
+    """Raises DatasetError for a ``classes.csv`` that is no such table or names images that are not there."""
+    images, masks = files(folder / "images"), masks_by_stem(folder / "masks")
+    classes = read_classes(folder / TABLE) if (folder / TABLE).is_file() else None
+    for image in images:
+        found = masks.pop(image.stem, [])
+        if classes is None:
+            yield _by_mask(image, found)
+        else:
+            yield _by_class(image, found, classes.pop(image.name, None))
+    yield from orphans(folder, (mask for several in masks.values() for mask in several))
+    for name in classes or ():
+        yield Problem(TABLE, f"names {name!a}, which is not in images/")
+
+
+def _by_mask(image: Path, found: list[Path]) -> Listed:
+    if not found:
+        return Listed(image, GOOD, "test")
+    listed = with_only_mask(image, "defect", "test", found, "")
+    return Listed(image, "defect", "test", listed.mask, listed.problem, empty_is_good=True)
+
+
+def _by_class(image: Path, found: list[Path], name: str | None) -> Listed:
+    if name is None:
+        return Listed(image, GOOD, "test", problem=f"has no row in {TABLE}")
+    if name == GOOD:
+        return Listed(image, GOOD, "test", found[0] if found else None)
+    return with_only_mask(image, name, "test", found, f"masks/{image.stem}.png")
+
+
+def read_classes(path: Path) -> dict[str, str]:
+    """Image file name -> class. Raises DatasetError naming the line that is wrong."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path}: is no CSV table ({error})") from None
+    if not rows or tuple(rows[0]) != HEADER:
+        raise DatasetError(f"{path}: the first line must be {','.join(HEADER)}")
+    classes: dict[str, str] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != 2 or not all(row) or "/" in row[1] or not fits_text_files(row[1]):
+            raise DatasetError(f"{path}: line {number} must be an image's name and a class without slashes")
+        if classes.setdefault(row[0], row[1]) != row[1]:
+            raise DatasetError(f"{path}: line {number} gives {row[0]} another class than a line before")
+    return classes

@@ -1,0 +1,36 @@
+"""MVTec LOCO AD: as MVTec AD with ``validation/good`` and a folder of masks per image.
+
+Layout: Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in Unsupervised Anomaly Detection and
+Localization", IJCV 2022; as read by anomalib's ``MVTecLOCODataset``. ``test/logical_anomalies/000.png`` has the
+masks ``ground_truth/logical_anomalies/000/{000.png,001.png,...}``. Their union is its mask. A mask's values say
+which entry of ``defects_config.json`` it shows, so every value above 0 counts. That file also says from which
+area on a region counts as found (its saturation): a matter of LOCO's own measure, not of labels, so it is not read.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from converters.sources.mvtec import orphans
+from converters.sources.samples import GOOD, Listed, Problem, files, folders
+
+TREE = "validation/good and test/{logical,structural}_anomalies"
+
+
+def is_category(folder: Path) -> bool:
+    return (folder / "validation").is_dir() and (folder / "train").is_dir() and (folder / "test").is_dir()
+
+
+def list_images(folder: Path) -> Iterator[Listed | Problem]:
+    for part in ("train", "validation"):
+        yield from (Listed(image, GOOD, "train") for image in files(folder / part / GOOD))
+    for defect in folders(folder / "test"):
+        masks = {path.name: path for path in folders(folder / "ground_truth" / defect.name)}
+        for image in files(defect):
+            if defect.name == GOOD:
+                yield Listed(image, GOOD, "test")
+                continue
+            mask = masks.pop(image.stem, None)
+            missing = mask is None or not files(mask)
+            problem = f"has no mask: ground_truth/{defect.name}/{image.stem}/000.png is missing" if missing else ""
+            yield Listed(image, defect.name, "test", mask, problem, any_value=True)
+        yield from orphans(folder, masks.values())

@@ -1,0 +1,123 @@
+"""The one door to source folders: which layout a folder has, and what lies in it.
+
+One module a layout. Each says what it is (``TREE``, a line for messages), tells whether a folder is one of its
+categories (``is_category``), and lists a category's images (``list_images``) as ``Listed``, files that it cannot
+place as ``Problem``. Everything after that is the same for all of them.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+import click
+
+from converters.cli.errors import DatasetError
+from converters.cli.options import LAYOUTS, progress
+from converters.sources.samples import NO_TEXT, Category, Listed, Problem, Sample, fits_text_files, folders, read_sample
+
+DEFAULT_ROOT = Path("data/mvtec_anomaly_detection")
+SYNTHETIC = "synthetic.json"  # lies in every category folder that `converters.sample` writes
+
+
+class Reader(Protocol):
+    """What the module of a layout holds."""
+
+    TREE: str
+
+    def is_category(self, folder: Path) -> bool: ...
+    def list_images(self, folder: Path) -> Iterator[Listed | Problem]: ...
+
+
+READERS = {name: cast(Reader, import_module(f"converters.sources.{name}")) for name in LAYOUTS}
+
+
+def find_root(root: Path | None) -> Path:
+    """The folder to read: ``--root``, else ``$MVTEC_ROOT``, else ``data/mvtec_anomaly_detection``."""
+    found = root or Path(os.environ.get("MVTEC_ROOT") or DEFAULT_ROOT)
+    if not found.is_dir():
+        raise DatasetError(
+            f"{found}: no such folder. Name your data with --root DIR (or $MVTEC_ROOT), get MVTec AD with "
+            "`python -m converters.download`, or make a sample with `python -m converters.sample`"
+        )
+    return found
+
+
+def find_categories(root: Path, wanted: str | None, layout: str = "auto") -> list[Path]:
+    """The category folders that ``--category`` asks for; a root that is a category itself is the only one.
+
+    Says on stderr what was guessed, except for MVTec AD's layout.
+    """
+    candidates = [root.resolve(), *folders(root)]
+    layouts = {path: name for path in candidates if (name := find_layout(path, layout))}
+    if not layouts:
+        expected = READERS["mvtec" if layout == "auto" else layout].TREE
+        other = "; for other layouts see --layout" if layout == "auto" else ""
+        raise DatasetError(f"{root}: no folder in it holds {expected}; name the right one with --root{other}")
+    found = [root.resolve()] if root.resolve() in layouts else list(layouts)
+    chosen = found if wanted == "all" or (wanted is None and len(found) == 1) else _named(root, found, wanted)
+    if layout == "auto":
+        for guess in sorted({layouts[path] for path in chosen} - {"mvtec"}):
+            click.echo(f"layout: {guess}, guessed from {READERS[guess].TREE}; --layout names another", err=True)
+    return chosen
+
+
+def _named(root: Path, found: list[Path], wanted: str | None) -> list[Path]:
+    names = ", ".join(path.name for path in found)
+    if wanted is None:
+        raise DatasetError(f"{root} holds several categories: add --category with one of {names}, or all")
+    chosen = [path for path in found if path.name == wanted]
+    if not chosen:
+        raise DatasetError(f"{root} has no category {wanted!r}; it holds {names}")
+    return chosen
+
+
+def find_layout(folder: Path, layout: str = "auto") -> str:
+    """The layout whose category this folder is; empty if it is none, or not of the layout that was asked for."""
+    names = LAYOUTS if layout == "auto" else (layout,)
+    return next((name for name in names if READERS[name].is_category(folder)), "")
+
+
+def read_category(
+    folder: Path, max_pixels: int = 256_000_000, layout: str = "auto", threads: int | None = None
+) -> Category:
+    """Read one category folder; images are identified, hashed and checked for truncation, not decoded.
+
+    Raises DatasetError if the folder is no category. What is wrong with single files is in ``problems``.
+    """
+    name = find_layout(folder, layout)
+    if not name:
+        raise DatasetError(f"{folder}: a category needs {READERS['mvtec' if layout == 'auto' else layout].TREE}")
+    if not fits_text_files(folder.name):
+        raise DatasetError(f"{folder.name!a}: {NO_TEXT}")
+    entries = list(READERS[name].list_images(folder))
+    listed = sorted(
+        (entry for entry in entries if isinstance(entry, Listed)),
+        key=lambda entry: entry.image.relative_to(folder).as_posix(),
+    )
+    if not listed:
+        raise DatasetError(f"{folder}: no images in {READERS[name].TREE}")
+    with ThreadPoolExecutor(threads) as pool:
+        results = pool.map(lambda entry: read_sample(folder, entry, max_pixels), listed)
+        with progress(results, len(listed), f"reading {folder.name}") as bar:
+            outcomes = list(bar)
+    problems = [outcome for outcome in (*outcomes, *entries) if isinstance(outcome, Problem)]
+    return Category(
+        name=folder.name,
+        folder=folder,
+        samples=[outcome for outcome in outcomes if isinstance(outcome, Sample)],
+        problems=problems,
+        synthetic=_is_synthetic(folder),
+        layout=name,
+    )
+
+
+def _is_synthetic(folder: Path) -> bool:
+    marker = folder / SYNTHETIC
+    try:
+        return marker.is_file() and json.loads(marker.read_text("utf-8")).get("generator") == "converters.sample"
+    except (ValueError, AttributeError):
+        raise DatasetError(f"{marker}: is no JSON object that `converters.sample` wrote: remove it") from None

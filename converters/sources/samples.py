@@ -1,0 +1,235 @@
+"""Images with their masks, as every reader hands them on, and what a file must be like to be taken.
+
+A reader (see ``converters.sources.reading``) says which file is an image, which class it shows and where its mask lies:
+``Listed``. Here the files are opened, held against each other and hashed: ``Sample``, or ``Problem``.
+"""
+
+import hashlib
+import io
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converters.cli.errors import DatasetError
+
+if TYPE_CHECKING:
+    from PIL import ImageFile
+
+GOOD = "good"
+Crop = tuple[int, int, int, int]  # a part of an image: x, y, width, height in pixels
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # nothing else is ever handed to Pillow's decoders
+NO_TEXT = "this name holds characters that text files cannot: rename it"
+_CLUTTER = ("Thumbs.db", "desktop.ini")
+_CHANNELS = {"L": 1, "RGB": 3}
+_ORIENTATION = 0x0112  # EXIF tag
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One image of a folder before it is opened: what its layout says about it.
+
+    ``mask`` is a file, or a folder of files whose union is the mask; that of a good image must be all zero.
+    ``problem`` says why the image cannot be used. ``empty_is_good``: an all-zero mask makes the image a good
+    one. ``any_value``: a mask's pixels count from 1 on (some layouts number defects there), else from half of
+    the value range.
+    """
+
+    image: Path
+    defect: str
+    origin: str
+    mask: Path | None = None
+    problem: str = ""
+    empty_is_good: bool = False
+    any_value: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and, where it shows a defect, its mask: a file, or a folder of files whose union counts.
+
+    ``key`` is the image's POSIX path inside its category folder. It names the image everywhere. ``origin`` is
+    ``train`` or ``test``: what its source meant it for, which is not its part of the split. ``image_digest`` and
+    ``mask_digest`` are SHA-256 of the files; ``size`` is the image file's, in bytes.
+    """
+
+    category: str
+    key: str
+    image: Path
+    mask: Path | None
+    defect: str
+    width: int
+    height: int
+    channels: int
+    size: int
+    image_digest: str
+    mask_digest: str = ""
+    origin: str = "test"
+    any_value: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that could not be used, and why."""
+
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Category:
+    """All images of one product, sorted by key, and the files that could not be used."""
+
+    name: str
+    folder: Path
+    samples: list[Sample]
+    problems: list[Problem]
+    synthetic: bool
+    layout: str = "mvtec"
+
+    @property
+    def defects(self) -> list[str]:
+        """Defect types in alphabetical order; good is none of them."""
+        return sorted({sample.defect for sample in self.samples} - {GOOD})
+
+
+def fits_text_files(name: str) -> bool:
+    """No line breaks or other control characters, and no bytes that are no UTF-8."""
+    return not any(unicodedata.category(char) in ("Cc", "Cs") for char in name)
+
+
+def folders(path: Path) -> list[Path]:
+    """Folders in a folder, in order; hidden ones are not looked at. None where the folder does not exist."""
+    if not path.is_dir():
+        return []
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def files(path: Path) -> list[Path]:
+    """Files of a folder in order, without what operating systems leave in it."""
+    if not path.is_dir():
+        return []
+    entries = (entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.name not in _CLUTTER)
+    return sorted(entry for entry in entries if entry.is_file())
+
+
+def mask_files(mask: Path) -> list[Path]:
+    """The files of a mask: itself, or those of the folder that it is."""
+    return files(mask) if mask.is_dir() else [mask]
+
+
+def read_sample(folder: Path, listed: Listed, max_pixels: int) -> Sample | Problem:
+    """Open an image and its mask, check that both are whole and fit each other, and hash them."""
+    key = listed.image.relative_to(folder).as_posix()
+    if not fits_text_files(key):
+        return Problem(ascii(key), NO_TEXT)
+    try:
+        data = listed.image.read_bytes()
+        width, height, channels = identify(data, listed.image.suffix, max_pixels)
+        if listed.problem:
+            raise DatasetError(listed.problem)
+        mask, defect, mask_digest = listed.mask, listed.defect, ""
+        if mask is not None:
+            mask_digest = _hash_mask(mask, width, height)
+            if (listed.empty_is_good or defect == GOOD) and _is_empty(mask):
+                mask, defect, mask_digest = None, GOOD, ""
+            elif defect == GOOD:
+                raise DatasetError(f"counts as good, but its mask {mask.parent.name}/{mask.name} shows a defect")
+        return Sample(
+            category=folder.name,
+            key=key,
+            image=listed.image,
+            mask=mask,
+            defect=defect,
+            width=width,
+            height=height,
+            channels=channels,
+            size=len(data),
+            image_digest=hashlib.sha256(data).hexdigest(),
+            mask_digest=mask_digest,
+            origin=listed.origin,
+            any_value=listed.any_value,
+        )
+    except (DatasetError, OSError) as error:
+        return Problem(key, getattr(error, "strerror", None) or str(error))
+
+
+def _hash_mask(mask: Path, width: int, height: int) -> str:
+    """SHA-256 of a mask whose files are whole (what they mean is for `instances.read_mask` to say).
+
+    The size is compared before anything is decoded, so that a small file cannot ask for all memory.
+    """
+    digests = []
+    for file in mask_files(mask):
+        data = file.read_bytes()
+        try:
+            with _opened(data) as image:
+                if image.size != (width, height):
+                    raise DatasetError(f"is {image.width} x {image.height} px, its image {width} x {height}")
+            _check_whole(data)
+        except DatasetError as error:
+            raise DatasetError(f"its mask {file.parent.name}/{file.name} {error}") from None
+        digests.append(hashlib.sha256(data).hexdigest())
+    return digests[0] if mask.is_file() else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _is_empty(mask: Path) -> bool:
+    """Does a mask that is whole hold nothing but zeros (whatever its opacity)?"""
+    for file in mask_files(mask):
+        with _opened(file.read_bytes()) as image:
+            colours = image.convert("RGB") if "A" in image.getbands() else image
+            if colours.getbbox() is not None:
+                return False
+    return True
+
+
+def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int]:
+    """Width, height and channels of an image file's bytes, and proof that the file is all there.
+
+    PNG is checked by its chunks' checksums; the other formats carry none and are decoded once.
+    Raises DatasetError with the reason alone; the caller knows the file's name.
+    """
+    if suffix.lower() not in SUFFIXES:
+        raise DatasetError(f"{suffix or 'no suffix'} is no supported image type ({', '.join(SUFFIXES)})")
+    with _opened(data) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise DatasetError(f"is {width} x {height} px, more than --max-pixels {max_pixels}")
+        if image.mode not in _CHANNELS:
+            raise DatasetError(f"has the mode {image.mode}; images must be 8-bit grey or RGB: convert it first")
+        if ";16" in str(image.tile):  # Pillow calls 48-bit colours RGB as well
+            raise DatasetError("has 16 bits per channel; images must be 8-bit grey or RGB: convert it first")
+        may_be_rotated = image.format != "PNG" or b"eXIf" in data  # asking a PNG decodes it
+        if may_be_rotated and image.getexif().get(_ORIENTATION, 1) != 1:
+            raise DatasetError("carries an EXIF rotation, which readers disagree on: save it upright")
+        channels = _CHANNELS[image.mode]
+    _check_whole(data)
+    return width, height, channels
+
+
+def _check_whole(data: bytes) -> None:
+    with _opened(data) as image:
+        image.verify() if image.format == "PNG" else image.load()
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator["ImageFile.ImageFile"]:
+    """An image file's header, its pixels not yet decoded; what Pillow raises becomes a DatasetError."""
+    from PIL import Image, UnidentifiedImageError
+
+    Image.MAX_IMAGE_PIXELS = None  # `identify` holds --max-pixels against the header instead
+    if not data:
+        raise DatasetError("is an empty file: copy or download it again")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            yield image
+    except (UnidentifiedImageError, ModuleNotFoundError):  # ultralytics patches Pillow to look for pi_heif then
+        raise DatasetError(f"is no image that can be read ({', '.join(FORMATS)})") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise DatasetError(f"is damaged or cut short ({error}): copy or download it again") from None

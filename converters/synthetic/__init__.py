@@ -1,0 +1,1 @@
+"""Drawn products and defects, and real defects pasted into good images."""

@@ -1,0 +1,1 @@
+"""Published datasets read back by other libraries and held against the masks."""

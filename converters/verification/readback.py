@@ -1,0 +1,357 @@
+"""Reading written datasets back as their users will: with other people's readers.
+
+COCO by pycocotools, YOLO by ultralytics' own dataset loader (where it is not installed, by the rule that loader
+follows), PNG masks by Pillow, VOC by an XML parser and Pillow. ``verify`` holds what comes back against the masks.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters.cli.errors import DatasetError
+from converters.datasets.splits import PARTS
+from converters.formats.writer import LabelledImage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+YOLO_TOLERANCE = 0.02  # px: text with 8 decimals, read as float32
+VOC_SETS = ("Main", "Segmentation")
+
+
+@dataclass(frozen=True)
+class Found:
+    """One instance as a reader returns it: class index, xyxy in pixels (or None), H x W mask (or None)."""
+
+    class_index: int
+    box: "NDArray[np.float64] | None"
+    mask: "NDArray[np.uint8] | None"
+
+
+class Reader(ABC):
+    """One format of a dataset, read by somebody else's code."""
+
+    name: str
+    tolerance = 0.0  # px, for boxes
+    exact = True  # must masks be identical?
+    has_masks = True
+    has_boxes = True
+
+    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+        self.folder, self.classes = folder, list(classes)
+
+    @abstractmethod
+    def split_hash(self) -> str:
+        """The hash of the split that the format says it was made from."""
+
+    def image_path(self, image: LabelledImage) -> Path:
+        return self.folder / "images" / image.part / image.name
+
+    def members(self, part: str) -> set[str]:
+        """File names of the images that the format counts to a part."""
+        return {path.name for path in (self.folder / "images" / part).iterdir()}
+
+    @abstractmethod
+    def load(self, image: LabelledImage) -> list[Found]:
+        """The instances of one image, in the order in which they were written."""
+
+
+class CocoReader(Reader):
+    name = "pycocotools"
+
+    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+        from pycocotools.coco import COCO
+
+        super().__init__(folder, classes)
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.parts = {part: COCO(folder / "annotations" / f"instances_{part}.json") for part in PARTS}
+        self.ids = {entry["file_name"]: entry["id"] for coco in self.parts.values() for entry in coco.imgs.values()}
+
+    def split_hash(self) -> str:
+        return _only({coco.dataset["info"]["split_sha256"] for coco in self.parts.values()})
+
+    def members(self, part: str) -> set[str]:
+        listed = {entry["file_name"] for entry in self.parts[part].imgs.values()}
+        return listed if listed == super().members(part) else set()
+
+    def load(self, image: LabelledImage) -> list[Found]:
+        import numpy as np
+
+        coco = self.parts[image.part]
+        found: list[Found] = []
+        for entry in coco.imgToAnns[self.ids[image.name]]:
+            x, y, width, height = entry["bbox"]
+            mask = coco.annToMask(entry)
+            name = coco.cats[entry["category_id"]]["name"]
+            if entry["area"] != image.instances[len(found)].area:
+                mask = None
+            found.append(Found(self.classes.index(name), np.array([x, y, x + width, y + height], float), mask))
+        return found
+
+
+class YoloReader(Reader):
+    """The rule of ultralytics' loader: boxes from the outermost vertices, masks by fillPoly of 1000 points."""
+
+    name = "fillPoly"
+    tolerance = YOLO_TOLERANCE
+    has_masks = False
+
+    def split_hash(self) -> str:
+        return self.data()["split_sha256"]
+
+    def data(self) -> dict[str, Any]:
+        import yaml
+
+        try:
+            data = yaml.safe_load((self.folder / "data.yaml").read_text("utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(" ".join(str(error).split())) from None
+        if list(data["names"].values()) != self.classes:
+            raise DatasetError(f"{self.folder / 'data.yaml'}: its names are not the dataset's classes")
+        return data
+
+    def members(self, part: str) -> set[str]:
+        stems = {Path(name).stem for name in super().members(part)}
+        labels = {path.stem for path in (self.folder / "labels" / part).iterdir()}
+        return super().members(part) if stems == labels else set()
+
+    def load(self, image: LabelledImage) -> list[Found]:
+        import numpy as np
+
+        from converters.masks.polygons import filled_with_lines
+
+        width, height = image.width, image.height
+        found = []
+        for row in _rows(self.folder / "labels" / image.part / f"{image.stem}.txt"):
+            class_index, numbers = int(row[0]), np.array(row[1:], np.float32)
+            if not self.has_masks:
+                cx, cy, w, h = numbers.astype(float) * (width, height, width, height)
+                found.append(Found(class_index, np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]), None))
+                continue
+            points = numbers.reshape(-1, 2) * np.array((width, height), np.float32)
+            mask = filled_with_lines([points], (height, width))
+            box = np.concatenate([points.min(axis=0), points.max(axis=0)]).astype(float)
+            found.append(Found(class_index, box, mask))
+        return found
+
+
+class YoloSegReader(YoloReader):
+    has_masks = True
+
+
+class YoloObbReader(YoloReader):
+    """Rotated boxes: the box around a rectangle's corners says nothing, so what counts is that it fits tightly."""
+
+    name = "corners"
+
+    def load(self, image: LabelledImage) -> list[Found]:
+        import cv2
+        import numpy as np
+
+        size = np.array((image.width, image.height), np.float32)
+        rows = _rows(self.folder / "labels" / image.part / f"{image.stem}.txt")
+        found = []
+        if len(rows) != len(image.instances):
+            raise ValueError(f"{len(rows)} rows for {len(image.instances)} instances")
+        for row, instance in zip(rows, image.instances, strict=True):
+            corners = np.array(row[1:], np.float32).reshape(4, 2) * size
+            x0, y0, x1, y1 = instance.xyxy
+            ys, xs = np.nonzero(instance.mask)
+            pixels = np.concatenate([np.stack([xs + dx, ys + dy], axis=1) for dx in (0, 1) for dy in (0, 1)])
+            outside = max(
+                -cv2.pointPolygonTest(corners, (float(x + x0), float(y + y0)), True)
+                for x, y in cv2.convexHull(pixels.astype(np.int32)).reshape(-1, 2)
+            )
+            smallest = cv2.minAreaRect((pixels + np.array([x0, y0])).astype(np.float32))
+            inside = bool((cv2.boxPoints(smallest) >= 0).all() and (cv2.boxPoints(smallest) <= size).all())
+            area = smallest[1][0] * smallest[1][1] if inside else (x1 - x0) * (y1 - y0)  # else: the bounding box
+            tight = cv2.contourArea(corners) <= area * 1.001 + 0.1
+            fits = outside <= self.tolerance and tight
+            found.append(Found(int(row[0]), np.array(instance.xyxy, float) if fits else np.zeros(4), None))
+        return found
+
+
+class UltralyticsReader(YoloReader):
+    """ultralytics' own ``YOLODataset``, on a folder of links, since it writes caches beside the labels."""
+
+    name = "ultralytics"
+    task = "detect"
+
+    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+        super().__init__(folder, classes)
+        self.stack = contextlib.ExitStack()
+        self.view = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="verify-")))
+        os.environ |= {"YOLO_CONFIG_DIR": str(self.view), "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "False"}
+        os.environ["YOLO_VERBOSE"] = "False"
+        shutil.copytree(folder.absolute(), self.view / "data", copy_function=os.symlink)
+        self.loaded: dict[tuple[str, int], tuple[Any, dict[str, int]]] = {}
+
+    def load(self, image: LabelledImage) -> list[Found]:
+        side = max(image.width, image.height)
+        dataset, positions = self._dataset(image.part, side)
+        if image.name not in positions:
+            return []  # dropped as corrupt
+        item = dataset[positions[image.name]]
+        top, left = ((side - length) // 2 for length in (image.height, image.width))
+        found = []
+        for index, (cls, (cx, cy, w, h)) in enumerate(zip(item["cls"], item["bboxes"].double() * side, strict=True)):
+            box = _array([cx - w / 2 - left, cy - h / 2 - top, cx + w / 2 - left, cy + h / 2 - top])
+            mask = None
+            if self.has_masks:
+                rows, columns = slice(top, top + image.height), slice(left, left + image.width)
+                mask = item["masks"][index, rows, columns].numpy().astype("uint8")
+            found.append(Found(int(cls), box, mask))
+        return found
+
+    def _dataset(self, part: str, side: int) -> tuple[Any, dict[str, int]]:
+        if (part, side) not in self.loaded:
+            from ultralytics.cfg import get_cfg
+            from ultralytics.data.dataset import YOLODataset
+
+            settings = get_cfg(overrides={"mask_ratio": 1, "overlap_mask": False, "task": self.task})
+            names = dict(enumerate(self.classes))
+            path = str(self.view / "data" / "images" / part)
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                dataset = YOLODataset(
+                    img_path=path,
+                    data={"names": names, "nc": len(names), "channels": 3},
+                    task=self.task,
+                    imgsz=side,
+                    augment=False,
+                    hyp=settings,
+                )
+            positions = {Path(file).name: index for index, file in enumerate(dataset.im_files)}
+            self.loaded[part, side] = dataset, positions
+        return self.loaded[part, side]
+
+
+class UltralyticsSegReader(UltralyticsReader):
+    task = "segment"
+    has_masks = True
+    exact = False
+
+
+class MasksReader(Reader):
+    name = "Pillow"
+    has_boxes = False
+
+    def split_hash(self) -> str:
+        about = json.loads((self.folder / "classes.json").read_text("utf-8"))
+        if list(about["classes"].values())[1:] != self.classes:
+            raise DatasetError(f"{self.folder / 'classes.json'}: its classes are not the dataset's")
+        return about["split_sha256"]
+
+    def members(self, part: str) -> set[str]:
+        names = super().members(part)
+        stems = {Path(name).stem for name in names}
+        masks = [{path.stem for path in (self.folder / kind / part).iterdir()} for kind in ("semantic", "instance")]
+        return names if masks == [stems, stems] else set()
+
+    def load(self, image: LabelledImage) -> list[Found]:
+        name = f"{image.part}/{image.stem}.png"
+        return _from_maps(_pixels(self.folder / "semantic" / name), _pixels(self.folder / "instance" / name))
+
+
+class VocReader(Reader):
+    name = "defusedxml, Pillow"
+
+    def split_hash(self) -> str:
+        return json.loads((self.folder / "dataset.json").read_text("utf-8"))["split_sha256"]
+
+    def image_path(self, image: LabelledImage) -> Path:
+        return self.folder / "JPEGImages" / image.name
+
+    def members(self, part: str) -> set[str]:
+        sets = [(self.folder / "ImageSets" / kind / f"{part}.txt").read_text("utf-8") for kind in VOC_SETS]
+        by_stem = {path.stem: path.name for path in (self.folder / "JPEGImages").iterdir()}
+        return {by_stem.get(stem, stem) for stem in sets[0].splitlines()} if sets[0] == sets[1] else set()
+
+    @cache  # noqa: B019 - a reader lives as long as its dataset is verified
+    def _shows(self, class_name: str, part: str) -> set[str]:
+        """Stems of the images that ``ImageSets/Main/CLASS_PART.txt`` says show the class."""
+        text = (self.folder / "ImageSets" / "Main" / f"{class_name}_{part}.txt").read_text("utf-8")
+        return {line.rpartition(" ")[0].rstrip() for line in text.splitlines() if line.endswith(" 1")}
+
+    def load(self, image: LabelledImage) -> list[Found]:
+        import numpy as np
+        from defusedxml.ElementTree import parse
+
+        root = parse(self.folder / "Annotations" / f"{image.stem}.xml").getroot()
+        if root.findtext("filename") != image.name:
+            raise ValueError(f"its XML names the image {root.findtext('filename')}")
+        found = _from_maps(
+            _pixels(self.folder / "SegmentationClass" / f"{image.stem}.png"),
+            _pixels(self.folder / "SegmentationObject" / f"{image.stem}.png"),
+        )
+        entries = list(root.iter("object"))
+        if len(entries) != len(found):
+            raise ValueError(f"{len(entries)} objects, but {len(found)} in the mask")
+        listed = [name for name in self.classes if image.stem in self._shows(name, image.part)]
+        if listed != [self.classes[i] for i in ([] if image.class_index is None else [image.class_index])]:
+            raise ValueError(f"ImageSets/Main lists it under {', '.join(listed) or 'no class'}")
+        objects = []
+        for entry, seen in zip(entries, found, strict=True):
+            x0, y0, x1, y1 = (int(entry.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax"))
+            index = self.classes.index(entry.findtext("name"))
+            mask = seen.mask if seen.class_index == index else None
+            objects.append(Found(index, np.array([x0 - 1, y0 - 1, x1, y1], float), mask))
+        return objects
+
+
+def _from_maps(classes: "NDArray[Any]", instances: "NDArray[Any]") -> list[Found]:
+    import numpy as np
+
+    found = []
+    for number in range(1, int(instances.max(initial=0)) + 1):
+        mask = instances == number
+        values = np.unique(classes[mask])
+        class_index = int(values[0]) - 1 if len(values) == 1 else -1
+        found.append(Found(class_index, None, mask.astype(np.uint8)))
+    outside = np.count_nonzero((classes > 0) != (instances > 0))
+    return found if outside == 0 else []
+
+
+def _pixels(path: Path) -> "NDArray[Any]":
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image).astype(np.int64)
+
+
+def _array(values: Any) -> "NDArray[np.float64]":
+    import numpy as np
+
+    return np.array([float(value) for value in values])
+
+
+def _rows(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text("utf-8").splitlines()]
+
+
+def _only(values: set[str]) -> str:
+    return values.pop() if len(values) == 1 else "the parts disagree"
+
+
+def readers() -> dict[str, type[Reader]]:
+    """The reader of each format folder; ultralytics' own where it is installed."""
+    there = find_spec("ultralytics") is not None
+    return {
+        "yolo": UltralyticsReader if there else YoloReader,
+        "yolo-seg": UltralyticsSegReader if there else YoloSegReader,
+        "yolo-obb": YoloObbReader,
+        "coco": CocoReader,
+        "masks": MasksReader,
+        "voc": VocReader,
+    }

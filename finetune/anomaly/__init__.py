@@ -1,0 +1,1 @@
+"""Memory of good patches."""

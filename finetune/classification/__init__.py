@@ -1,0 +1,1 @@
+"""The CNN classifier: recipes, networks, training, heat maps."""

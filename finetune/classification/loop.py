@@ -1,0 +1,308 @@
+"""The training loop of the classifier: one page, resumable at every epoch, on one device or several (torchrun)."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from converters.cli.options import progress
+from finetune.classification.imbalance import balance_features, epoch_indices, make_loss
+from finetune.classification.networks import build_network, head_of, load_saved, load_state, save_state, start_from
+from finetune.classification.pretext import learn_pretext, pretext_loss
+from finetune.classification.recipes import Attempt
+from finetune.measures.decisions import measure, softmax
+from finetune.training.images import Images, augmentation, normalise
+from finetune.training.processes import as_first, leads, place, wait_for_all
+
+EPOCH_SEEDS = 100_003  # seeds of the epochs of one run; the next seed's begin after them
+HEAD_STEPS = 500
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training but for its data."""
+
+    attempt: Attempt
+    imbalance: str
+    classes: int  # good among them
+    imgsz: int
+    stride: int | None
+    weights: Path | None
+    device: str
+    precision: str
+    seed: int
+
+
+@dataclass
+class Standing:
+    """Where a training stands; with the states of network and optimizer it is what --resume needs."""
+
+    epoch: int = 0
+    best: list[float] = field(default_factory=lambda: [-math.inf, -math.inf])
+    best_epoch: int = 0
+    cpu_seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    job: Job, train: Images, val: Images, folder: Path, resume: bool, start: Path | None = None
+) -> tuple[nn.Module, Standing]:
+    """Train on ``train``; val chooses the epoch (macro-F1, then loss), or the last one where val has no defect.
+
+    ``start`` are weights of an earlier stage, instead of the job's and of the pretext task.
+    Leaves model.pt (the chosen weights) and last.pt (for ``resume``) in the folder; returns the chosen network.
+    """
+    began, attempt = time.process_time(), job.attempt
+    network = start_network(job, train, folder, resume, start)
+    method = attempt.loss if job.imbalance == "none" else job.imbalance
+    loss = make_loss(method, torch.bincount(train.labels, minlength=job.classes), attempt.smoothing)
+    optimizer, scaler = make_optimizer(network, attempt), make_scaler(job)
+    schedule = make_schedule(optimizer, attempt, steps_of(job, train))
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(attempt.ema), use_buffers=True)
+    states = {"network": network, "averaged": averaged, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
+    at = load_standing(folder, states) if resume else Standing()
+    parallel = distribute(network, attempt)
+    with progress(None, attempt.epochs, "training", item_show_func=lambda item: item) as bar:
+        bar.update(at.epoch)
+        while at.epoch < attempt.epochs and not stalled(at, attempt):
+            torch.manual_seed(job.seed * EPOCH_SEEDS + at.epoch)  # a resumed run draws what an unbroken one does
+            freeze(network, at.epoch < attempt.freeze)
+            mean = one_epoch(job, parallel, train, loss, optimizer, schedule, scaler, averaged)
+            at.epoch += 1
+            chosen = averaged.module if attempt.ema else network
+            scores = judge(chosen, val, job)
+            at.history.append({"epoch": at.epoch, "loss": mean, "lr": schedule.get_last_lr()[0], **scores})
+            began, at.cpu_seconds = time.process_time(), at.cpu_seconds + time.process_time() - began
+            keep(job, at, chosen, states, folder, chooses=bool((val.labels > 0).any()))
+            bar.update(1, f"val macro-F1 {scores['macro_f1']:.3f}")
+    wait_for_all()
+    return load_network(job, folder / "model.pt"), at
+
+
+def one_epoch(
+    job: Job,
+    network: nn.Module,
+    train: Images,
+    loss: Any,
+    optimizer: Any,
+    schedule: Any,
+    scaler: Any,
+    averaged: AveragedModel,
+) -> float:
+    """Go once through the images that the imbalance method draws; return the mean loss."""
+    attempt, (rank, world) = job.attempt, place()
+    augment = augmentation(attempt.augment, job.imgsz)
+    order = epoch_indices(job.imbalance, train.labels)
+    order = order[: len(order) // world * world][rank::world]
+    torch.manual_seed(torch.initial_seed() + rank)
+    whole, painter = getattr(network, "module", network), np.random.default_rng(torch.initial_seed())
+    good = train.pixels[train.labels == 0]
+    losses = []
+    for indices in order.split(attempt.batch):
+        pixels = normalise(torch.stack([augment(train.pixels[i]) for i in indices]).to(job.device))
+        labels = train.labels[indices].to(job.device)
+        pixels, partner, share = mix(pixels, attempt.mixup)
+        with autocast(job.device, job.precision):
+            logits = network(pixels.to(memory_format=torch.channels_last))
+        value = share * loss(logits.float(), labels) + (1 - share) * loss(logits.float(), labels[partner])
+        if attempt.rehearse:
+            value = value + attempt.rehearse * pretext_loss(whole, good, autocast(job.device, job.precision), painter)
+        optimizer.zero_grad()
+        scaler.scale(value).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(network.parameters(), 2.0)
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
+        averaged.update_parameters(whole)
+        losses.append(value.item())
+    return sum(losses) / len(losses)
+
+
+def mix(pixels: Tensor, alpha: float) -> tuple[Tensor, Tensor, float]:
+    """MixUp: each image with another of its batch; the mixed images, the others' places, and the first ones' share.
+
+    H. Zhang et al., mixup, ICLR 2018. The loss mixes instead of the labels, which is the same for cross-entropy.
+    """
+    if not alpha:
+        return pixels, torch.arange(len(pixels), device=pixels.device), 1.0
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    partner = torch.randperm(len(pixels)).to(pixels.device)
+    return share * pixels + (1 - share) * pixels[partner], partner, share
+
+
+def start_network(job: Job, train: Images, folder: Path, resume: bool, start: Path | None = None) -> nn.Module:
+    """A network from the weights asked for, on its device, after the pretext task where the attempt has one."""
+    attempt, saved = job.attempt, folder / "pretext.pt"
+    torch.manual_seed(job.seed)
+    network = build_network(attempt.arch, job.classes, job.imgsz, attempt.head, attempt.dropout, job.stride)
+    if weights := start or job.weights:
+        start_from(network, weights, attempt.arch)
+    network = network.to(job.device).to(memory_format=torch.channels_last)
+    if resume and saved.is_file():
+        network.load_state_dict(load_state(saved, "--resume"))
+    elif attempt.pretext and not start:
+        good = train.pixels[train.labels == 0]
+        learn_pretext(network, good, attempt.pretext, autocast(job.device, job.precision), job.seed)
+        if leads():
+            save_state(network.state_dict(), saved)
+    return network
+
+
+def load_network(job: Job, path: Path) -> nn.Module:
+    """The network of a finished training, in evaluation mode."""
+    attempt = job.attempt
+    network = build_network(attempt.arch, job.classes, job.imgsz, attempt.head, attempt.dropout, job.stride)
+    network.load_state_dict(load_state(path, "--eval-only"))
+    return network.to(job.device).eval()
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """16 bits where ``auto`` finds the device faster for it; bfloat16 needs no loss scaling."""
+    kind = device.split(":")[0]
+    if precision == "auto":
+        fast = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.cpu._is_amx_tile_supported()
+        precision = "bfloat16" if fast else "float16" if kind == "cuda" else "float32"
+    if precision == "float32":
+        return torch.autocast(kind, enabled=False)
+    return torch.autocast(kind, getattr(torch, precision))
+
+
+def make_scaler(job: Job) -> torch.amp.GradScaler:
+    """Loss scaling for float16; a scaler that does nothing elsewhere."""
+    cast = autocast(job.device, job.precision)
+    kind = job.device.split(":")[0]
+    return torch.amp.GradScaler(kind, enabled=cast._enabled and cast.fast_dtype == torch.float16)
+
+
+def make_optimizer(network: nn.Module, attempt: Attempt) -> torch.optim.Optimizer:
+    settings = {"momentum": 0.9} if attempt.optimizer == "SGD" else {}
+    kind = getattr(torch.optim, attempt.optimizer)
+    head = list(head_of(network)[1].parameters())
+    rest = [parameter for parameter in network.parameters() if all(parameter is not own for own in head)]
+    groups = [{"params": head, "lr": attempt.lr}, {"params": rest, "lr": attempt.lr * attempt.slow}]
+    return kind(groups, lr=attempt.lr, weight_decay=attempt.weight_decay, **settings)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, attempt: Attempt, steps: int) -> Any:
+    """The rate step by step: constant, or a warm-up over 20 % of the steps, then a half cosine."""
+    if attempt.schedule == "constant":
+        return lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    total = attempt.epochs * steps
+    share = 0.21 if total == 5 else 0.2  # by a warm-up of just one step, torch divides by nought
+    return lr_scheduler.OneCycleLR(
+        optimizer, [attempt.lr, attempt.lr * attempt.slow], total, pct_start=share, cycle_momentum=False
+    )
+
+
+def steps_of(job: Job, train: Images) -> int:
+    """Batches in an epoch of one process."""
+    world = place()[1]
+    return -(-(len(epoch_indices(job.imbalance, train.labels)) // world) // job.attempt.batch)
+
+
+def freeze(network: nn.Module, frozen: bool) -> None:
+    """Let all parts learn, or only the head; the frozen rest keeps its BatchNorm statistics as well."""
+    network.train(not frozen)
+    network.requires_grad_(not frozen)
+    _, head = head_of(network)
+    head.train()
+    head.requires_grad_(True)
+
+
+def judge(network: nn.Module, images: Images, job: Job) -> dict[str, float]:
+    """Loss and macro-F1 of a part."""
+    logits = logits_of(network, images, job)
+    loss = nn.functional.cross_entropy(torch.from_numpy(logits), images.labels).item()
+    return {"val_loss": loss, "macro_f1": measure(images.labels.numpy(), logits.argmax(1))["macro_f1"]}
+
+
+@torch.no_grad()
+def logits_of(network: nn.Module, images: Images, job: Job) -> np.ndarray:
+    """N x C, float32, in 32-bit arithmetic; the network is left in evaluation mode."""
+    network.eval()
+    batches = images.pixels.split(job.attempt.batch)
+    return torch.cat([network(normalise(pixels.to(job.device))).float().cpu() for pixels in batches]).numpy()
+
+
+def keep(job: Job, at: Standing, chosen: nn.Module, states: Mapping[str, Any], folder: Path, chooses: bool) -> None:
+    """Save the weights if they are the best so far, then all that a resumed run needs. Only the first process does."""
+    scores = [at.history[-1]["macro_f1"], -at.history[-1]["val_loss"]]
+    better = scores > at.best or not chooses
+    if better:
+        at.best, at.best_epoch = scores, at.epoch
+    if leads():
+        if better:
+            save_state(chosen.state_dict(), folder / "model.pt")
+        saved = {name: state.state_dict() for name, state in states.items()}
+        save_state({**saved, "standing": asdict(at)}, folder / "last.pt")
+
+
+def load_standing(folder: Path, states: Mapping[str, Any]) -> Standing:
+    """Set the states to those of last.pt; a run that was stopped before its first epoch's end begins anew."""
+    path = folder / "last.pt"
+    if not path.is_file():
+        return Standing()
+    saved = load_saved(path)
+    for name, state in states.items():
+        state.load_state_dict(saved[name])
+    return Standing(**saved["standing"])
+
+
+def stalled(at: Standing, attempt: Attempt) -> bool:
+    """Has val gained nothing for ``patience`` epochs? Every process says what the first one finds."""
+    return bool(attempt.patience) and bool(as_first(lambda: float(at.epoch - at.best_epoch >= attempt.patience)))
+
+
+def distribute(network: nn.Module, attempt: Attempt) -> nn.Module:
+    """The network with gradients averaged over the processes of torchrun; itself without them."""
+    if place()[1] == 1:
+        return network
+    network.requires_grad_(True)
+    return nn.parallel.DistributedDataParallel(network, find_unused_parameters=attempt.freeze > 0)
+
+
+def retrain_head(network: nn.Module, train: Images, method: str, job: Job) -> None:
+    """Give a trained network a new head, learned on its penultimate features with all classes equally frequent."""
+    features, (_, head) = features_of(network, train, job), head_of(network)
+    balanced, labels = balance_features(method, features, train.labels.numpy(), job.seed)
+    inputs, targets = torch.from_numpy(balanced).float().to(job.device), torch.from_numpy(labels).to(job.device)
+    torch.manual_seed(job.seed)
+    for layer in head.modules():
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
+    optimizer = torch.optim.AdamW(head.parameters(), job.attempt.lr, weight_decay=0.05)
+    schedule = lr_scheduler.CosineAnnealingLR(optimizer, HEAD_STEPS)
+    head.train().requires_grad_(True)
+    for _ in range(HEAD_STEPS):
+        loss = nn.functional.cross_entropy(head(inputs), targets, label_smoothing=job.attempt.smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    network.eval()
+
+
+def features_of(network: nn.Module, images: Images, job: Job) -> np.ndarray:
+    """Penultimate features, N x F, float32: what enters the head."""
+    found: list[Tensor] = []
+    _, head = head_of(network)
+    hook = head.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0].detach().float().cpu()))
+    logits_of(network, images, job)
+    hook.remove()
+    return torch.cat(found).numpy()
+
+
+def mean_logits(members: list[np.ndarray]) -> np.ndarray:
+    """Log of the mean probability of an ensemble's members, N x C; a single member's logits as they are."""
+    if len(members) == 1:
+        return members[0]
+    return np.log(np.mean([softmax(logits) for logits in members], axis=0).clip(1e-12)).astype(np.float32)

@@ -1,0 +1,230 @@
+"""The classifier's networks: any of torchvision's by name, and two of our own that start from random weights.
+
+Every network takes N x 3 x S x S (float32, normalised) and returns logits, N x C. Its last part is a `Head`, whose
+input are the penultimate features, N x F.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from converters.cli.errors import DatasetError
+from finetune.classification.pretext import CELLS
+from finetune.classification.recipes import OWN
+
+CHANNELS = (32, 64, 128, 256)
+LOOKS = 6  # cells of the feature map that FineNet looks at most
+AUXILIARY = {"googlenet": {"aux_logits": False, "init_weights": True}, "inception_v3": {"aux_logits": False}}
+
+
+class Head(nn.Sequential):
+    """The last layers, N x F -> N x C: `linear`, or `mlp` with a hidden layer and dropout."""
+
+    def __init__(self, features: int, classes: int, kind: str, dropout: float) -> None:
+        if kind == "mlp":
+            hidden = max(64, features // 2)
+            layers = [nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, classes)]
+        else:
+            layers = [nn.Dropout(dropout), nn.Linear(features, classes)]
+        super().__init__(*layers)
+
+
+class DeepNet(nn.Module):
+    """Four stages of convolution, BatchNorm, LeakyReLU and pooling, 32 to 256 channels, averaged over the image."""
+
+    def __init__(self, classes: int, head: str, dropout: float) -> None:
+        super().__init__()
+        stages = [_stage(before, after) for before, after in zip((3, *CHANNELS), CHANNELS, strict=False)]
+        self.features = nn.Sequential(*stages)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = Head(CHANNELS[-1], classes, head, dropout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.pool(self.features(images)))
+
+
+def _stage(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.LeakyReLU(0.1), nn.MaxPool2d(2)
+    )
+
+
+class FineNet(nn.Module):
+    """A residual network of stride 8 that looks at the few cells which it takes for a defect.
+
+    ``cells`` names each cell of the feature map (see `finetune.classification.pretext`, where it learns to); the
+    cells least likely to be untouched are averaged, beside the largest and the mean of each feature over the image.
+    """
+
+    def __init__(self, classes: int, head: str, dropout: float) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.InstanceNorm2d(3),  # light and colour of an image as a whole are no defect
+            *_convolution(3, 16, 5, stride=2),
+            *_convolution(16, 32, 3),
+            nn.MaxPool2d(2),
+            Residual(32, 64),
+            Residual(64, 128, stride=2),
+            Residual(128, 128),
+            Residual(128, 128, dilation=2),
+        )
+        self.cells = nn.Conv2d(128, CELLS, 1)
+        self.head = Head(3 * 128, classes, head, dropout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.pool(self.features(images)))
+
+    def pool(self, features: Tensor) -> Tensor:
+        """N x 128 x h x w -> N x 384."""
+        defect = 1 - self.cells(features).float().softmax(1)[:, 0].flatten(1)
+        share, at = defect.topk(min(LOOKS, defect.shape[1]), 1)
+        looked = features.flatten(2).gather(2, at[:, None].expand(-1, features.shape[1], -1))
+        return torch.cat([(looked * share[:, None]).mean(2), features.amax((2, 3)), features.mean((2, 3))], 1)
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions and a way around them (He et al., CVPR 2016)."""
+
+    def __init__(self, before: int, after: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.straight = nn.Sequential(
+            *_convolution(before, after, 3, stride, dilation), *_convolution(after, after, 3, 1, dilation)[:-1]
+        )
+        self.around = nn.Sequential(nn.AvgPool2d(stride), *_convolution(before, after, 1)[:-1])
+        if before == after and stride == 1:
+            self.around = nn.Sequential()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.relu(self.straight(images) + self.around(images))
+
+
+def _convolution(before: int, after: int, size: int, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
+    padding = size // 2 * dilation
+    return [
+        nn.Conv2d(before, after, size, stride, padding, dilation, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def known_networks() -> list[str]:
+    """Names for --arch: our own, then torchvision's classification networks."""
+    from torchvision import models
+
+    return [*OWN, *models.list_models(module=models)]
+
+
+def build_network(arch: str, classes: int, imgsz: int, head: str, dropout: float, stride: int | None) -> nn.Module:
+    """A network with random weights and a head for ``classes``.
+
+    ``stride``: at most this many px of the image to a cell of the last feature map (for torchvision's; later
+    strides become 1, the weights still fit). Raises DatasetError where the network can't take ``imgsz``.
+    """
+    if arch == "fine" and imgsz % 8:
+        raise DatasetError(f"--arch fine can't take images of --imgsz {imgsz}: a multiple of 8 is needed")
+    if arch in OWN:
+        return {"fine": FineNet, "deep": DeepNet}[arch](classes, head, dropout)
+    from torchvision import models
+
+    settings: dict[str, Any] = AUXILIARY.get(arch, {})
+    if arch.startswith("vit_"):
+        settings = {"image_size": imgsz}
+    elif arch == "maxvit_t":
+        settings = {"input_size": (imgsz, imgsz)}
+    try:
+        network = models.get_model(arch, weights=None, **settings)
+        if stride:
+            _limit_stride(network, imgsz, stride)
+        _replace_head(network, classes, head, dropout)
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, imgsz, imgsz))
+    except (ValueError, RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or ["refused"])[0]
+        raise DatasetError(f"--arch {arch} can't take images of --imgsz {imgsz}: {reason}") from None
+    return network
+
+
+def _replace_head(network: nn.Module, classes: int, kind: str, dropout: float) -> None:
+    """Put a Head in place of the last Linear layer; SqueezeNet ends in a convolution over 512 channels instead."""
+    linear = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Head(512, classes, kind, dropout))
+        return
+    name, old = linear[-1]
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, Head(old.in_features, classes, kind, dropout))
+
+
+def _limit_stride(network: nn.Module, imgsz: int, stride: int) -> None:
+    """Set the stride of every layer to 1 that would halve a map with imgsz / stride cells a side or fewer."""
+    sides: dict[Any, int] = {}  # of the maps that come into each layer
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)]
+    strided = [layer for layer in layers if layer.stride in (2, (2, 2))]
+    hooks = [
+        module.register_forward_pre_hook(lambda module, inputs: sides.update({module: inputs[0].shape[-1]}))
+        for module in strided
+    ]
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, 3, imgsz, imgsz))
+    for hook in hooks:
+        hook.remove()
+    for module, side in sides.items():
+        if side <= -(-imgsz // stride):
+            module.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1
+
+
+def head_of(network: nn.Module) -> tuple[str, Head]:
+    """The name and the module of a network's head."""
+    return next((name, module) for name, module in network.named_modules() if isinstance(module, Head))
+
+
+def cam_layer(network: nn.Module) -> nn.Module | None:
+    """The last feature map of our own networks; None for torchvision's, where torchcam finds it."""
+    return network.features if isinstance(network, FineNet | DeepNet) else None
+
+
+def load_state(path: Path, flag: str = "--weights") -> dict[str, Tensor]:
+    """A state_dict from a file, read without running any code in it; raises DatasetError for anything else."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises whatever its unpickler and its zip reader do
+        raise DatasetError(
+            f"{flag} {path}: is no checkpoint that loads with weights_only=True; name a file that "
+            "`torch.save(model.state_dict(), FILE)` has written"
+        ) from None
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise DatasetError(f"{flag} {path}: holds no state_dict (names and tensors): save model.state_dict()")
+    return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key): state[key] for key in state}
+
+
+def load_saved(path: Path) -> dict[str, Any]:
+    """What ``save_state`` has saved of a training, for --resume; raises DatasetError for a damaged file."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # as above
+        raise DatasetError(f"--resume: {path} is damaged: train anew with --overwrite") from None
+
+
+def save_state(state: dict[str, Any], path: Path) -> None:
+    """Save it whole or not at all: a process that is killed leaves the file as it was."""
+    partial = path.with_name(f"{path.name}.partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def start_from(network: nn.Module, path: Path, arch: str) -> None:
+    """Load a checkpoint into all but the head, and into the head where it fits; raises DatasetError if it doesn't."""
+    state = load_state(path)
+    own, (head, _) = network.state_dict(), head_of(network)
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    missing = [key for key in own if key not in fitting and not key.startswith(f"{head}.")]
+    if missing:
+        raise DatasetError(
+            f"--weights {path}: doesn't fit --arch {arch}: {len(missing)} of {len(own)} tensors are missing or of "
+            f"another shape, first {missing[0]}"
+        )
+    network.load_state_dict(fitting, strict=False)

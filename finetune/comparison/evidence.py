@@ -1,0 +1,525 @@
+"""From saved predictions to what can be resampled: numbers for each image, from which every measure follows.
+
+Thresholds are chosen on val. A set without val gets no threshold, and only measures that need none.
+Pixel scores are 16 bit: heat maps as they are, masks and filled boxes painted with their scores.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from converters.cli.errors import DatasetError
+from finetune.measures import metrics
+from finetune.measures.metrics import BOUNDARY_RATIOS, PRO_LIMITS, ClassMatches, Floats
+from finetune.runs.dataset import Dataset
+from finetune.runs.predictions import PredictionSet, image_scores
+
+TOP = 65535  # the highest pixel score
+GOOD_PIXELS = 0.99  # share of good pixels that stay under the threshold where val holds no defects
+MOST_PAINTED = 100  # detections of an image, as in COCO
+FAR = 10  # image sides: pycocotools walks outlines step by step, and for hours where a point lies beyond reason
+COARSE = 1024  # levels of pixel scores that the intervals (not the estimates) are computed from
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The ground truth of one part: N images in the order of their ids."""
+
+    dataset: Dataset
+    part: str
+
+    @cached_property
+    def coco(self) -> dict[str, Any]:
+        self.dataset.format("coco")
+        return self.dataset.ground_truth(self.part)
+
+    @cached_property
+    def names(self) -> list[str]:
+        return self.dataset.images(self.part)
+
+    @cached_property
+    def ids(self) -> list[int]:
+        return [self.dataset.image_ids[name] for name in self.names]
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """0 for a good image, else the index of its class + 1; (N,)."""
+        labels = self.dataset.labels(self.part).values()
+        return np.array([0 if label is None else label + 1 for label in labels], np.int64)
+
+    @cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each image."""
+        by_id = {entry["id"]: (entry["height"], entry["width"]) for entry in self.coco["images"]}
+        return [by_id[id_] for id_ in self.ids]
+
+    @cached_property
+    def annotations(self) -> list[list[dict[str, Any]]]:
+        """COCO annotations of each image."""
+        return grouped(self.coco["annotations"], self.ids)
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """A name for each image that byte-identical ones share, and the tiles of one image."""
+        first = {
+            key.replace("/", "__"): group[0].replace("/", "__")
+            for group in self.dataset.card.get("duplicates", ())
+            for key in group
+        }
+        tiles = self.dataset.tiles
+        whole = [tiles["tiles"][name]["image"] if tiles else name for name in self.names]
+        return [first.get(name, name) for name in whole]
+
+    @property
+    def strata(self) -> list[int]:
+        """The label of each image, and of a tile that shows nothing the label of the image that it was cut from."""
+        of_group: dict[str, int] = {}
+        for group, label in zip(self.groups, self.labels.tolist(), strict=True):
+            of_group[group] = max(label, of_group.get(group, 0))
+        return [of_group[group] for group in self.groups]
+
+    @property
+    def masks(self) -> "Masks":
+        return Masks(self)
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """All defects of an image, H x W of 0 and 1."""
+        height, width = self.sizes[index]
+        mask = np.zeros((height, width), np.uint8)
+        for entry in self.annotations[index]:
+            mask |= decode(entry["segmentation"], height, width)
+        return mask
+
+
+@dataclass(frozen=True)
+class Masks(Sequence[NDArray[np.uint8]]):
+    """The masks of a part, decoded when asked for."""
+
+    truth: Truth
+
+    def __len__(self) -> int:
+        return len(self.truth.names)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= len(self):
+            raise IndexError(index)
+        return self.truth.mask(index)
+
+
+@lru_cache(maxsize=32)
+def truth_of(dataset: Dataset, part: str) -> Truth:
+    return Truth(dataset, part)
+
+
+def grouped(entries: Iterable[dict[str, Any]], ids: Sequence[int]) -> list[list[dict[str, Any]]]:
+    """COCO entries image by image, in the order of ``ids``."""
+    found: dict[int, list[dict[str, Any]]] = {id_: [] for id_ in ids}
+    for entry in entries:
+        found[entry["image_id"]].append(entry)
+    return [found[id_] for id_ in ids]
+
+
+def decode(segmentation: Any, height: int, width: int) -> NDArray[np.uint8]:
+    """A COCO segmentation (polygons, RLE or compressed RLE) as H x W of 0 and 1."""
+    if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
+        return coco_mask.decode(segmentation)
+    encoded = coco_mask.frPyObjects(segmentation, height, width)
+    return coco_mask.decode(coco_mask.merge(encoded) if isinstance(encoded, list) else encoded)
+
+
+# ------------------------------------------------------------------------------------------------ what a set says
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A set's answer on one part, completed: scores from boxes, boxes from masks or heat maps."""
+
+    truth: Truth
+    scores: Floats  # N x (1 + C): how defective, and how sure of each class; NaN where the model tells no classes
+    detections: list[list[dict[str, Any]]] | None  # of each image; None where the set has neither boxes nor maps
+    kind: str | None  # what pixel scores come from: "heat maps", "masks", "boxes" or None
+    source: PredictionSet
+
+    def pixel_scores(self, index: int) -> NDArray[np.uint16]:
+        """H x W on one scale for all images, higher is more defective."""
+        if self.kind == "heat maps":
+            heat = self.source.heatmap(self.truth.part, self.truth.names[index])
+            if heat.shape != self.truth.sizes[index]:
+                raise DatasetError(
+                    f"{self.source.source}: the heat map of {self.truth.names[index]} has {heat.shape[::-1]} pixels "
+                    f"and the image {self.truth.sizes[index][::-1]}: heat maps come at full image size"
+                )
+            return heat
+        assert self.detections is not None
+        try:
+            return paint(self.detections[index], *self.truth.sizes[index])
+        except ValueError as error:  # pycocotools', of run lengths
+            name = self.truth.names[index]
+            raise DatasetError(f"{self.source.source}: a segmentation of {name} cannot be decoded ({error})") from None
+
+
+def paint(detections: Sequence[dict[str, Any]], height: int, width: int) -> NDArray[np.uint16]:
+    """Masks, or filled boxes, painted with their scores in 0..65535; the surest one is on top."""
+    canvas = np.zeros((height, width), np.uint16)
+    for entry in sorted(detections, key=lambda entry: entry["score"])[-MOST_PAINTED:]:
+        level = round(entry["score"] * TOP)
+        x, y, w, h = entry["bbox"]
+        box = np.s_[max(0, round(y)) : max(0, round(y + h)), max(0, round(x)) : max(0, round(x + w))]
+        if "segmentation" in entry:
+            canvas[decode(entry["segmentation"], height, width) > 0] = level
+        else:
+            canvas[box] = level
+    return canvas
+
+
+def read_answer(source: PredictionSet, truth: Truth) -> Answer | None:
+    """What a set says on a part; None if it says nothing there, or if the part holds no image."""
+    dataset, part = truth.dataset, truth.part
+    if not truth.names or not source.has(part):
+        return None
+    found = source.detections(dataset, part)
+    for entry in found or []:
+        if "segmentation" in entry:
+            height, width = truth.sizes[truth.ids.index(entry["image_id"])]
+            try:
+                entry["bbox"] = _box_of(entry["segmentation"], height, width)
+            except Exception as error:  # of whatever kind: pycocotools takes what it is given
+                raise DatasetError(
+                    f"{source.source}: image_id {entry['image_id']} has a segmentation that is neither polygons nor "
+                    f"run lengths of {width} x {height} px ({error})"
+                ) from None
+    scores = source.scores(dataset, part)
+    if scores is None:
+        ids = dataset.image_ids
+        scores = image_scores(truth.names, ids, len(dataset.classes), found or [])
+        if found is None:
+            raise DatasetError(f"{source.source}: {part} has heat maps, but neither scores nor detections")
+    has_maps = source.heatmap(part, truth.names[0]) is not None
+    if has_maps:
+        kind = "heat maps"
+    elif found is None or (not found and source.about.get("label") not in ("box", "mask")):
+        found, kind = None, None  # a classifier of whole images
+    else:
+        kind = "masks" if any("segmentation" in entry for entry in found or []) else "boxes"
+    boxes = None if found is None or (has_maps and not found) else grouped(found, truth.ids)
+    return Answer(truth, np.array([scores[name] for name in truth.names]), boxes, kind, source)
+
+
+def _box_of(segmentation: Any, height: int, width: int) -> list[float]:
+    if isinstance(segmentation, list):
+        xy = np.concatenate([np.reshape(np.asarray(ring, float), (-1, 2)) for ring in segmentation])
+        if min(map(len, segmentation)) < 6:
+            raise ValueError("a polygon has three points or more")
+        if not (np.abs(xy) <= FAR * np.array([width, height])).all():
+            raise ValueError("a point lies far outside the image")
+        (x0, y0), (x1, y1) = xy.min(axis=0), xy.max(axis=0)
+        return [float(value) for value in (x0, y0, x1 - x0, y1 - y0)]
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"its size is {segmentation['size']}")
+    if isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, height, width)
+    return [float(value) for value in coco_mask.toBbox(segmentation)]
+
+
+def boxes_of_heat(heat: NDArray[np.uint16], level: float, image_id: int, category: int) -> list[dict[str, Any]]:
+    """One box for each connected part of a map at or above ``level``; its score is the part's peak, 0..1."""
+    import cv2
+
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((heat >= level).astype(np.uint8), connectivity=8)
+    found = []
+    for index in range(1, count):
+        x, y, w, h = (int(value) for value in stats[index, :4])
+        inside = labels[y : y + h, x : x + w] == index
+        peak = int(heat[y : y + h, x : x + w][inside].max())
+        found.append({"image_id": image_id, "category_id": category, "bbox": [x, y, w, h], "score": peak / TOP})
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ evidence
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Pixel counts of N test images. What needs a threshold is None for a set without val."""
+
+    kind: str
+    positive: Floats  # N x L, defect pixels at each of L coarse score levels, ascending
+    negative: Floats  # N x L
+    shares: Floats  # N x L, shares of defect regions
+    average_precision: float  # exact, as is the curve
+    curve: tuple[Floats, Floats] | None  # false-positive rate and per-region overlap; heat maps only
+    level: float | None = None
+    counts: dict[str, Floats] = field(default_factory=dict)  # each (N,): see ``_counts``
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the measures of one run of one set on one test part are computed from."""
+
+    truth: Truth
+    answer: Answer
+    threshold: float | None  # of image scores
+    predicted: NDArray[np.int64] | None  # (N,): 0 passes as good, else class + 1; the likeliest class without val
+    matches: list[ClassMatches] | None  # None without boxes, or where the model tells no classes
+    any_class: list[ClassMatches] | None
+    box_threshold: float | None
+    pixels: Pixels | None
+
+    @property
+    def tells_classes(self) -> bool:
+        return self.predicted is not None
+
+
+def gather(source: PredictionSet, test: Truth, val: Truth) -> Evidence:
+    """Read a set's predictions for val and test, choose thresholds on val, and count on test."""
+    answer, tuning = read_answer(source, test), read_answer(source, val)
+    if answer is None:
+        raise DatasetError(f"{source.source}: holds no predictions for test (test.json, test_scores.csv)")
+    if source.has_results("val") and not source.has_results("test"):
+        raise DatasetError(f"{source.source}: holds val.json, but no test.json: predict both again")
+    threshold = None if tuning is None else metrics.best_threshold(val.labels > 0, tuning.scores[:, 0])
+    level = None if tuning is None or tuning.kind is None else _best_level(tuning)
+    answer = _with_boxes(answer, level)
+    tuning = None if tuning is None else _with_boxes(tuning, level)
+    classes = answer.scores[:, 1:]
+    tells_classes = bool(np.isfinite(classes).all() and (classes.any() or answer.kind in ("masks", "boxes")))
+    matches = any_class = box_threshold = None
+    if answer.detections is not None:
+        found = [entry for entries in answer.detections for entry in entries]
+        any_class = metrics.match_boxes(test.coco, found, use_classes=False)
+        matches = metrics.match_boxes(test.coco, found) if tells_classes else None
+        if tuning is not None and tuning.detections is not None:
+            box_threshold = _best_box_threshold(tuning, tells_classes)
+    predicted = np.argmax(classes, axis=1) + 1 if tells_classes else None
+    if predicted is not None and threshold is not None:
+        predicted = np.where(answer.scores[:, 0] >= threshold, predicted, 0)
+    pixels = None if answer.kind is None else _count_pixels(answer, level)
+    return Evidence(test, answer, threshold, predicted, matches, any_class, box_threshold, pixels)
+
+
+def _with_boxes(answer: Answer, level: float | None) -> Answer:
+    """The answer with boxes from its heat maps, where it has no others."""
+    if answer.detections is not None or answer.kind != "heat maps" or level is None:
+        return answer
+    classes = np.nan_to_num(answer.scores[:, 1:]).argmax(axis=1) + 1
+    boxes = [
+        boxes_of_heat(answer.pixel_scores(index), level, id_, int(classes[index]))
+        for index, id_ in enumerate(answer.truth.ids)
+    ]
+    return Answer(answer.truth, answer.scores, boxes, answer.kind, answer.source)
+
+
+def _best_box_threshold(tuning: Answer, use_classes: bool) -> float:
+    """The box score with the best F1 on val; without defects, what 95 % of the good images stay under."""
+    assert tuning.detections is not None
+    if not tuning.truth.labels.any():
+        surest = [max((entry["score"] for entry in found), default=0.0) for found in tuning.detections]
+        return float(np.nextafter(np.quantile(surest, metrics.GOOD_QUANTILE), np.inf))
+    found = [entry for entries in tuning.detections for entry in entries]
+    return metrics.best_box_threshold(metrics.match_boxes(tuning.truth.coco, found, use_classes))
+
+
+def _best_level(tuning: Answer) -> float:
+    """The pixel score with the best Dice on val; without defects, what most of the good images stay under."""
+    if not tuning.truth.labels.any() and tuning.kind != "heat maps":
+        return max(1.0, TOP * _best_box_threshold(tuning, False))
+    positive, negative = (np.zeros(TOP + 1) for _ in range(2))
+    for index in range(len(tuning.truth.names)):
+        scores, mask = tuning.pixel_scores(index), tuning.truth.mask(index)
+        positive += np.bincount(scores[mask > 0], minlength=TOP + 1)
+        negative += np.bincount(scores[mask == 0], minlength=TOP + 1)
+    if not positive.any():
+        return float(np.searchsorted(np.cumsum(negative), GOOD_PIXELS * negative.sum()) + 1)
+    true, false = (np.cumsum(side[::-1])[::-1] for side in (positive, negative))
+    dice = 2 * true / (true + false + positive.sum())
+    return float(max(1, int(np.argmax(dice))))  # score 0 means nothing was found there
+
+
+def _count_pixels(answer: Answer, level: float | None) -> Pixels:
+    truth = answer.truth
+    size = len(truth.names)
+    positive, negative = (np.zeros((size, TOP + 1), np.uint32) for _ in range(2))
+    shares = np.zeros((size, TOP + 1), np.float32)
+    counts: dict[str, list[float]] = {}
+    for index in range(size):
+        scores, mask = answer.pixel_scores(index), truth.mask(index)
+        rows, columns, share = metrics.regions(mask)
+        positive[index] = np.bincount(scores[rows, columns], minlength=TOP + 1)
+        negative[index] = np.bincount(scores.ravel(), minlength=TOP + 1) - positive[index]
+        shares[index] = np.bincount(scores[rows, columns], weights=share, minlength=TOP + 1)
+        if level is not None:
+            hit = (scores >= level).astype(np.uint8)
+            for name, value in _counts(hit, mask, float(share[hit[rows, columns] > 0].sum())).items():
+                counts.setdefault(name, []).append(value)
+    starts = _coarse(positive, negative, shares)
+    levels = metrics.Levels(*(side.sum(axis=0, dtype=float)[None] for side in (positive, negative)))
+    maps = (answer.pixel_scores(index) for index in range(size))
+    return Pixels(
+        kind=str(answer.kind),
+        positive=np.add.reduceat(positive, starts, axis=1, dtype=float),
+        negative=np.add.reduceat(negative, starts, axis=1, dtype=float),
+        shares=np.add.reduceat(shares, starts, axis=1, dtype=float),
+        average_precision=float(metrics.average_precision(levels)[0]),
+        curve=metrics.pro_curve(maps, truth.masks) if answer.kind == "heat maps" and positive.any() else None,
+        level=level,
+        counts={name: np.array(values) for name, values in counts.items()},
+    )
+
+
+def _counts(hit: NDArray[np.uint8], mask: NDArray[np.uint8], share: float) -> dict[str, float]:
+    """Counts of one image with its binary map and its mask, both H x W of 0 and 1."""
+    both = int(np.count_nonzero(hit & mask))
+    counts = {
+        "true": both,
+        "false": int(np.count_nonzero(hit)) - both,
+        "missed": int(np.count_nonzero(mask)) - both,
+        "good": mask.size - int(np.count_nonzero(mask)),
+        "share": share,
+    }
+    for ratio in BOUNDARY_RATIOS:
+        if hit.any() or mask.any():
+            ours, theirs = (metrics.boundary(side, ratio) for side in (hit, mask))
+            counts[f"inter{ratio}"] = int(np.count_nonzero(ours & theirs))
+            counts[f"union{ratio}"] = int(np.count_nonzero(ours | theirs))
+        else:
+            counts[f"inter{ratio}"] = counts[f"union{ratio}"] = 0
+    return counts
+
+
+def _coarse(positive: NDArray[Any], negative: NDArray[Any], shares: NDArray[Any]) -> NDArray[np.int64]:
+    """First levels of about COARSE bins, cut where defect pixels or good ones lie, and finest at the top."""
+    good = negative.sum(axis=0, dtype=float)
+    rank = np.cumsum(good[::-1])[::-1] / good.sum()  # false-positive rate at each level
+    steps = np.sqrt(rank)  # finer where the rate is small
+    steps = (steps[0] - steps) / max(steps[0], 1e-12)
+    for side in (positive, shares):
+        total = side.sum(axis=0, dtype=float)
+        steps = steps + np.cumsum(total) / max(total.sum(), 1e-12)
+    bins = np.floor(steps / 3 * COARSE)
+    return np.flatnonzero(np.diff(bins, prepend=-1)).astype(np.int64)
+
+
+# ------------------------------------------------------------------------------------------------------ measures
+
+
+def measure(evidence: Sequence[Evidence], weights: Sequence[NDArray[Any]], exact: bool = False) -> dict[str, Floats]:
+    """Every measure of one run in B resamples; (B,) each. ``CLASS/ap50`` and ``CLASS/found`` are those of one class.
+
+    ``evidence`` and ``weights`` (B x N) hold one entry a test part: several for the folds of one split. Ranking
+    measures are averaged over them, since each fold has a model of its own; counts at val's thresholds are pooled.
+    ``exact`` uses all levels of pixel scores, for weights of one.
+    """
+    folds = [_ranking(item, weight, exact) for item, weight in zip(evidence, weights, strict=True)]
+    found = {name: metrics.mean_known(np.stack([fold[name] for fold in folds], axis=-1)) for name in folds[0]}
+    if all(item.threshold is not None for item in evidence):
+        found |= metrics.decisions(*_added(_outcomes, evidence, weights))
+        caught, shown = _added(_caught, evidence, weights)
+        found |= {
+            f"{name}/found": metrics.divided(caught[index], shown[index])
+            for index, name in enumerate(evidence[0].truth.dataset.classes)
+        }
+    if all(item.tells_classes and item.threshold is not None for item in evidence):
+        found["macro_f1"] = metrics.macro_f1(_added(_confusion, evidence, weights))
+    if all(item.pixels and item.pixels.level is not None for item in evidence):
+        found |= _of_counts(evidence, weights)
+    return found
+
+
+def _added(function: Any, evidence: Sequence[Evidence], weights: Sequence[NDArray[Any]]) -> Floats:
+    return np.sum([function(item, weight) for item, weight in zip(evidence, weights, strict=True)], axis=0)
+
+
+def _ranking(item: Evidence, weights: NDArray[Any], exact: bool) -> dict[str, Floats]:
+    levels = metrics.score_levels(item.truth.labels > 0, item.answer.scores[:, 0], weights)
+    found = {"auroc": metrics.auroc(levels), "ap": metrics.average_precision(levels)}
+    if item.matches is not None:
+        precision, recall = metrics.box_precision(item.matches, weights)
+        found |= {
+            "map": metrics.mean_known(precision.reshape(len(weights), -1)),
+            "map50": metrics.mean_known(precision[:, :, 0]),
+            "ar": metrics.mean_known(recall.reshape(len(weights), -1)),
+        } | {f"{name}/ap50": precision[:, index, 0] for index, name in enumerate(item.truth.dataset.classes)}
+    if item.any_class is not None:
+        precision, _ = metrics.box_precision(item.any_class, weights)
+        found["ap50_any"] = precision[:, 0, 0]
+    if item.pixels is None:
+        return found
+    pixels = item.pixels
+    if exact:
+        found["pixel_ap"] = np.full(len(weights), pixels.average_precision)
+    else:
+        coarse = metrics.Levels(weights @ pixels.positive, weights @ pixels.negative)
+        found["pixel_ap"] = metrics.average_precision(coarse)
+    for limit in PRO_LIMITS if pixels.kind == "heat maps" else ():
+        if pixels.curve is None:  # no defect in this test part, which may be one of several folds
+            found[f"aupro_{limit}"] = np.full(len(weights), np.nan)
+        elif exact:
+            found[f"aupro_{limit}"] = np.full(len(weights), metrics.area_to(*pixels.curve, limit))
+        else:
+            shares, negative = weights @ pixels.shares, weights @ pixels.negative
+            found[f"aupro_{limit}"] = metrics.aupro_of_levels(shares, negative, limit)
+    return found
+
+
+def _outcomes(item: Evidence, weights: NDArray[Any]) -> Floats:
+    """Defects found, false alarms, defects missed, good images passed; 4 x B."""
+    assert item.threshold is not None
+    defect, called = item.truth.labels > 0, item.answer.scores[:, 0] >= item.threshold
+    kinds = [defect & called, ~defect & called, defect & ~called, ~defect & ~called]
+    return np.stack([weights @ kind for kind in kinds])
+
+
+def _caught(item: Evidence, weights: NDArray[Any]) -> Floats:
+    """Images of each class that were called defective, and all of them; 2 x C x B."""
+    assert item.threshold is not None
+    shown = [item.truth.labels == index + 1 for index in range(len(item.truth.dataset.classes))]
+    called = item.answer.scores[:, 0] >= item.threshold
+    return np.array([[weights @ (of_class & side) for of_class in shown] for side in (called, called | True)])
+
+
+def _confusion(item: Evidence, weights: NDArray[Any]) -> Floats:
+    """Truth by prediction, 0 is good; B x (1 + C) x (1 + C). Without a threshold: defect images only."""
+    assert item.predicted is not None
+    size = 1 + len(item.truth.dataset.classes)
+    cells = np.zeros((len(item.predicted), size * size))
+    counted = np.ones(len(item.predicted), bool) if item.threshold is not None else item.truth.labels > 0
+    cells[np.flatnonzero(counted), (item.truth.labels * size + item.predicted)[counted]] = 1
+    return (weights @ cells).reshape(len(weights), size, size)
+
+
+def confusion(evidence: Sequence[Evidence]) -> Floats:
+    """The plain confusion matrix, pooled over folds; (1 + C) x (1 + C)."""
+    ones = [np.ones((1, len(item.truth.names))) for item in evidence]
+    return _added(_confusion, evidence, ones)[0]
+
+
+def _of_counts(evidence: Sequence[Evidence], weights: Sequence[NDArray[Any]]) -> dict[str, Floats]:
+    pairs = [(item.pixels, weight) for item, weight in zip(evidence, weights, strict=True) if item.pixels]
+    total = {
+        name: np.sum([weight @ pixels.counts[name] for pixels, weight in pairs], axis=0) for name in pairs[0][0].counts
+    }
+    found = metrics.overlap_measures(total["true"], total["false"], total["missed"])
+    for ratio in BOUNDARY_RATIOS:
+        found[f"boundary_iou_{ratio}"] = metrics.divided(total[f"inter{ratio}"], total[f"union{ratio}"])
+    regions = np.sum([weight @ pixels.shares.sum(axis=1) for pixels, weight in pairs], axis=0)
+    return found | {
+        "pro": metrics.divided(total["share"], regions),
+        "pixel_fpr": metrics.divided(total["false"], total["good"]),
+    }
+
+
+def prevalence(truths: Sequence[Truth]) -> float:
+    """Share of defect pixels among all pixels of the test images: what a random map's pixel AP would be."""
+    defect = sum(entry["area"] for truth in truths for entry in truth.coco["annotations"])
+    return defect / sum(height * width for truth in truths for height, width in truth.sizes)
+
+
+def plain(evidence: Sequence[Evidence]) -> dict[str, float]:
+    """The measures themselves: every image counts once, all levels of pixel scores count."""
+    ones = [np.ones((1, len(item.truth.names))) for item in evidence]
+    return {name: float(values[0]) for name, values in measure(evidence, ones, exact=True).items()}

@@ -1,0 +1,248 @@
+"""The page of a comparison: one HTML file with its style, script, charts and images inside; it works offline."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.comparison.evidence import Evidence
+from finetune.comparison.gallery import KINDS, make_cases
+from finetune.comparison.tables import HEADLINES, MEASURES, cell
+from finetune.measures import metrics
+
+TEMPLATES = Path(__file__).with_name("templates")
+GRID = np.linspace(0, 1, 101)
+COLOURS = 12  # in report.css; all the ways of asking five models
+WIDTH, HEIGHT, LEFT, BOTTOM = 300, 220, 44, 30  # of a chart, in SVG units
+NONE = "\u2013"  # what is not known
+FOREST = ("auroc", "macro_f1", "map50", "dice")  # differences that are drawn
+
+
+@dataclass(frozen=True)
+class Series:
+    model: str
+    points: str  # of an SVG polyline
+    dots: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    title: str
+    x: str
+    y: str
+    x_ticks: list[tuple[float, str]]  # position, text
+    y_ticks: list[tuple[float, str]]
+    series: list[Series]
+    chance: str  # polyline of what guessing gives, or nothing
+
+
+def render(report: dict[str, Any], evidence: dict[str, dict[str, list[Evidence]]]) -> str:
+    """The page; ``evidence`` maps a model and a seed to one entry a test part."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"size": human_size, "duration": human_duration, "quantity": human_quantity}
+    environment.filters["breakable"] = breakable
+    oracles = {row["name"] for row in report["rows"] if row["oracle"]}
+    cases = make_cases({name: next(iter(seeds.values())) for name, seeds in evidence.items()}, oracles)
+    return environment.get_template("report.html").render(
+        report=report,
+        measures=MEASURES,
+        headlines=[name for name in HEADLINES if any(name in row["measures"] for row in report["rows"])],
+        grounds=list(dict.fromkeys(measure.ground for measure in MEASURES.values())),
+        best=best_of(report),
+        colours={row["name"]: index % COLOURS + 1 for index, row in enumerate(report["rows"])},
+        charts=make_charts(evidence, oracles),
+        chart_box=(WIDTH, HEIGHT, LEFT, BOTTOM),
+        forest=[name for name in FOREST if any(name in row["differences"] for row in report["rows"])],
+        reach=forest_reach(report),
+        cases=cases,
+        oracles=oracles,
+        sides=[(told, rows) for told in (False, True) if (rows := [r for r in report["rows"] if r["oracle"] is told])],
+        kinds=KINDS,
+        cell=cell,
+        style=(TEMPLATES / "report.css").read_text("utf-8"),
+        script=(TEMPLATES / "report.js").read_text("utf-8"),
+    )
+
+
+def best_of(report: dict[str, Any]) -> dict[str, float]:
+    """The best value of each measure among the automatic models, where there are two or more to choose from."""
+    best = {}
+    for name, measure in MEASURES.items():
+        values = [
+            row["measures"][name]["value"] for row in report["rows"] if not row["oracle"] and name in row["measures"]
+        ]
+        known = [value for value in values if value is not None]
+        if len(known) > 1:
+            best[name] = min(known) if measure.lower_is_better else max(known)
+    return best
+
+
+def forest_reach(report: dict[str, Any]) -> float:
+    """The largest difference to be drawn, either way."""
+    bounds = [
+        abs(found[side])
+        for row in report["rows"]
+        for name, found in row["differences"].items()
+        if name in FOREST
+        for side in ("low", "high")
+        if found[side] is not None
+    ]
+    return max(bounds, default=1.0) or 1.0
+
+
+# -------------------------------------------------------------------------------------------------------- charts
+
+
+def make_charts(evidence: dict[str, dict[str, list[Evidence]]], oracles: set[str]) -> list[Chart]:
+    """ROC and precision-recall of images, box precision over IoU, and PRO; each a mean over seeds and folds.
+
+    Oracles are told which images have defects, so that curves of images say nothing about them.
+    """
+    items = {model: [item for folds in seeds.values() for item in folds] for model, seeds in evidence.items()}
+    free = {model: found for model, found in items.items() if model not in oracles}
+    charts = [
+        _chart("ROC of images", "false-positive rate", "true-positive rate", free, _roc, chance=[(0, 0), (1, 1)]),
+        _chart("Precision and recall of images", "recall", "precision", free, _precision_recall),
+        _chart("Box precision over overlap", "IoU threshold", "mean AP", items, _over_iou, x_range=(0.5, 0.95)),
+        _chart(
+            "Per-region overlap",
+            "false-positive pixels",
+            "mean overlap",
+            items,
+            _pro,
+            dots=_pro_point,
+            x_range=(0, 0.3),
+        ),
+    ]
+    return [chart for chart in charts if chart.series]
+
+
+def _chart(
+    title: str,
+    x: str,
+    y: str,
+    items: dict[str, list[Evidence]],
+    curve: Any,
+    dots: Any = None,
+    x_range: tuple[float, float] = (0.0, 1.0),
+    chance: Sequence[tuple[float, float]] = (),
+) -> Chart:
+    series = []
+    for model, found in items.items():
+        curves = [one for item in found if (one := curve(item)) is not None]  # a fold without defects has none
+        points = np.mean(curves, axis=0).T if curves else []
+        marks = [one for item in found if (one := dots(item)) is not None] if dots is not None else []
+        marks = [tuple(np.mean(marks, axis=0))] if marks else []
+        if len(points) or marks:
+            placed = [_place(mark[0], mark[1], x_range) for mark in marks if mark[0] <= x_range[1]]
+            series.append(Series(model, _polyline(points, x_range), placed))
+    ticks = np.linspace(*x_range, 4 if x_range != (0.0, 1.0) else 5)
+    return Chart(
+        title,
+        x,
+        y,
+        [(_place(tick, 0, x_range)[0], f"{tick:.2f}".rstrip("0").rstrip(".")) for tick in ticks],
+        [(_place(x_range[0], tick, x_range)[1], f"{tick:g}") for tick in (0, 0.25, 0.5, 0.75, 1)],
+        series,
+        _polyline(chance, x_range),
+    )
+
+
+def _place(x: float, y: float, x_range: tuple[float, float]) -> tuple[float, float]:
+    low, high = x_range
+    right, top = WIDTH - 8, 8
+    return (
+        round(LEFT + float((x - low) / (high - low)) * (right - LEFT), 1),
+        round(HEIGHT - BOTTOM - float(y) * (HEIGHT - BOTTOM - top), 1),
+    )
+
+
+def _polyline(points: Iterable[Any], x_range: tuple[float, float]) -> str:
+    return " ".join("{},{}".format(*_place(x, y, x_range)) for x, y in points)
+
+
+def _side_counts(item: Evidence) -> tuple[NDArray[Any], NDArray[Any]]:
+    """True and false positives over falling thresholds, from none to all; both L + 1."""
+    ones = np.ones((1, len(item.truth.names)))
+    levels = metrics.score_levels(item.truth.labels > 0, item.answer.scores[:, 0], ones)
+    true, false = levels.at_least
+    return np.append(0, true[0, ::-1]), np.append(0, false[0, ::-1])
+
+
+def _roc(item: Evidence) -> NDArray[Any] | None:
+    true, false = _side_counts(item)
+    if not true[-1] or not false[-1]:
+        return None
+    return np.stack([GRID, np.interp(GRID, false / false[-1], true / true[-1])])
+
+
+def _precision_recall(item: Evidence) -> NDArray[Any] | None:
+    """The best precision at each recall or above, as it is usually drawn."""
+    true, false = _side_counts(item)
+    if not true[-1]:
+        return None
+    precision = true[1:] / (true[1:] + false[1:])
+    recall = true[1:] / true[-1]
+    return np.stack([GRID, [precision[recall >= step - 1e-12].max(initial=0.0) for step in GRID]])
+
+
+def _over_iou(item: Evidence) -> NDArray[Any] | None:
+    if item.matches is None or not any(match.instances.any() for match in item.matches):
+        return None
+    precision, _ = metrics.box_precision(item.matches, np.ones((1, len(item.truth.names))))
+    return np.stack([np.linspace(0.5, 0.95, 10), np.nanmean(precision[0], axis=0)])
+
+
+def _pro(item: Evidence) -> NDArray[Any] | None:
+    if item.pixels is None or item.pixels.curve is None:
+        return None
+    grid = GRID * metrics.PRO_LIMITS[0]
+    return np.stack([grid, np.interp(grid, *item.pixels.curve)])
+
+
+def _pro_point(item: Evidence) -> tuple[float, float] | None:
+    """Where a binary map stands: one point, since it has no curve."""
+    if item.pixels is None or item.pixels.level is None or not item.pixels.shares.any():
+        return None
+    counts = item.pixels.counts
+    return counts["false"].sum() / counts["good"].sum(), counts["share"].sum() / item.pixels.shares.sum()
+
+
+# ------------------------------------------------------------------------------------------------- numbers as text
+
+
+def breakable(name: str) -> Any:
+    """A model's name as HTML, which may go on in the next line after / and _."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub("([/_])", r"\1<wbr>", str(escape(name))))
+
+
+def human_size(value: float | None) -> str:
+    return NONE if value is None else f"{value / 1e6:,.0f} MB" if value >= 1e6 else f"{value / 1e3:,.0f} kB"
+
+
+def human_duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NONE
+    if seconds < 60:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def human_quantity(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value:,.0f}"

@@ -1,0 +1,414 @@
+"""The standings of models on one test part: their measures with intervals, their differences, and that in words.
+
+All models see the same resamples of the test images, so that differences are paired.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from converters.cli.errors import DatasetError
+from converters.cli.options import progress
+from finetune.comparison.tables import MEASURES, Measure, cell, reach
+from finetune.runs.dataset import Dataset
+from finetune.runs.predictions import PredictionSet
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from finetune.comparison.evidence import Evidence
+
+BASELINE = "classifier"
+FEW = 5  # test images of a class under which its number carries a warning
+CHEAPNESS = {"none": 0, "good": 0, "class": 1, "box": 2, "mask": 3}  # label kinds, by what they cost a person
+PLURALS = {"none": "no labels", "good": "good images", "class": "class labels", "box": "boxes", "mask": "masks"}
+GIVEN = ("image", "which defect")  # what an oracle's prompt gives away: which images have defects, and of what type
+COSTS = ("parameters", "train_seconds", "seconds_per_image", "device", "peak_memory_mb", "weights_bytes")
+Values = dict[str, tuple[float, Any]]  # a measure's name -> its value, and B resampled ones
+
+
+SENTENCES = {
+    "auroc": "Telling defective images from good ones",
+    "map50": "Finding and naming each defect with a box",
+    "dice": "Marking the defect's pixels",
+}
+
+
+@dataclass
+class Row:
+    """One model asked in one way; ``answers[seed][dataset name]`` is what a run said, ``records`` its run.json."""
+
+    run: str
+    set: str
+    answers: dict[str, dict[str, PredictionSet]] = field(default_factory=dict)
+    records: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    evidence: dict[str, list["Evidence"]] = field(default_factory=dict)  # seed -> one a dataset
+
+    @property
+    def name(self) -> str:
+        return self.run if self.set in ("tuned", "") else f"{self.run}/{self.set}"
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return next(iter(next(iter(self.answers.values())).values())).about
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """run.json of the first seed and dataset; empty for someone else's predictions."""
+        return next(iter(next(iter(self.records.values())).values()))
+
+    @property
+    def first(self) -> list["Evidence"]:
+        """That of the first seed, one entry a dataset."""
+        return next(iter(self.evidence.values()))
+
+    @property
+    def trainings(self) -> list[dict[str, Any]]:
+        """run.json of all seeds and datasets."""
+        return [record for records in self.records.values() for record in records.values()]
+
+    @property
+    def random_weights(self) -> bool:
+        return any(record.get("random_weights") for record in self.trainings)
+
+    @property
+    def seen_test(self) -> str | None:
+        return next((record["seen_test"] for record in self.trainings if record.get("seen_test")), None)
+
+    @property
+    def label(self) -> str | None:
+        """The kind of label that it needed: a mask where it saw made images, which are cut out along masks."""
+        return "mask" if self.made_images else self.about.get("label")
+
+    @property
+    def made_images(self) -> int | None:
+        """How many made images it saw: none where it learned from good images alone, or not at all."""
+        return self.record.get("made_images") if CHEAPNESS.get(str(self.about.get("label"))) else None
+
+    @property
+    def oracle(self) -> bool:
+        return bool(self.about.get("oracle"))
+
+
+# ----------------------------------------------------------------------------------------------------- measuring
+
+
+def measure_rows(rows: Sequence[Row], datasets: Sequence[Dataset], count: int, seed: int) -> list[Values]:
+    """Each row's measures. All rows see the same resamples."""
+    import numpy as np
+
+    from finetune.comparison.evidence import gather, measure, plain, truth_of
+    from finetune.measures.bootstrap import over_seeds, resample
+
+    generator = np.random.default_rng(seed)
+    truths = [(truth_of(dataset, "test"), truth_of(dataset, "val")) for dataset in datasets]
+    weights = [resample(test.strata, test.groups, count, generator) for test, _ in truths]
+    measured: list[Values] = []
+    with progress(rows, len(rows), "comparing") as bar:
+        for row in bar:
+            values, resampled = [], []
+            for one_seed, answers in sorted(row.answers.items()):
+                evidence = [gather(answers[test.dataset.name], test, val) for test, val in truths]
+                row.evidence[one_seed] = evidence
+                values.append(plain(evidence))
+                resampled.append(measure(evidence, weights))
+            names = [name for name in values[0] if all(name in seed_values for seed_values in values)]
+            measured.append(
+                {
+                    name: (
+                        float(np.mean([seed_values[name] for seed_values in values])),
+                        over_seeds(np.stack([draws[name] for draws in resampled]), generator),
+                    )
+                    for name in names
+                }
+            )
+    return measured
+
+
+def with_interval(
+    value: float, draws: "NDArray[Any]", size: int | None = None, scale: float = 1.0
+) -> dict[str, float | None]:
+    """A value and its interval. ``size`` says that it is a share (times ``scale``) of that many images."""
+    import math
+
+    from finetune.measures.bootstrap import interval, share_interval
+
+    low, high = interval(draws) or (None, None)
+    if size and low == high and not math.isnan(value):
+        low, high = (scale * bound for bound in share_interval(value / scale, size))
+    return {"value": None if math.isnan(value) else value, "low": low, "high": high}
+
+
+def difference(ours: Any, theirs: Any, seeds: int, measure: Measure) -> dict[str, Any]:
+    """Paired difference of two (value, draws), with a verdict that needs three seeds of both to be "beyond noise"."""
+    from finetune.measures.bootstrap import SEEDS_FOR_A_CLAIM
+
+    found: dict[str, Any] = with_interval(ours[0] - theirs[0], ours[1] - theirs[1])
+    if found["low"] is None or found["low"] <= 0 <= found["high"]:
+        verdict = "within noise"
+    elif seeds < SEEDS_FOR_A_CLAIM:
+        verdict = f"open: fewer than {SEEDS_FOR_A_CLAIM} seeds"
+    else:
+        verdict = "beyond noise"
+    return found | {"verdict": verdict, "better": (found["value"] or 0) * (-1 if measure.lower_is_better else 1) > 0}
+
+
+def choose_baseline(rows: Sequence[Row], wanted: str | None) -> Row:
+    """The row that all others are held against: the classifier, else the one with the cheapest labels."""
+    names = [row.name for row in rows]
+    if wanted is not None and wanted not in names:
+        raise DatasetError(f"--baseline {wanted}: no such model here; there are {', '.join(names)}")
+    by_name = dict(zip(names, rows, strict=True))
+    if wanted or BASELINE in by_name:
+        return by_name[wanted or BASELINE]
+    return min(rows, key=lambda row: (row.oracle, CHEAPNESS.get(str(row.label), 4)))
+
+
+# --------------------------------------------------------------------------------------------------------- report
+
+
+def make_report(
+    datasets: Sequence[Dataset], rows: Sequence[Row], wanted: str | None, count: int, seed: int
+) -> dict[str, Any]:
+    """Everything that report.json holds, and from which report.md and the page are written."""
+    baseline = choose_baseline(rows, wanted)
+    measured = measure_rows(rows, datasets, count, seed)
+    base = measured[list(rows).index(baseline)]
+    test = describe_test(datasets)
+    entries = []
+    for row, values in zip(rows, measured, strict=True):
+        seeds = min(len(row.answers), len(baseline.answers))
+        entry = describe_row(row, datasets) | {
+            "measures": {
+                name: with_interval(*values[name], test["good"] if name == "false_alarms" else None, scale=100)
+                for name in MEASURES
+                if name in values and tells(row, name)
+            },
+            "differences": {
+                name: difference(values[name], base[name], seeds, measure)
+                for name, measure in MEASURES.items()
+                if row is not baseline and name in values and name in base and tells(row, name)
+            },
+            "classes": [describe_class(known, values, row.oracle) for known in test["classes"]],
+        }
+        entries.append(entry)
+    name = datasets[0].name if len(datasets) == 1 else datasets[0].name.rsplit("-", 1)[0]
+    return {
+        "schema": 1,
+        "name": name,
+        "datasets": [dataset.name for dataset in datasets],
+        "baseline": baseline.name,
+        "resamples": count,
+        "seed": seed,
+        "banners": banners(datasets, rows),
+        "sentences": sentences(rows, measured, baseline),
+        "test": test,
+        "rows": entries,
+        "split": describe_split(datasets),
+    }
+
+
+def tells(row: Row, name: str) -> bool:
+    """Is a measure of this model's doing, and not in its prompt?"""
+    return not (row.oracle and MEASURES[name].ground in GIVEN)
+
+
+def describe_class(known: dict[str, Any], values: Values, oracle: bool) -> dict[str, Any]:
+    """AP50 of one type's boxes, and the share of its images that were called defective (which an oracle is told)."""
+    name = known["class"]
+    sizes = {"ap50": None} | ({} if oracle else {"found": known["images"]})
+    return {"class": name} | {
+        kind: with_interval(*values[f"{name}/{kind}"], size)
+        for kind, size in sizes.items()
+        if f"{name}/{kind}" in values
+    }
+
+
+def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
+    from finetune.comparison.evidence import TOP, confusion
+    from finetune.runs.labelling import label_clicks
+
+    first = row.first
+    record, about = row.record, row.about
+    return {
+        "name": row.name,
+        "run": row.run,
+        "set": row.set,
+        "model": about.get("model") or record.get("model"),
+        "prompt": about.get("prompt"),
+        "oracle": row.oracle,
+        "label": row.label,
+        "labelling": label_clicks(row.label, datasets),
+        "clicks": about.get("clicks"),  # of whoever asks the model, for each defect: prompts
+        "seeds": sorted(row.answers),
+        "random_weights": row.random_weights,
+        "seen_test": row.seen_test,
+        "made_images": row.made_images,
+        "cost": {name: about.get(name, record.get(name)) for name in COSTS},
+        "pixels_from": first[0].answer.kind,
+        "thresholds": {
+            "image": [item.threshold for item in first],
+            "box": [item.box_threshold for item in first],
+            "pixel": [
+                None if not item.pixels or item.pixels.level is None else item.pixels.level / TOP for item in first
+            ],
+        },
+        "confusion": confusion(first).astype(int).tolist() if first[0].tells_classes and not row.oracle else None,
+        "settings": record.get("settings"),
+        "versions": record.get("versions"),
+        "commit": record.get("commit"),
+        "weights_sha256": record.get("weights_sha256"),
+        "command": record.get("command"),
+    }
+
+
+def describe_test(datasets: Sequence[Dataset]) -> dict[str, Any]:
+    """Images and instances in test; what a class is made of decides how far its number can be trusted."""
+    import numpy as np
+
+    from finetune.comparison.evidence import prevalence, truth_of
+
+    truths = [truth_of(dataset, "test") for dataset in datasets]
+    labels = np.concatenate([truth.labels for truth in truths])
+    instances = np.zeros(1 + len(datasets[0].classes), int)
+    for truth in truths:
+        np.add.at(instances, [entry["category_id"] for entry in truth.coco["annotations"]], 1)
+    return {
+        "images": len(labels),
+        "good": int((labels == 0).sum()),
+        "prevalence": prevalence(truths),
+        "classes": [
+            {
+                "class": name,
+                "images": int((labels == index).sum()),
+                "instances": int(instances[index]),
+                "few": bool((labels == index).sum() < FEW),
+            }
+            for index, name in enumerate(datasets[0].classes, start=1)
+        ],
+    }
+
+
+def describe_split(datasets: Sequence[Dataset]) -> dict[str, Any]:
+    kept = ("protocol", "ratios", "folds", "shots", "per", "seed", "combined", "family")
+    split = datasets[0].split
+    return {key: split[key] for key in kept if key in split} | {
+        "sha256": {dataset.name: dataset.split["sha256"] for dataset in datasets}
+    }
+
+
+def banners(datasets: Sequence[Dataset], rows: Sequence[Row]) -> list[str]:
+    """What a reader must know before any number."""
+    found = []
+    if any(dataset.synthetic for dataset in datasets):
+        found.append("Synthetic images: these numbers say nothing about real products.")
+    random = [row.name for row in rows if row.random_weights]
+    if random:
+        found.append(f"Started from random weights: {', '.join(random)}.")
+    seen = [(row.name, row.seen_test) for row in rows if row.seen_test]
+    found += [f"Test was seen when {name} was made, so that its figures flatter it: {reason}." for name, reason in seen]
+    found += [
+        f"{run}: an average of runs with different {', '.join(settings)}, so that more than the seed sets them apart."
+        for run, settings in {row.run: differing(row.trainings) for row in rows}.items()
+        if settings
+    ]
+    oracles = [row.name for row in rows if row.oracle]
+    if oracles:
+        found.append(f"Oracle, told where the defects are: {', '.join(oracles)}. Kept apart from automatic models.")
+    found += [
+        f"Part of a category: {line}."
+        for line in sorted({note for dataset in datasets for note in dataset.card["incomplete"]})
+    ]
+    left_out = sum(len(dataset.card["left_out"]) for dataset in datasets)
+    if left_out:
+        found.append(f"{left_out} images were left out in conversion; see card.md.")
+    folds = datasets[0].split.get("folds")
+    if folds and len(datasets) < folds:
+        found.append(f"{len(datasets)} of {folds} folds: not every defect is tested.")
+    silent = [row.name for row in rows if any(item.threshold is None for item in row.first)]
+    unjudged = [
+        row.name
+        for row in rows
+        if row.name not in silent and any(item.any_class and item.box_threshold is None for item in row.first)
+    ]
+    if unjudged:
+        found.append(f"No boxes for val, so no threshold of boxes and pixels: {', '.join(unjudged)}.")
+    if silent:
+        found.append(f"No predictions for val, so no thresholds and fewer measures: {', '.join(silent)}.")
+    return found
+
+
+def differing(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Settings in which the runs of one model differ: its architecture, and numbers other than the seed.
+
+    Others may follow from the fold or the seed, such as a file that the training started from.
+    """
+    settings = [record.get("settings") or {} for record in records]
+    names = {name for each in settings for name, value in each.items() if isinstance(value, int | float)} | {"arch"}
+    names -= {"seed", "made_images"}
+    return sorted(name for name in names if len({each[name] for each in settings if name in each}) > 1)
+
+
+def sentences(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
+    """In plain words: who leads in each discipline, by how much over the next, and whether that is beyond noise."""
+    found = []
+    for key, task in SENTENCES.items():
+        able = [
+            (row, values[key]) for row, values in zip(rows, measured, strict=True) if key in values and not row.oracle
+        ]
+        able = sorted((pair for pair in able if _known(pair[1])), key=lambda pair: -pair[1][0])
+        if able:
+            found.append(_sentence(task, key, able))
+    return found + _worth_of_labels(rows, measured, baseline)
+
+
+def _known(measured: tuple[float, Any]) -> bool:
+    """Is it a number? AUROC is none where test holds no good image."""
+    return measured[0] == measured[0]
+
+
+def _worth_of_labels(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
+    """What the best model of each dearer kind of label gains over the baseline, in the first discipline both are in."""
+    base = measured[list(rows).index(baseline)]
+    found = []
+    keys = [key for key in ("map50", "auroc") if key in base and _known(base[key])]
+    for label, cost in CHEAPNESS.items() if keys else ():
+        key = keys[0]
+        able = [
+            (row, values[key])
+            for row, values in zip(rows, measured, strict=True)
+            if not row.oracle and row.label == label and key in values and _known(values[key])
+        ]
+        if cost <= CHEAPNESS.get(str(baseline.label), 4) or not able:
+            continue
+        row, ours = max(able, key=lambda pair: pair[1][0])
+        measure = MEASURES[key]
+        gap = difference(ours, base[key], min(len(row.answers), len(baseline.answers)), measure)
+        span = "" if gap["low"] is None else f" ({reach(gap, measure)}; {gap['verdict']})"
+        value = f"{gap['value'] or 0:+.{measure.digits}f}"
+        found.append(
+            f"What {PLURALS[label]} buy over {PLURALS[str(baseline.label)]}: the best model that needs them, "
+            f"{row.name}, changes {measure.label} by {value} against {baseline.name}{span}."
+        )
+    return found
+
+
+def _sentence(task: str, key: str, able: Sequence[tuple[Row, Any]]) -> str:
+    measure, (leader, best) = MEASURES[key], able[0]
+    shown = cell(with_interval(*best), measure)
+    if len(able) == 1:
+        return f"{task}: only {leader.name} answers this, with {measure.label} {shown}."
+    second, next_best = able[1]
+    gap = difference(best, next_best, min(len(leader.answers), len(second.answers)), measure)
+    if not gap["value"]:
+        return f"{task}: {leader.name} and {second.name} are level at {measure.label} {shown}."
+    ahead = f"{abs(gap['value']):.{measure.digits}f}"
+    span = "" if gap["low"] is None else f" (95 % interval of the difference {reach(gap, measure)})"
+    verdict = {
+        "beyond noise": "That is beyond noise.",
+        "within noise": "That is within noise: another set of test images could turn it round.",
+    }.get(
+        gap["verdict"],
+        "The test images bear that out, but with fewer than three seeds nobody knows what another training gives.",
+    )
+    return f"{task}: {leader.name} leads with {measure.label} {shown}, {ahead} ahead of {second.name}{span}. {verdict}"

@@ -1,0 +1,204 @@
+"""What the measures are called, and a comparison's results as text: tables for terminals, Markdown and papers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from converters.cli.options import table
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a measure is called and read."""
+
+    label: str
+    ground: str
+    hint: str
+    lower_is_better: bool = False
+    digits: int = 2
+
+
+MEASURES = {
+    "auroc": Measure("AUROC", "image", "chance that a defect image scores above a good one; 0.5 is guessing"),
+    "ap": Measure("AP", "image", "average precision of the defect score"),
+    "f1": Measure("F1", "image", "at the threshold chosen on val"),
+    "balanced_accuracy": Measure("balanced accuracy", "image", "mean of recall and specificity, threshold from val"),
+    "false_alarms": Measure("false alarms", "image", "per 100 good images, threshold from val", True, 0),
+    "macro_f1": Measure("macro-F1", "which defect", "mean over the defect types; good is no type"),
+    "map": Measure("mAP50-95", "box", "COCO average precision, mean over IoU 0.50:0.05:0.95 and types"),
+    "map50": Measure("mAP50", "box", "COCO average precision at IoU 0.5, mean over types"),
+    "ap50_any": Measure("AP50 any type", "box", "the same when the type does not count"),
+    "ar": Measure("AR100", "box", "COCO average recall with 100 boxes an image"),
+    "iou": Measure("IoU", "pixel", "pooled over all test pixels, threshold from val"),
+    "dice": Measure("Dice", "pixel", "pooled over all test pixels, threshold from val"),
+    "boundary_iou_0.02": Measure("boundary IoU 2 %", "pixel", "IoU within 2 % of the diagonal of the contour"),
+    "boundary_iou_0.005": Measure("boundary IoU 0.5 %", "pixel", "IoU within 0.5 % of the diagonal of the contour"),
+    "pixel_ap": Measure("pixel AP", "pixel", "average precision of pixel scores; the prevalence is what chance gets"),
+    "aupro_0.3": Measure("AUPRO 0.3", "pixel", "per-region overlap up to 30 % false-positive pixels; heat maps only"),
+    "aupro_0.05": Measure("AUPRO 0.05", "pixel", "per-region overlap up to 5 % false-positive pixels"),
+    "pro": Measure("PRO", "pixel", "per-region overlap of the binary map: one point, threshold from val"),
+    "pixel_fpr": Measure("pixel FPR", "pixel", "false-positive rate at that point", True, 4),
+}
+HEADLINES = ("auroc", "f1", "false_alarms", "macro_f1", "map50", "map", "dice", "pixel_ap", "aupro_0.3")
+PAPER = ("auroc", "map50", "dice", "aupro_0.3")
+
+
+def reach(found: dict[str, Any], measure: Measure) -> str:
+    return f"{found['low']:+.{measure.digits}f} to {found['high']:+.{measure.digits}f}"
+
+
+def cell(found: dict[str, Any] | None, measure: Measure) -> str:
+    """A measure with its interval as text; an empty mark where there is none."""
+    if found is None or found["value"] is None:
+        return "-"
+    text = f"{found['value']:.{measure.digits}f}"
+    if found["low"] is None:
+        return text
+    return f"{text} [{found['low']:.{measure.digits}f}, {found['high']:.{measure.digits}f}]"
+
+
+def summary(report: dict[str, Any], style: str, oracle: bool) -> str:
+    """Models x headline measures with intervals; automatic models or oracles."""
+    rows = [row for row in report["rows"] if row["oracle"] is oracle]
+    shown = [name for name in HEADLINES if any(name in row["measures"] for row in rows)]
+    header = ["model", "labels", "seeds", *(MEASURES[name].label for name in shown)]
+    body = [
+        [row["name"], labels_of(row), len(row["seeds"])]
+        + [cell(row["measures"].get(name), MEASURES[name]) for name in shown]
+        for row in rows
+    ]
+    return table(body, header, style)
+
+
+def labels_of(row: dict[str, Any]) -> str:
+    """The kind of label that a model needs, and how many made images were added to train."""
+    made = row.get("made_images")
+    return (row["label"] or "?") + (f" + {made} made images" if made else "")
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    test = report["test"]
+    counts = f"{test['images']} test images, {test['good']} of them good; {report['resamples']} resamples"
+    oracles = any(row["oracle"] for row in report["rows"])
+    parts = [
+        f"# {report['name']}: comparison",
+        *(f"> {banner}" for banner in report["banners"]),
+        "\n".join(f"- {sentence}" for sentence in report["sentences"]),
+        f"{counts}; 95 % bootstrap intervals; thresholds from val. Baseline: {report['baseline']}.",
+        summary(report, "github", oracle=False),
+        *(["Oracles, told where the defects are:", summary(report, "github", oracle=True)] if oracles else []),
+        *_markdown_of_grounds(report),
+        "## Each defect type",
+        class_table(report),
+        "## Cost",
+        cost_table(report),
+        f"Split `{next(iter(report['split']['sha256'].values()))[:16]}`, family `{report['split']['family'][:16]}`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_of_grounds(report: dict[str, Any]) -> Iterator[str]:
+    """One table a ground with all its measures and, for each model, the difference to the baseline."""
+    for ground in dict.fromkeys(measure.ground for measure in MEASURES.values()):
+        names = [name for name, measure in MEASURES.items() if measure.ground == ground]
+        names = [name for name in names if any(name in row["measures"] for row in report["rows"])]
+        if not names:
+            continue
+        body = []
+        for row in report["rows"]:
+            body.append([row["name"], *(cell(row["measures"].get(name), MEASURES[name]) for name in names)])
+            if row["differences"]:
+                cells = (row["differences"].get(name) for name in names)
+                body.append(
+                    [
+                        "  - baseline",
+                        *(_difference(found, MEASURES[name]) for found, name in zip(cells, names, strict=True)),
+                    ]
+                )
+        yield f"## {ground.capitalize()}"
+        yield table(body, ["model", *(MEASURES[name].label for name in names)], "github")
+        if ground == "pixel":
+            yield f"Prevalence, which is chance for pixel AP: {report['test']['prevalence']:.4f}."
+
+
+def _difference(found: dict[str, Any] | None, measure: Measure) -> str:
+    if found is None or found["value"] is None or found["low"] is None:
+        return "-"
+    return f"{found['value']:+.{measure.digits}f} [{reach(found, measure)}], {found['verdict']}"
+
+
+def class_table(report: dict[str, Any], style: str = "github") -> str:
+    header = ["type", "test images", "instances", *(row["name"] for row in report["rows"])]
+    body = []
+    for index, known in enumerate(report["test"]["classes"]):
+        few = " (too few to trust)" if known["few"] else ""
+        cells = [_class_cell(row["classes"][index]) for row in report["rows"]]
+        body.append([known["class"], f"{known['images']}{few}", known["instances"], *cells])
+    return table(body, header, style)
+
+
+def cost_table(report: dict[str, Any], style: str = "github") -> str:
+    header = ["model", "labels", "clicks to label", "training, s", "an image, s", "device", "parameters", "weights, MB"]
+    body = []
+    for row in report["rows"]:
+        cost, work = row["cost"], row["labelling"]
+        size = cost["weights_bytes"]
+        known = [
+            work and work["clicks"],
+            cost["train_seconds"],
+            cost["seconds_per_image"],
+            cost["device"],
+            cost["parameters"],
+            None if size is None else round(size / 1e6, 1),
+        ]
+        body.append([row["name"], labels_of(row), *("-" if value is None else value for value in known)])
+    return table(body, header, style)
+
+
+def _class_cell(entry: dict[str, Any]) -> str:
+    parts = [("AP50", entry.get("ap50")), ("found", entry.get("found"))]
+    return ", ".join(f"{label} {cell(found, MEASURES['map50'])}" for label, found in parts if found) or "-"
+
+
+def paper_tables(reports: Sequence[dict[str, Any]]) -> str:
+    """Markdown, one table a measure: categories x models, and the mean over the categories that a model has."""
+    models = list(dict.fromkeys(row["name"] for report in reports for row in report["rows"] if not row["oracle"]))
+    parts = []
+    for key in PAPER:
+        measure = MEASURES[key]
+        values = [
+            [
+                next(
+                    (
+                        row["measures"][key]["value"]
+                        for row in report["rows"]
+                        if row["name"] == model and key in row["measures"]
+                    ),
+                    None,
+                )
+                for model in models
+            ]
+            for report in reports
+        ]
+        columns = list(zip(*values, strict=True))
+        means = [_mean_of(column, len(reports)) for column in columns]
+        body = [[report["name"], *_bold_best(line, measure)] for report, line in zip(reports, values, strict=True)]
+        body.append([f"mean of {len(reports)}", *_bold_best(means, measure)])
+        if any(value is not None for line in values for value in line):
+            parts += [
+                f"{measure.label} ({measure.ground}): {measure.hint}.",
+                table(body, ["category", *models], "github"),
+            ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _mean_of(column: Sequence[float | None], size: int) -> float | None:
+    """The mean, only where a model has all categories: means over different categories are not comparable."""
+    known = [value for value in column if value is not None]
+    return sum(known) / size if len(known) == size else None
+
+
+def _bold_best(line: Sequence[float | None], measure: Measure) -> list[str]:
+    shown = ["-" if value is None else f"{value:.{measure.digits + 1}f}" for value in line]
+    best = max((text for text in shown if text != "-"), default=None)
+    return [f"**{text}**" if text == best and len(shown) > 1 else text for text in shown]

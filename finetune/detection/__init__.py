@@ -1,0 +1,1 @@
+"""YOLO and YOLO-World: all that touches ultralytics."""

@@ -1,0 +1,91 @@
+"""A converted dataset as ultralytics gets to see it: a folder of links under the run, for whole images or squares."""
+
+import math
+import os
+import shlex
+import shutil
+from pathlib import Path
+
+from converters.cli.errors import DatasetError
+from finetune.runs.dataset import Dataset
+
+MOST_APART = 1.25  # ratio of image sizes; training scales by as much
+FORMATS = {"detect": "yolo", "segment": "yolo-seg", "obb": "yolo-obb"}
+
+
+def named_by(data: Path) -> tuple[Path, str, str]:
+    """OUT, NAME and the task that a data.yaml of ``converters.to_yolo`` stands for; raises DatasetError for any other.
+
+    Another one has no recorded split, without which no run could be compared.
+    """
+    if not data.is_file():
+        raise DatasetError(f"--data {data}: no such file")
+    place = data.absolute().parent
+    tasks = {kind: task for task, kind in FORMATS.items()}
+    if data.name == "data.yaml" and place.name in tasks and (place.parent / "split.json").is_file():
+        return place.parents[1], place.parent.name, tasks[place.name]
+    to = f"data/{place.name}"
+    raise DatasetError(
+        f"--data {data}: has no recorded split, as it is no OUT/NAME/yolo/data.yaml of our converters; bring its "
+        f"polygons in: `python -m converters.from_yolo {shlex.quote(str(data))} --to {shlex.quote(to)}`, then "
+        f"`python -m converters all --root {shlex.quote(to)}`, then --category {shlex.quote(place.name)}"
+    )
+
+
+def view_of(dataset: Dataset, task: str, background: float, folder: Path, crop: int = 0) -> Path:
+    """A folder of links to the dataset's files, since ultralytics writes caches beside labels; its data.yaml.
+
+    Good images of the train part beyond the share ``background`` are left out of it. With ``crop``, the train part
+    is squares of so many px instead of whole images.
+    """
+    import yaml
+
+    source = dataset.format(FORMATS[task])
+    data = yaml.safe_load((source / "data.yaml").read_text("utf-8"))
+    if data["split_sha256"] != dataset.split["sha256"]:
+        raise DatasetError(f"{source}: made from another split than {dataset.folder / 'split.json'}: convert it again")
+    shutil.copytree(source.absolute(), folder, copy_function=os.symlink)
+    images, labels = (folder / kind / "train" for kind in ("images", "labels"))
+    names = dataset.images("train")
+    for name in {path.name for path in images.iterdir()}.difference(names):  # made images beyond --made-share
+        (images / name).unlink()
+    if crop:
+        from finetune.detection.crops import cut_train_part
+
+        for part in (images, labels):
+            shutil.rmtree(part)
+            part.mkdir()
+        names = cut_train_part(dataset, crop, images, labels)
+    good = [name for name in names if not (labels / f"{Path(name).stem}.txt").stat().st_size]
+    keep = round(background / (1 - background) * (len(names) - len(good)))
+    for name in evenly_left_out(good, keep):
+        (images / name).unlink()
+    return folder / "data.yaml"
+
+
+def evenly_left_out(names: list[str], keep: int) -> list[str]:
+    """The names that go when ``keep`` of them stay, taken from the whole list evenly."""
+    keep = min(keep, len(names))
+    stay = {names[index * len(names) // keep] for index in range(keep)}
+    return [name for name in names if name not in stay]
+
+
+def check_scale(dataset: Dataset) -> None:
+    """Raise DatasetError if whole images differ so much in size that ``size_of_whole`` cannot be right for all."""
+    entries = [entry for part in ("val", "test") for entry in dataset.ground_truth(part)["images"]]
+    sides = [max(entry["width"], entry["height"]) for entry in entries]
+    if max(sides) > MOST_APART * min(sides):
+        raise DatasetError(
+            f"--crop: looks at whole images on one scale, and those of val and test have {min(sides)} to {max(sides)} "
+            "px on their longest side: leave it out, or convert with --tile instead"
+        )
+
+
+def size_of_whole(dataset: Dataset, imgsz: int, crop: int) -> int:
+    """Longest side of the images when they are looked at, px: as large as in training, on squares too."""
+    from PIL import Image
+
+    if not crop:
+        return imgsz
+    with Image.open(dataset.image_file("val", dataset.images("val")[0])) as image:
+        return 32 * math.ceil(max(image.size) * imgsz / crop / 32)  # the network halves its input five times

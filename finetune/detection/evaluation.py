@@ -1,0 +1,141 @@
+"""What a YOLO model says about val and test: asked one image at a time, saved, and measured from what was saved."""
+
+import json
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from converters.cli.errors import DatasetError
+from converters.cli.options import progress, table
+from finetune.detection.dataset_view import FORMATS
+from finetune.runs.dataset import Dataset
+from finetune.runs.predictions import Run, image_scores, made_images_of
+
+LEAST_SCORE = 0.001  # average precision wants the whole curve, not only the sure detections
+
+
+def predict(model: Any, dataset: Dataset, task: str, part: str, imgsz: int, device: str) -> Iterator[dict[str, Any]]:
+    """Detections on a part of the split as COCO results, at full image size.
+
+    Images go one by one: ultralytics would take a list of them as one batch, and pad them to a common shape.
+    """
+    folder = dataset.format(FORMATS[task]) / "images" / part
+    settings = {"imgsz": imgsz, "conf": LEAST_SCORE, "device": device or None, "verbose": False, "retina_masks": True}
+    names = dataset.images(part)
+    with progress(names, len(names), f"predicting {part}") as bar:
+        for name in bar:
+            answers = model.predict(str(folder / name), **settings)
+            if not answers:
+                raise DatasetError(f"{folder / name}: ultralytics cannot read it: convert again with --overwrite")
+            yield from coco_results(answers[0], dataset.image_ids[name])
+
+
+def coco_results(answer: Any, image_id: int) -> Iterator[dict[str, Any]]:
+    """One image's answer in the COCO results format; masks as RLE, rotated boxes as polygons."""
+    boxes = answer.obb if answer.obb is not None else answer.boxes
+    for index, (x0, y0, x1, y1) in enumerate(boxes.xyxy.tolist()):
+        result = {
+            "image_id": image_id,
+            "category_id": int(boxes.cls[index]) + 1,
+            "bbox": [round(value, 2) for value in (x0, y0, x1 - x0, y1 - y0)],
+            "score": round(float(boxes.conf[index]), 5),
+        }
+        if answer.masks is not None:
+            result["segmentation"] = _rle(answer.masks.data[index])
+        elif answer.obb is not None:
+            result["segmentation"] = [boxes.xyxyxyxy[index].flatten().tolist()]
+        yield result
+
+
+def _rle(mask: Any) -> dict[str, Any]:
+    import numpy as np
+    from pycocotools import mask as coco_mask
+
+    encoded = coco_mask.encode(np.asfortranarray(mask.cpu().numpy().astype(np.uint8)))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+
+
+def evaluate(
+    model: Any,
+    run: Run,
+    task: str,
+    imgsz: int,
+    device: str,
+    name: str = "tuned",
+    /,
+    tiles: Dataset | None = None,
+    **about: Any,
+) -> dict[str, Any]:
+    """Predict val and test, save both as the set ``name``, and measure the saved boxes; ``about`` goes to set.json.
+
+    With ``tiles`` of the run's dataset, the model looks at these, and what it finds is put together on whole images.
+    Returns measures by part, and the seconds that an image of test took, from file to boxes.
+    """
+    from finetune.detection.figures import draw_figures, measure
+    from finetune.runs.tiles import on_whole_images
+
+    dataset = run.dataset
+    found, seconds = {}, 0.0
+    for part in ("val", "test"):
+        started = time.perf_counter()
+        found[part] = list(predict(model, tiles or dataset, task, part, imgsz, device))
+        if tiles:
+            found[part] = on_whole_images(found[part], tiles)
+        seconds = time.perf_counter() - started
+        names = dataset.images(part)
+        run.write_predictions(
+            name, part, found[part], image_scores(names, dataset.image_ids, len(dataset.classes), found[part])
+        )
+    label = "box" if task == "detect" else "mask"
+    run.describe_set(name, **{"model": "YOLO", "prompt": None, "oracle": False, "label": label} | about)
+    measured = measure({part: dataset.ground_truth(part) for part in found}, found)
+    title = f"{dataset.name}, {name}, test" + (", SYNTHETIC" if dataset.synthetic else "")
+    draw_figures(run.folder / "figures" / name, dataset, found["test"], measured["test"].get("threshold"), title)
+    return measured | {"seconds_per_image": round(seconds / max(1, len(names)), 4)}
+
+
+def metric_rows(metrics: dict[str, Any]) -> Iterable[tuple[str, ...]]:
+    for entry in metrics["classes"]:
+        yield entry["class"], entry["instances"], f"{entry['AP50']:.3f}", f"{entry['AP50-95']:.3f}"
+    total = sum(entry["instances"] for entry in metrics["classes"])
+    yield "mean", total, shown(metrics["mAP50"]), shown(metrics["mAP50-95"])
+
+
+def shown(value: float | None) -> str:
+    """A measure as text; a part without defects has none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def report(folder: Path, measured: dict[str, Any]) -> str:
+    """A run and its measures on test as text for the terminal."""
+    record = json.loads((folder / "run.json").read_text("utf-8"))
+    start = "random weights" if record["random_weights"] else record["settings"]["weights"]
+    tiles = record["settings"].get("tiles")
+    trained_on = (f", trained on {tiles}" if tiles else "") + made_images_of(record)
+    seconds = record["train_seconds"]
+    trained = "resumed" if seconds is None else f"{seconds:.0f} s of training"
+    lines = [
+        f"{record['dataset']}: YOLO from {start}{trained_on}, seed {record['settings']['seed']}, "
+        f"{trained}{', SYNTHETIC images' if record['synthetic'] else ''}; on test:",
+        table(list(metric_rows(measured)), ("class", "instances", "mAP50", "mAP50-95")),
+    ]
+    if "F1" in measured:
+        lines.append(
+            f"F1 {measured['F1']:.3f} (precision {measured['precision']:.3f}, recall {measured['recall']:.3f}) "
+            f"at the threshold of val, {measured['threshold']:.3f}"
+        )
+    return "\n".join([*lines, f"run: {folder}"])
+
+
+def spread(measured: Sequence[dict[str, Any]]) -> str:
+    """Mean and standard deviation over the folds whose test part holds defects."""
+    tested = [entry for entry in measured if entry["mAP50"] is not None]
+    if len(tested) < 2:
+        return f"no standard deviation: {len(tested)} of {len(measured)} folds with defects in test"
+    parts = []
+    for key in ("mAP50", "mAP50-95"):
+        values = [entry[key] for entry in tested]
+        parts.append(f"{key} {statistics.mean(values):.3f} +- {statistics.stdev(values):.3f}")
+    return f"mean and standard deviation of {len(tested)} folds: {', '.join(parts)}"

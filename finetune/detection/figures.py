@@ -1,0 +1,131 @@
+"""What detections are worth, and figures of them: from saved predictions to numbers and PNG. No model code."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.measures.metrics import (
+    best_box_threshold,
+    box_confusion,
+    box_metrics,
+    counts_at,
+    match_boxes,
+    precision_curves,
+    size_metrics,
+)
+from finetune.runs.dataset import Dataset, read_image
+
+SHOWN = 16  # of the worst images
+SIDE = 320  # px, of each of them
+TRUTH, FOUND = (60, 200, 60), (60, 60, 230)  # colours, BGR
+
+
+def measure(
+    truths: Mapping[str, dict[str, Any]], found: Mapping[str, Sequence[dict[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """Measures of the boxes in each part ("val", "test"); keyed by part, JSON-like, all in 0..1.
+
+    COCO's average precision and recall, also by size, and precision, recall and F1 at the score that has the best F1
+    on val. Where val has no instances (few-shot splits), there is no threshold.
+    """
+    matches = {part: match_boxes(truths[part], found[part]) for part in found}
+    threshold = best_box_threshold(matches["val"]) if truths["val"]["annotations"] else None
+    measured = {}
+    for part in found:
+        measured[part] = {
+            **box_metrics(truths[part], found[part]).as_dict(),
+            "sizes": size_metrics(truths[part], found[part]),
+        }
+        if threshold is not None:
+            measured[part] |= {**counts_at(matches[part], threshold), "threshold": threshold}
+    return measured
+
+
+def draw_figures(
+    folder: Path, dataset: Dataset, detections: Sequence[dict[str, Any]], threshold: float | None, title: str
+) -> None:
+    """Write figures of test: precision_recall.png, and with a threshold confusion.png and worst.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    truth = dataset.ground_truth("test")
+    draw_precision_recall(folder / "precision_recall.png", precision_curves(truth, detections), title)
+    if threshold is not None:
+        confusion = box_confusion(truth, detections, threshold)
+        draw_confusion(folder / "confusion.png", confusion, dataset.classes, f"{title}, score >= {threshold:.3f}")
+        draw_worst(folder / "worst.png", dataset, truth, detections, threshold)
+
+
+def draw_precision_recall(path: Path, curves: Mapping[str, NDArray[np.float64]], title: str) -> None:
+    """Precision by recall at IoU 0.5, a line for each class; ``curves`` as `precision_curves` gives them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, curve in curves.items():
+        axes.plot(np.linspace(0, 1, len(curve)), curve, label=f"{name} {curve.mean():.2f}")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set_title(f"{title}: AP50", fontsize=9)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def draw_confusion(path: Path, confusion: NDArray[np.int64], classes: Sequence[str], title: str) -> None:
+    """Instances of each class (row) by the class of the box that found them; as `box_confusion` counts them."""
+    from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    figure = Figure(figsize=(6.5, 5.5), layout="constrained")
+    axes = figure.add_subplot()
+    display = ConfusionMatrixDisplay(confusion, display_labels=[*classes, "nothing"])
+    display.plot(ax=axes, cmap="Blues", colorbar=False, xticks_rotation=45)
+    axes.set(xlabel="found as", ylabel="is")
+    axes.set_title(title, fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+def worst_images(truth: dict[str, Any], detections: Sequence[dict[str, Any]], threshold: float) -> list[int]:
+    """Image ids with a mistake at the threshold, worst first: misses and false alarms, then the surest false alarm."""
+    kept = [found for found in detections if found["score"] >= threshold]
+    harm = {entry["id"]: [0, 0.0] for entry in truth["images"]}
+    ids = sorted(harm)
+    for match in match_boxes(truth, kept):
+        for index, hit, score in zip(match.image, match.hit[0], match.scores, strict=True):
+            mistakes = harm[ids[index]]
+            mistakes[0] += -1 if hit else 1
+            mistakes[1] = max(mistakes[1], 0.0 if hit else float(score))
+        for index, instances in enumerate(match.instances):
+            harm[ids[index]][0] += int(instances)  # less what was hit: the misses
+    return [id_ for id_ in sorted(ids, key=lambda id_: (*(-value for value in harm[id_]), id_)) if harm[id_][0]]
+
+
+def draw_worst(
+    path: Path, dataset: Dataset, truth: dict[str, Any], detections: Sequence[dict[str, Any]], threshold: float
+) -> None:
+    """The worst images of test in one sheet: ground truth green, boxes with at least the threshold's score red."""
+    import cv2
+
+    names = {number: name for name, number in dataset.image_ids.items()}
+    tiles = []
+    for id_ in worst_images(truth, detections, threshold)[:SHOWN]:
+        image = read_image(dataset.image_file("test", names[id_]), cv2.IMREAD_COLOR)
+        scale = SIDE / max(image.shape[:2])
+        tile = np.full((SIDE + 16, SIDE, 3), 255, np.uint8)
+        shrunk = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        tile[: shrunk.shape[0], : shrunk.shape[1]] = shrunk
+        known = [(entry, TRUTH) for entry in truth["annotations"] if entry["image_id"] == id_]
+        said = [(entry, FOUND) for entry in detections if entry["image_id"] == id_ and entry["score"] >= threshold]
+        for entry, colour in (*known, *said):
+            x, y, width, height = (round(value * scale) for value in entry["bbox"])
+            cv2.rectangle(tile, (x, y), (x + width, y + height), colour, 1)
+            score = f" {entry['score']:.2f}" if "score" in entry else ""
+            at = (x, y - 3) if "score" in entry else (x, y + height + 10)
+            label = f"{dataset.classes[entry['category_id'] - 1]}{score}"
+            cv2.putText(tile, label, at, cv2.FONT_HERSHEY_SIMPLEX, 0.35, colour, 1, cv2.LINE_AA)
+        cv2.putText(tile, names[id_][-50:], (2, SIDE + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1, cv2.LINE_AA)
+        tiles.append(tile)
+    if not tiles:
+        return
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % 4)
+    cv2.imwrite(str(path), np.vstack([np.hstack(tiles[at : at + 4]) for at in range(0, len(tiles), 4)]))

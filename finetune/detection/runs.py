@@ -1,0 +1,154 @@
+"""How a run of YOLO or YOLO-World is begun, interrupted, gone on with and done again for each fold."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from converters.cli.errors import DatasetError
+from converters.datasets.splits import PARTS
+from finetune.runs.dataset import Dataset, whole_images
+from finetune.runs.predictions import SETTINGS, Run, read_begun, read_run, run_folder
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+CHECKPOINTS = Path("weights")  # where ultralytics keeps last.pt and best.pt, in the folder of a training
+ASIDE = {"out", "runs", "run_name", "export", "overwrite", "resume"}  # options that are no setting of a run
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for, apart from the recipe and the dataset; the fields are a command's options."""
+
+    out: Path
+    runs: Path
+    run_name: str | None  # None: as ``usual_name`` has it
+    arch: str
+    weights: str
+    device: str
+    seed: int
+    overwrite: bool
+    resume: bool
+
+    def folder(self, dataset: Dataset) -> Path:
+        """A run on tiles lies among those of the whole images, on which it is measured."""
+        return run_folder(self.runs, whole_images(self.out, dataset), self.run_name or usual_name(dataset), self.seed)
+
+    def settings(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name not in ASIDE}
+
+
+def usual_name(dataset: Dataset) -> str:
+    """What a run of yolo.py is called, such as `yolo` or `yolo-tile-640`."""
+    return f"yolo-tile-{dataset.card['settings']['tile']['size']}" if dataset.tiles else "yolo"
+
+
+AnyWish = TypeVar("AnyWish", bound=Wish)
+AnyRecipe = TypeVar("AnyRecipe", bound="DataclassInstance")
+
+
+def cost_of(seconds: float, cpu: float, resumed: bool) -> dict[str, float | None]:
+    """What training cost; unknown of a resumed run, of which only the rest was timed."""
+    known = {"train_seconds": seconds, "train_cpu_seconds": cpu}
+    return {name: None if resumed else round(value, 1) for name, value in known.items()}
+
+
+def fold_names(name: str, folds: int | None) -> list[str]:
+    """The dataset, or those of its ``folds``; raises DatasetError for the name of a split, which has no folds."""
+    found = re.search(r"@(kfold|few-shot|paste|perlin|both)-.*", name)
+    if folds and found:
+        plain, rest = name[: found.start()], found[0]
+        raise DatasetError(
+            f"--folds {folds}: wants the name without {rest}: with --category {plain} it trains on "
+            f"{plain}@kfold-{folds}-0 and the other folds; or leave --folds out to train on {name} alone"
+        )
+    return [f"{name}@kfold-{folds}-{fold}" for fold in range(folds)] if folds else [name]
+
+
+def go_on(folder: Path, dataset: Dataset, origin: dict[str, Any]) -> Run:
+    """An interrupted run; raises DatasetError if a setting in ``origin`` is another now."""
+    settings = read_begun(folder)
+    if any(settings[key] != value for key, value in origin.items()):
+        raise DatasetError(f"--resume: {folder} was begun on another split, labels or weights; use --overwrite")
+    return Run(folder, dataset, settings)
+
+
+def has_last(folder: Path) -> bool:
+    """Whether one of a run's trainings has come to the end of an epoch."""
+    return any(folder.glob(f"*/{CHECKPOINTS}/last.pt"))
+
+
+def as_begun(wish: AnyWish, recipe: AnyRecipe, folder: Path, given: set[str]) -> tuple[AnyWish, AnyRecipe]:
+    """What a run was begun with; raises DatasetError for an option in ``given`` that says otherwise."""
+    settings = read_begun(folder)
+    begun: dict[str, Any] = {}
+    for name, now in as_settings(wish, recipe).items():
+        begun[name] = settings.get(name)  # None of an option that is younger than the run
+        if now != begun[name] and (name in given or name not in settings):
+            option = name.replace("_", "-")
+            raise DatasetError(
+                f"--{option} {now}: {folder} was begun with {begun[name]}; "
+                "leave it out to resume, or train anew with --overwrite"
+            )
+    kept = {field.name: begun.pop(field.name) for field in fields(recipe)}
+    return replace(wish, **begun), replace(recipe, **kept)
+
+
+def as_settings(wish: Wish, recipe: Any) -> dict[str, Any]:
+    """What a resumed run must have in common with its beginning: all but the device."""
+    settings = wish.settings() | asdict(recipe)
+    del settings["device"]
+    return settings
+
+
+def train_on_each(
+    datasets: Sequence[Dataset],
+    wish: AnyWish,
+    recipe: AnyRecipe,
+    given: set[str],
+    train_on: Callable[[AnyWish, AnyRecipe, Dataset], dict[str, Any]],
+    measures_in: Callable[[dict[str, Any]], dict[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """Leave a run on each dataset; return what ``train_on`` measured by dataset.
+
+    With --resume, finished folds are kept (``measures_in`` finds in run.json what they measured), and those whose
+    turn had not come are trained as the others were. Raises DatasetError if those were not all trained alike.
+    """
+    found, folders = {}, [wish.folder(dataset) for dataset in datasets]
+    if wish.resume and len(folders) == 1:
+        _check_interrupted(folders[0])
+    for folder in folders if wish.resume else ():
+        if (folder / SETTINGS).is_file():
+            wish, recipe = as_begun(wish, recipe, folder, given)
+            given = given | as_settings(wish, recipe).keys()
+    for dataset, folder in zip(datasets, folders, strict=True):
+        if wish.resume and (folder / "run.json").is_file():
+            found[dataset.name] = measures_in(read_run(folder, dataset))
+        else:
+            own = replace(wish, resume=wish.resume and has_last(folder))
+            found[dataset.name] = train_on(own, recipe, dataset)
+    return found
+
+
+def _check_interrupted(folder: Path) -> None:
+    if (folder / "run.json").is_file():
+        raise DatasetError(f"--resume: {folder} is a finished run; train anew with --overwrite")
+    if not (folder / SETTINGS).is_file() or not has_last(folder):
+        raise DatasetError(f"--resume: {folder} holds no interrupted run with a last.pt; start it without --resume")
+
+
+def check_parts(dataset: Dataset) -> None:
+    """Raise DatasetError for what would end a run after hours of training: an empty part, or no ground truth."""
+    for part in PARTS:
+        if not dataset.images(part):
+            raise DatasetError(f"{dataset.folder}: the {part} part holds no image; convert with another --protocol")
+    for part in ("val", "test"):
+        dataset.ground_truth(part)
+
+
+def check_batch(batch: int, device: str) -> None:
+    """Raise DatasetError for a batch that the devices cannot share evenly."""
+    if batch % (devices := device.count(",") + 1):
+        raise DatasetError(f"--batch {batch}: is divided among {devices} devices; name a multiple of {devices}")

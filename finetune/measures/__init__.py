@@ -1,0 +1,1 @@
+"""Image, box and pixel measures, thresholds and resampling: arrays in, numbers out."""

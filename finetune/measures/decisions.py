@@ -1,0 +1,130 @@
+"""From probabilities to decisions and figures: calibration, thresholds, costs, and the measures of a classifier.
+
+Probabilities are N x C float arrays whose rows add up to 1, column 0 is good; labels are N class indices.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from converters.cli.errors import DatasetError
+
+Array = NDArray[Any]
+RATIOS = np.geomspace(0.1, 10, 21)  # of a class's threshold to the others'
+RESAMPLES = 1000
+
+
+def softmax(logits: Array, temperature: float = 1.0) -> Array:
+    from scipy.special import softmax as scipy_softmax
+
+    return scipy_softmax(logits / temperature, axis=1)
+
+
+def fit_temperature(logits: Array, labels: Array) -> float:
+    """The temperature, 0.05 to 20, with the least negative log-likelihood. For val, never for test.
+
+    Guo et al., On Calibration of Modern Neural Networks, ICML 2017. It changes no argmax.
+    """
+    from scipy.optimize import minimize_scalar
+    from sklearn.metrics import log_loss
+
+    classes = range(logits.shape[1])
+    found = minimize_scalar(
+        lambda log_t: log_loss(labels, softmax(logits, np.exp(log_t)), labels=classes),
+        bounds=(np.log(0.05), np.log(20)),
+        method="bounded",
+    )
+    return float(np.exp(found.x))
+
+
+def reliability(probabilities: Array, labels: Array, bins: int = 10) -> list[tuple[int, float, float]]:
+    """Images, mean confidence and accuracy in each bin of confidence that holds any (Guo et al. 2017)."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    rows = [(index == i) for i in range(bins)]
+    return [(int(row.sum()), float(confidence[row].mean()), float(right[row].mean())) for row in rows if row.any()]
+
+
+def calibration_error(probabilities: Array, labels: Array, bins: int = 10) -> float:
+    """Expected calibration error, 0..1: how far confidence and accuracy are apart, weighted by bin size."""
+    rows = reliability(probabilities, labels, bins)
+    return sum(count * abs(confidence - accuracy) for count, confidence, accuracy in rows) / len(labels)
+
+
+def decide(probabilities: Array, thresholds: ArrayLike) -> Array:
+    """The class whose probability is largest compared to its threshold; equal thresholds are argmax. (N,)"""
+    return (probabilities / np.asarray(thresholds)).argmax(1)
+
+
+def fit_thresholds(probabilities: Array, labels: Array) -> list[float]:
+    """A threshold per class with the best macro-F1, one class after the other, twice. For val, never for test.
+
+    Of equally good ones it takes the one nearest to 1, so that few val images move little.
+    """
+    thresholds = np.ones(probabilities.shape[1])
+    by_distance = sorted(RATIOS, key=lambda ratio: abs(np.log(ratio)))
+    for index in [*range(len(thresholds))] * 2:
+        tried = [np.where(np.arange(len(thresholds)) == index, ratio, thresholds) for ratio in by_distance]
+        thresholds = max(tried, key=lambda values: measure(labels, decide(probabilities, values))["macro_f1"])
+    return [float(value) for value in thresholds]
+
+
+def read_costs(path: Path, names: Sequence[str]) -> Array:
+    """A CSV of what each decision (column) costs for each truth (row), C x C, with class names on both sides."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = [row for row in csv.reader(file) if row]
+        table = {row[0]: dict(zip(header[1:], map(float, row[1:]), strict=True)) for row in rows}
+        return np.array([[table[truth][decision] for decision in names] for truth in names])
+    except OSError as error:
+        raise DatasetError(f"--cost {path}: {error.strerror}") from None
+    except (ValueError, KeyError) as error:
+        raise DatasetError(
+            f"--cost {path}: needs a row and a column of numbers for each of {', '.join(names)} ({error})"
+        ) from None
+
+
+def cheapest(probabilities: Array, costs: Array) -> Array:
+    """The decision with the least expected cost (Elkan, The Foundations of Cost-Sensitive Learning, 2001). (N,)"""
+    return (probabilities @ costs).argmin(1)
+
+
+def measure(labels: Array, decisions: Array) -> dict[str, float]:
+    """Accuracy, balanced accuracy and macro-F1, all in 0..1; good counts as a class like the others."""
+    from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+    return {
+        "accuracy": float(accuracy_score(labels, decisions)),
+        "balanced_accuracy": float(recall_score(labels, decisions, labels=np.unique(labels), average="macro")),
+        "macro_f1": float(f1_score(labels, decisions, average="macro", zero_division=0)),
+    }
+
+
+def defect_auroc(labels: Array, probabilities: Array) -> float:
+    """Area under the ROC curve of 1 - P(good) for defect against good; NaN where one side is empty."""
+    from sklearn.metrics import roc_auc_score
+
+    defect = np.asarray(labels) > 0
+    return float(roc_auc_score(defect, 1 - probabilities[:, 0])) if defect.any() and not defect.all() else float("nan")
+
+
+def f1_interval(labels: Array, decisions: Sequence[Array], seed: int = 0) -> tuple[float, float]:
+    """95 % interval of macro-F1, averaged over S trainings, from resampled images (within classes) and trainings."""
+    from finetune.measures.bootstrap import interval, over_seeds, resample
+
+    generator = np.random.default_rng(seed)
+    weights = resample(list(labels), range(len(labels)), RESAMPLES, generator)
+    values = over_seeds(np.stack([_weighted_f1(labels, found, weights) for found in decisions]), generator)
+    return interval(values) or (float("nan"), float("nan"))
+
+
+def _weighted_f1(labels: Array, decisions: Array, weights: Array) -> Array:
+    """Macro-F1 for each of B rows of image weights (B x N); classes that neither occur nor are decided don't count."""
+    classes = np.union1d(labels, decisions)
+    truth, found = np.asarray(labels)[:, None] == classes, np.asarray(decisions)[:, None] == classes
+    hits, total = weights @ (truth & found), weights @ truth.astype(float) + weights @ found.astype(float)
+    return np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0).mean(1)

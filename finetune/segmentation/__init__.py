@@ -1,0 +1,1 @@
+"""SAM: models, prompts, embeddings, training and evaluation."""

@@ -1,0 +1,385 @@
+"""How well a SAM segments defects, for each way of asking it; what it says is written as predictions.
+
+Asked with prompts made from the truth (an oracle), each instance is measured at full image size. Asked without a
+person (learned tokens, or another model's boxes), each image's map is, at the level that val prefers.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from converters.cli.errors import DatasetError
+from converters.cli.options import progress
+from finetune.comparison.evidence import Truth
+from finetune.comparison.evidence import decode as decode_mask
+from finetune.measures.bootstrap import interval, resample
+from finetune.measures.metrics import BOUNDARY_RATIOS, boundary
+from finetune.runs.dataset import Dataset
+from finetune.runs.predictions import PredictionSet, Run, image_scores
+from finetune.segmentation.images import MarkedImage
+from finetune.segmentation.models import Segmenter, decode, embed_prompts, enlarged
+from finetune.segmentation.prompts import Mask, Prompt, box_of, inner_point, noisy_box, spread_points
+from finetune.segmentation.steps import Source, token_answers
+
+AUTO, BOXES = "auto", "yolo-box"
+CLICKS = {"gt-box": 2, "jittered-box": 2, "one-point": 1, "three-points": 3, BOXES: 0, AUTO: 0}
+ORACLES = tuple(CLICKS)[:4]
+TOGETHER = 32  # prompts in a decoder call
+TOP = 65535  # of a 16-bit heat map
+MOST_BOXES = 30  # of an image, the surest ones
+RESAMPLES = 2000
+MEASURES = ("iou", "dice", *(f"boundary_iou_{ratio}" for ratio in BOUNDARY_RATIOS))
+
+Heat = NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One instance, or one image, measured."""
+
+    image: MarkedImage
+    number: int  # of the instance; 0 for all defects of the image
+    kind: int  # index of the class
+    measures: dict[str, float]
+    rival: float  # IoU of the filled prompt box; NaN without boxes
+    rle: dict[str, Any] | None  # what was found; None for nothing
+
+
+# ----------------------------------------------------------------------------------------------- asked by a person
+
+
+def make_prompt(kind: str, mask: Mask, seed: str) -> Prompt:
+    """The prompt that a person would give for a mask; the same for every model and every call."""
+    if kind == "gt-box":
+        return Prompt(box=box_of(mask))
+    if kind == "jittered-box":
+        generator = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big"))
+        return Prompt(box=noisy_box(box_of(mask), (mask.shape[0], mask.shape[1]), generator))
+    prompt = Prompt()
+    for point in inner_point(mask)[None] if kind == "one-point" else spread_points(mask, 3):
+        prompt = prompt.with_point(point, 1)
+    return prompt
+
+
+@torch.no_grad()
+def answer(
+    segmenter: Segmenter, embedding: torch.Tensor, prompts: Sequence[Prompt], size: tuple[int, int]
+) -> Iterator[tuple[NDArray[np.float32], float]]:
+    """For each prompt the logits, H x W at the image's ``size``, and the expected IoU.
+
+    ``embedding`` is 1 x C x g x g. A lone point is ambiguous: of masks 1 to 3, the one the model expects most of.
+    """
+    sam = segmenter.sam
+    for start in range(0, len(prompts), TOGETHER):
+        group = prompts[start : start + TOGETHER]
+        ambiguous = group[0].box is None and len(group[0].points) == 1
+        low, ious = decode(sam, embedding, *embed_prompts(sam, group, size))
+        best = ious[:, 1:].argmax(1) + 1 if ambiguous else torch.zeros(len(group), dtype=torch.long)
+        for index, mask in enumerate(best.tolist()):
+            logits = enlarged(sam, low[index : index + 1, mask : mask + 1], size)[0, 0]
+            yield logits.cpu().numpy(), float(ious[index, mask].clamp(0, 1))
+
+
+def ask(
+    segmenter: Segmenter, source: Source, images: Sequence[MarkedImage], kind: str, measures: Sequence[str] = MEASURES
+) -> tuple[list[Row], list[float]]:
+    """Measure every instance of the images when asked in one way; rows, and the IoU the model expected of each."""
+    rows, expected = [], []
+    with progress([p for p in images if p.marked], sum(p.marked for p in images), kind) as marked:
+        for image in marked:
+            ids, kinds = image.instances()
+            masks = [(ids == number).astype(np.uint8) for number in range(1, len(kinds) + 1)]
+            prompts = [make_prompt(kind, mask, f"{image.name} {number}") for number, mask in enumerate(masks)]
+            answers = answer(segmenter, source([(image, 0)]), prompts, ids.shape)
+            for number, (mask, prompt, (logits, score)) in enumerate(zip(masks, prompts, answers, strict=True)):
+                found = (logits > 0).astype(np.uint8)
+                rival = np.nan if prompt.box is None else overlap(filled(prompt.box, mask.shape), mask, ("iou",))["iou"]
+                row = Row(image, number + 1, kinds[number], overlap(found, mask, measures), rival, to_rle(found))
+                rows.append(row)
+                expected.append(score)
+    return rows, expected
+
+
+def filled(box: Iterable[float], size: Sequence[int]) -> Mask:
+    """A box as a mask: the pixels whose centres lie in it."""
+    canvas = np.zeros(size, np.uint8)
+    x0, y0, x1, y1 = (max(0, int(np.ceil(value - 0.5))) for value in box)
+    canvas[y0:y1, x0:x1] = 1
+    return canvas
+
+
+def overlap(found: Mask, mask: Mask, measures: Sequence[str] = MEASURES) -> dict[str, float]:
+    """IoU, Dice and boundary IoU of two masks, H x W of 0 and 1, of which the second is not empty."""
+    both, sizes = int((found & mask).sum()), int(found.sum()) + int(mask.sum())
+    values = {"iou": both / (sizes - both), "dice": 2 * both / sizes}
+    for ratio in BOUNDARY_RATIOS:
+        name = f"boundary_iou_{ratio}"
+        if name in measures:
+            ours, theirs = boundary(found, ratio), boundary(mask, ratio)
+            values[name] = int((ours & theirs).sum()) / max(1, int((ours | theirs).sum()))
+    return values
+
+
+def to_rle(mask: Mask) -> dict[str, Any] | None:
+    if not mask.any():
+        return None
+    encoded = coco_mask.encode(np.asfortranarray(mask))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+
+
+def detection(image_id: int, kind: int, score: float, rle: dict[str, Any]) -> dict[str, Any]:
+    """A COCO result with a mask."""
+    box = [float(value) for value in coco_mask.toBbox(rle)]
+    return {
+        "image_id": image_id, "category_id": kind + 1, "bbox": box, "score": round(score, 5), "segmentation": rle,
+    }  # fmt: skip
+
+
+def mean_iou(segmenter: Segmenter, source: Source, images: Sequence[MarkedImage], kind: str = "gt-box") -> float:
+    rows, _ = ask(segmenter, source, images, kind, ("iou",))
+    return float(np.mean([row.measures["iou"] for row in rows]))
+
+
+# ------------------------------------------------------------------------------------------------ asked by nobody
+
+
+@dataclass(frozen=True)
+class Map:
+    """What was found in an image without a person's help: H x W on one scale for all images, and COCO results."""
+
+    heat: Heat
+    rival: Heat | None  # the same with every box filled
+    scores: list[float] | None  # of a defect and of each class; None: follow from the detections
+    detections: list[dict[str, Any]]
+    kinds: Heat | None = None  # the likeliest class of every pixel
+
+
+@torch.no_grad()
+def token_map(segmenter: Segmenter, source: Source, image: MarkedImage) -> Map:
+    """The learned tokens' map: the chance of any defect, and with it the likeliest class, pixel by pixel."""
+    size = image.size()
+    low, _ = token_answers(segmenter, source([(image, 0)]))
+    chances = torch.stack([enlarged(segmenter.sam, one[None], size)[0, 0].sigmoid() for one in low]).cpu().numpy()
+    scores = [float(value) for value in chances.max((1, 2))]
+    kinds = chances[1:].argmax(0).astype(np.uint16)
+    return Map(np.round(chances[0] * TOP).astype(np.uint16), None, scores, [], kinds)
+
+
+def boxes_map(
+    segmenter: Segmenter, source: Source, image: MarkedImage, image_id: int, boxes: Sequence[dict[str, Any]]
+) -> Map:
+    """Another model's boxes (COCO results of the image) as prompts: masks with the boxes' scores and classes."""
+    size = image.size()
+    heat, rival = (np.zeros(size, np.float32) for _ in range(2))
+    boxes = sorted(boxes, key=lambda entry: -entry["score"])[:MOST_BOXES]
+    corners = [(x, y, x + w, y + h) for x, y, w, h in (entry["bbox"] for entry in boxes)]
+    prompts = [Prompt(box=np.array(box, np.float32)) for box in corners]
+    found = []
+    if prompts:
+        answers = answer(segmenter, source([(image, 0)]), prompts, size)
+        for entry, box, (logits, _) in zip(boxes, corners, answers, strict=True):
+            np.maximum(heat, entry["score"] / (1 + np.exp(-logits.clip(-30, 30))), out=heat)
+            np.maximum(rival, entry["score"] * filled(box, size), out=rival)
+            rle = to_rle((logits > 0).astype(np.uint8))
+            if rle:
+                found.append(detection(image_id, entry["category_id"] - 1, entry["score"], rle))
+    return Map(np.round(heat * TOP).astype(np.uint16), np.round(rival * TOP).astype(np.uint16), None, found)
+
+
+def best_level(pairs: Iterable[tuple[Heat, Mask]]) -> int:
+    """The level, 1..TOP, at which maps have the best Dice with masks, all pixels pooled. For val, never for test.
+
+    Without a defect among the masks, the level that 99.9 % of the pixels stay under.
+    """
+    positive, negative = (np.zeros(TOP + 1) for _ in range(2))
+    for heat, mask in pairs:
+        positive += np.bincount(heat[mask > 0], minlength=TOP + 1)
+        negative += np.bincount(heat[mask == 0], minlength=TOP + 1)
+    if not positive.any():
+        return int(min(TOP, np.searchsorted(np.cumsum(negative), 0.999 * negative.sum()) + 1))
+    true, false = (np.cumsum(side[::-1])[::-1] for side in (positive, negative))
+    return int(np.argmax((2 * true / (true + false + positive.sum()))[1:])) + 1
+
+
+def components(heat: Heat, kinds: Heat, level: int, image_id: int) -> list[dict[str, Any]]:
+    """Connected parts of a map at or above a level as COCO results; scored by their peak, named by their pixels."""
+    count, labels = cv2.connectedComponents((heat >= level).astype(np.uint8), connectivity=8)
+    found = []
+    for number in range(1, count):
+        part = labels == number
+        rle = to_rle(part.astype(np.uint8))
+        assert rle is not None
+        found.append(detection(image_id, int(np.bincount(kinds[part]).argmax()), float(heat[part].max()) / TOP, rle))
+    return found
+
+
+def measure_maps(
+    make: Callable[[MarkedImage], Map],
+    parts: Mapping[str, Sequence[MarkedImage]],
+    name: str,
+    run: Run | None,
+) -> tuple[list[Row], dict[str, Any]]:
+    """Measure the maps of test's defect images at val's level; rows, and the level with the false alarms.
+
+    With a run, its set ``name`` is written for val and test: scores, detections and heat maps.
+    """
+    levels: dict[str, int] = {}
+    rows: list[Row] = []
+    alarms, good = 0, 0
+    for part in ("val", "test"):
+        maps = {}
+        with progress(parts[part], len(parts[part]), f"{name}, {part}") as images:
+            for image in images:
+                maps[image.name] = make(image)
+                if run is not None:
+                    run.write_heatmaps(name, part, {image.name: maps[image.name].heat}, TOP)
+        if part == "val":
+            for side in ("heat", "rival"):
+                pairs = [(getattr(maps[p.name], side), p.mask()) for p in parts[part]]
+                if pairs[0][0] is not None:
+                    levels[side] = best_level(pairs)
+        if run is not None:
+            _write_maps(run, name, part, parts[part], maps, levels["heat"])
+        if part == "test":
+            for image in parts[part]:
+                found = (maps[image.name].heat >= levels["heat"]).astype(np.uint8)
+                if not image.marked:
+                    good, alarms = good + 1, alarms + bool(found.any())
+                    continue
+                mask, filled_boxes = image.mask(), maps[image.name].rival
+                rival = np.nan
+                if filled_boxes is not None:
+                    rival = overlap((filled_boxes >= levels["rival"]).astype(np.uint8), mask, ())["iou"]
+                kind = image.main_kind()
+                rows.append(Row(image, 0, kind, overlap(found, mask), rival, to_rle(found)))
+    return rows, {"level": levels["heat"] / TOP, "good_images_with_alarm": alarms, "good_images": good}
+
+
+def _write_maps(
+    run: Run, name: str, part: str, images: Sequence[MarkedImage], maps: dict[str, Map], level: int
+) -> None:
+    dataset, found, scores = run.dataset, [], {}
+    for image in images:
+        item, id_ = maps[image.name], dataset.image_ids[image.name]
+        own = item.detections if item.kinds is None else components(item.heat, item.kinds, level, id_)
+        found += own
+        if item.scores is not None:
+            scores[image.name] = item.scores
+    names = [image.name for image in images]
+    scores = scores or image_scores(names, dataset.image_ids, len(dataset.classes), found)
+    run.write_predictions(name, part, found, scores)
+
+
+def boxes_files(folder: Path) -> dict[str, Path]:
+    """The file of each part of the boxes that another run predicted; raises DatasetError where there is none.
+
+    ``folder`` is the run's (RUNS/DATASET/yolo/seed-0, whose set ``tuned`` is taken) or a set's.
+    """
+    source = folder if (folder / "val.json").is_file() else folder / "predictions" / "tuned"
+    files = {part: source / f"{part}.json" for part in ("val", "test")}
+    for part, file in files.items():
+        if not file.is_file():
+            raise DatasetError(f"--boxes {folder}: holds no predictions/tuned/{part}.json: name a run of yolo.py")
+    return files
+
+
+def read_boxes(folder: Path, dataset: Dataset) -> dict[str, dict[int, list[dict[str, Any]]]]:
+    """Boxes that another run predicted, by part and image id; raises DatasetError if it knows other classes."""
+    found: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    files = boxes_files(folder)
+    run = files["val"].absolute().parents[2]
+    if (run / "run.json").is_file():
+        labels = json.loads((run / "run.json").read_text("utf-8")).get("label_settings", {})
+        names = labels.get("class_names", [])
+        if any(theirs != ours for theirs, ours in zip(names, dataset.classes, strict=False)):  # made images add some
+            raise DatasetError(
+                f"--boxes {folder}: knows other classes ({', '.join(names)}) than {dataset.folder} has "
+                f"({', '.join(dataset.classes)}): name a run on those"
+            )
+    for part, file in files.items():
+        found[part] = {}
+        for entry in PredictionSet(file.parent).detections(dataset, part) or ():
+            found[part].setdefault(entry["image_id"], []).append(entry)
+    return found
+
+
+def boxes_sha256(folder: Path) -> str:
+    """Of the files in which another run's boxes lie."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in boxes_files(folder).values())).hexdigest()
+
+
+# -------------------------------------------------------------------------------------------------------- in figures
+
+
+def summarise(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, Any]:
+    """Means over all rows and over each class's, with the worst row and the worst class by IoU."""
+    by_class: list[dict[str, Any]] = []
+    for kind, name in enumerate(classes):
+        own = [row for row in rows if row.kind == kind]
+        if own:
+            by_class.append({"class": name, "count": len(own), **_means(own)})
+    worst = min(by_class, key=lambda entry: entry["iou"])
+    return {"count": len(rows), **_means(rows), "worst_class": worst["class"], "classes": by_class}
+
+
+def _means(rows: Sequence[Row]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {
+        name: float(np.mean([row.measures[name] for row in rows])) for name in rows[0].measures
+    }
+    rivals = np.array([row.rival for row in rows])
+    found["filled_box_iou"] = None if np.isnan(rivals).any() else float(rivals.mean())
+    return found | {"worst_iou": min(row.measures["iou"] for row in rows)}
+
+
+def gain(dataset: Dataset, part: str, rows: Sequence[Row], others: Sequence[float]) -> dict[str, Any]:
+    """By how much the rows' IoU exceeds ``others``, and the 95 % interval of that, images resampled in their class."""
+    truth = Truth(dataset, part)
+    places = {name: place for place, name in enumerate(truth.names)}
+    sums, counts = np.zeros(len(places)), np.zeros(len(places))
+    for row, other in zip(rows, others, strict=True):
+        sums[places[row.image.name]] += row.measures["iou"] - other
+        counts[places[row.image.name]] += 1
+    weights = resample(truth.labels.tolist(), truth.groups, RESAMPLES, np.random.default_rng(0))
+    return {"gain": float(sums.sum() / counts.sum()), "interval": interval((weights @ sums) / (weights @ counts))}
+
+
+WORST, TILE = 16, 192
+
+
+def draw_worst(rows: Sequence[Row], classes: Sequence[str], path: Path) -> None:
+    """The 16 instances with the lowest IoU, four in a row: truth outlined in green, the answer in magenta."""
+    tiles = []
+    for row in sorted(rows, key=lambda row: row.measures["iou"])[:WORST]:
+        ids, _ = row.image.instances()
+        mask = (ids == row.number).astype(np.uint8)
+        found = np.zeros_like(mask) if row.rle is None else decode_mask(row.rle, *mask.shape)
+        tiles.append(_tile(row.image.pixels(), mask, found, f"{classes[row.kind]} {row.measures['iou']:.2f}"))
+    tiles += [np.zeros((TILE + 18, TILE, 3), np.uint8)] * (-len(tiles) % 4)
+    sheet = np.vstack([np.hstack(tiles[start : start + 4]) for start in range(0, len(tiles), 4)])
+    cv2.imwrite(str(path), sheet[..., ::-1])
+
+
+def _tile(pixels: NDArray[np.uint8], mask: Mask, found: Mask, caption: str) -> NDArray[Any]:
+    """A square around the mask, enlarged to TILE px a side, with a line of text below."""
+    x0, y0, x1, y1 = (int(value) for value in box_of(mask))
+    side = min(max(2 * max(x1 - x0, y1 - y0), 48), *mask.shape)
+    x, y = (
+        int(np.clip((low + high - side) // 2, 0, limit - side))
+        for low, high, limit in ((x0, x1, mask.shape[1]), (y0, y1, mask.shape[0]))
+    )
+    window = np.s_[y : y + side, x : x + side]
+    tile = cv2.resize(pixels[window], (TILE, TILE), interpolation=cv2.INTER_LINEAR)
+    for shape, colour in ((mask, (0, 220, 0)), (found, (255, 0, 255))):
+        large = cv2.resize(shape[window], (TILE, TILE), interpolation=cv2.INTER_NEAREST)
+        cv2.drawContours(tile, cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0], -1, colour, 1)
+    tile = cv2.copyMakeBorder(tile, 0, 18, 0, 0, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+    return cv2.putText(tile, caption, (3, TILE + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)

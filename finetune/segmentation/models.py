@@ -1,0 +1,364 @@
+"""SAM's models: the published ones, a tiny one of the same classes, and what was trained of them, saved and loaded.
+
+segmenter = load_tuned("runs/screw/sam/seed-0/tuned.pt")
+predictor = segment_anything.SamPredictor(segmenter.sam)
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from segment_anything import sam_model_registry
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor, nn
+
+from converters.cli.errors import DatasetError
+from finetune.classification.networks import load_state
+from finetune.segmentation.images import fitted
+from finetune.segmentation.mobile import build_mobile, renamed
+from finetune.segmentation.prompts import Prompt
+from finetune.training.weights import sha256
+
+TINY, MOBILE = "tiny", "mobile_sam"
+ARCHS = (TINY, MOBILE, "vit_b", "vit_l", "vit_h")
+SIDE = 1024  # px that the published models take
+URL = "https://dl.fbaipublicfiles.com/segment_anything/"
+PUBLISHED = {  # name -> where the file is, and the first digits of its SHA-256
+    "sam_vit_b": (f"{URL}sam_vit_b_01ec64.pth", "01ec64"),
+    "sam_vit_l": (f"{URL}sam_vit_l_0b3195.pth", "0b3195"),
+    "sam_vit_h": (f"{URL}sam_vit_h_4b8939.pth", "4b8939"),
+    MOBILE: ("https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt", "6dbb90523a35"),
+}
+
+
+class Stem(nn.Sequential):
+    """Convolutions that halve the image until a cell is ``patch`` px, B x 3 x S x S -> B x g x g x width.
+
+    A transformer learns faster behind them than behind ImageEncoderViT's one large convolution: T. Xiao et al.,
+    Early Convolutions Help Transformers See Better, NeurIPS 2021.
+    """
+
+    def __init__(self, patch: int, width: int) -> None:
+        widths = [max(16, width * 2**step // patch) for step in range(1, patch.bit_length())]
+        layers = [
+            (nn.Conv2d(before, after, 3, stride=2, padding=1), LayerNorm2d(after), nn.GELU())
+            for before, after in pairwise([3, *widths])
+        ]
+        super().__init__(*chain.from_iterable(layers), nn.Conv2d(width, width, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(pixels).permute(0, 2, 3, 1)
+
+
+class DrawingPromptEncoder(PromptEncoder):
+    """SAM's prompt encoder, which draws a box as a mask prompt too, unless there is one.
+
+    Two corners as codes of places take SAM millions of images to understand; a drawn box shows its cells what they are.
+    """
+
+    def forward(self, points: Any, boxes: Tensor | None, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        if boxes is not None and masks is None:
+            masks = draw_boxes(boxes, self.input_image_size[0], self.mask_input_size[0])
+        return super().forward(points, boxes, masks)
+
+
+def draw_boxes(boxes: Tensor, side: int, grid: int) -> Tensor:
+    """Boxes (N x 4, px of the input, which is ``side`` px) as mask prompts, N x 1 x grid x grid logits.
+
+    1 where a cell lies in the box, -1 where it doesn't, and in proportion between.
+    """
+    near, far = (boxes * grid / side).reshape(-1, 2, 2, 1).unbind(1)  # N x 2 x 1 each: x and y
+    cells = torch.arange(grid, device=boxes.device)
+    across, down = (torch.minimum(far, cells + 1) - torch.maximum(near, cells)).clamp(0, 1).unbind(1)
+    return (2 * down[:, :, None] * across[:, None, :] - 1)[:, None]
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """The geometry of ``--arch tiny``: small enough to be trained from random weights on a CPU."""
+
+    side: int = 256  # of the square input, px
+    patch: int = 8  # px a cell of the embedding; masks come out at patch / 4 px a cell
+    width: int = 64  # of the image encoder
+    depth: int = 2
+    heads: int = 4
+    window: int = 8  # cells a side within which the encoder attends
+    dim: int = 64  # of the embedding and the prompts
+
+    def build(self) -> Sam:
+        grid = self.side // self.patch
+        sam = Sam(
+            image_encoder=ImageEncoderViT(
+                img_size=self.side,
+                patch_size=self.patch,
+                embed_dim=self.width,
+                depth=self.depth,
+                num_heads=self.heads,
+                norm_layer=partial(nn.LayerNorm, eps=1e-6),
+                use_rel_pos=True,
+                window_size=self.window,
+                out_chans=self.dim,
+            ),
+            prompt_encoder=DrawingPromptEncoder(
+                embed_dim=self.dim,
+                image_embedding_size=(grid, grid),
+                input_image_size=(self.side, self.side),
+                mask_in_chans=16,
+            ),
+            mask_decoder=MaskDecoder(
+                transformer_dim=self.dim,
+                transformer=TwoWayTransformer(depth=2, embedding_dim=self.dim, mlp_dim=4 * self.dim, num_heads=4),
+                iou_head_hidden_dim=self.dim,
+            ),
+        )
+        sam.image_encoder.patch_embed = Stem(self.patch, self.width)
+        code_places(sam)
+        return sam.eval()
+
+
+@torch.no_grad()
+def code_places(sam: Sam) -> None:
+    """Let a tiny Sam's encoder begin with the prompt encoder's code of places, so that they need not be learned."""
+    embedding = sam.image_encoder.pos_embed
+    assert embedding is not None
+    places = sam.prompt_encoder.get_dense_pe().permute(0, 2, 3, 1)
+    embedding.copy_(places[..., : embedding.shape[-1]])
+
+
+class Segmenter(nn.Module):
+    """A Sam and, for use without prompts, one learned token for "any defect" and one for each class."""
+
+    def __init__(self, sam: Sam, classes: Sequence[str], auto: bool) -> None:
+        super().__init__()
+        self.sam, self.classes = sam, list(classes)
+        dim = sam.prompt_encoder.embed_dim
+        self.tokens = nn.Parameter(torch.randn(1 + len(classes), 1, dim) * 0.02) if auto else None
+
+
+def build_sam(arch: str, tiny: Tiny = Tiny()) -> Sam:
+    """A Sam with random weights, in evaluation mode; ``tiny`` matters to that architecture only.
+
+    Raises DatasetError for mobile_sam without the timm library.
+    """
+    if arch == MOBILE:
+        return build_mobile()
+    return tiny.build() if arch == TINY else sam_model_registry[arch](checkpoint=None)
+
+
+def load_sam(arch: str, checkpoint: Path | None, tiny: Tiny = Tiny(), flag: str = "--weights") -> Sam:
+    """A Sam with a checkpoint's weights, read without running any code in it; random ones where there is none.
+
+    Raises DatasetError where the file holds no weights of this architecture.
+    """
+    sam = build_sam(arch, tiny)
+    if checkpoint is None:
+        return sam
+    state, own = load_state(checkpoint, flag), sam.state_dict()
+    state = renamed(state) if arch == MOBILE else state
+    wrong = [key for key in own if key not in state or own[key].shape != state[key].shape]
+    wrong += [key for key in state if key not in own]
+    if wrong:
+        raise DatasetError(
+            f"{flag} {checkpoint}: doesn't fit --arch {arch} at {sam.image_encoder.img_size} px: {len(wrong)} of "
+            f"{len(own)} tensors are missing, of another shape or unknown, first {wrong[0]}"
+        )
+    sam.load_state_dict(state)
+    return sam
+
+
+def fetch_published(name: str) -> Path:
+    """The authors' file, from torch's cache or downloaded into it; raises RuntimeError for a wrong SHA-256."""
+    url, digits = PUBLISHED[name]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=digits, progress=False)
+    elif not sha256(path).startswith(digits):
+        raise RuntimeError(f"{path} is damaged: remove it")
+    return path
+
+
+def hash_of(module: nn.Module) -> str:
+    """SHA-256 over the names, shapes and values of a module's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+# -------------------------------------------------------------------------------------------------------------- use
+
+
+def framed(sam: Sam, pixels: NDArray[np.uint8]) -> Tensor:
+    """An image (H x W x 3, RGB) as the encoder takes it, 3 x S x S, by the steps of SamPredictor."""
+    resized = ResizeLongestSide(sam.image_encoder.img_size).apply_image(pixels)
+    return sam.preprocess(torch.as_tensor(resized, device=sam.device).permute(2, 0, 1).contiguous())
+
+
+def embed_prompts(
+    sam: Sam, prompts: Sequence[Prompt], size: tuple[int, int], masks: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sparse (N x T x C) and dense (N x C x g x g) embeddings of N prompts, with ``masks`` N x 1 x 4g x 4g, logits.
+
+    The prompts lie on an image, or mask, of ``size``, (height, width). Prompts with a box, and those without, must have
+    the same number of points among themselves; where both occur, the former have one less, so that T is the same:
+    a box is two tokens, and points without a box come with one token that says so.
+    """
+    height, width = fitted(size, sam.image_encoder.img_size)
+    kinds = [[i for i, prompt in enumerate(prompts) if (prompt.box is None) is plain] for plain in (True, False)]
+    sparse, dense = [], []
+    for indices in filter(None, kinds):
+        group = [prompts[i].scaled(width / size[1], height / size[0]) for i in indices]
+        points = (_stack(sam, [prompt.points for prompt in group]), _stack(sam, [prompt.labels for prompt in group]))
+        boxes = None if group[0].box is None else _stack(sam, [prompt.box for prompt in group])
+        given = points if points[1].shape[1] else None
+        found = sam.prompt_encoder(given, boxes, None if masks is None else masks[indices])
+        sparse.append(found[0])
+        dense.append(found[1])
+    order = torch.tensor(kinds[0] + kinds[1]).argsort()
+    return torch.cat(sparse)[order], torch.cat(dense)[order]
+
+
+def _stack(sam: Sam, arrays: Sequence[Any]) -> Tensor:
+    return torch.as_tensor(np.stack(arrays), device=sam.device)
+
+
+def decode(sam: Sam, embedding: Tensor, sparse: Tensor, dense: Tensor, fast: bool = False) -> tuple[Tensor, Tensor]:
+    """All four masks (N x 4 x 4g x 4g logits) and their expected IoU (N x 4) of N prompts; ``embedding`` 1 x C x g x g.
+
+    Mask 0 is for prompts that leave no doubt, masks 1 to 3 are the answers to a single point. ``fast``: 16 bits
+    where a GPU has bfloat16.
+    """
+    places = sam.prompt_encoder.get_dense_pe()
+    with mixed(sam.device, fast):
+        low, ious = sam.mask_decoder.predict_masks(embedding, places, sparse, dense)
+    return low.float(), ious.float()
+
+
+def mixed(device: torch.device, wanted: bool) -> torch.autocast:
+    able = wanted and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=able)
+
+
+def enlarged(sam: Sam, low: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits N x M x 4g x 4g at ``size``, the image's (height, width), by SAM's own two steps."""
+    return sam.postprocess_masks(low, fitted(size, sam.image_encoder.img_size), size)
+
+
+# ----------------------------------------------------------------------------------------------------------- LoRA
+
+
+def add_lora(encoder: nn.Module, rank: int) -> None:
+    """Put low-rank adapters beside the attention's linear layers; all but them is frozen. E. Hu et al., ICLR 2022.
+
+    Raises DatasetError without the peft library.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise DatasetError("--train lora: peft is not installed: pip install -e '.[lora]'") from None
+    patches = "patch_embed.proj"  # a convolution, of SAM's own encoders
+    exclude = [patches] if patches in dict(encoder.named_modules()) else None
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["qkv", "proj"], exclude_modules=exclude)
+    inject_adapter_in_model(config, encoder)
+
+
+def merge_lora(encoder: nn.Module) -> None:
+    """Add the adapters to the weights they adapt and take them out, so that the encoder is an ordinary one again."""
+    from peft.tuners.lora import LoraLayer
+
+    adapted = [(name, layer) for name, layer in encoder.named_modules() if isinstance(layer, LoraLayer)]
+    for name, layer in adapted:
+        layer.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(encoder.get_submodule(parent), child, layer.get_base_layer())
+
+
+# ---------------------------------------------------------------------------------------------------- save and load
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a segmenter comes from: all that ``load_tuned`` needs beside the trained weights."""
+
+    arch: str
+    tiny: Tiny
+    weights: Path | None  # None: random
+    lora: int = 0  # rank; 0 for none
+
+
+def trained_state(segmenter: nn.Module) -> dict[str, Tensor]:
+    """A copy, in main memory, of what is trained."""
+    learned = {name: value.detach() for name, value in segmenter.named_parameters() if value.requires_grad}
+    return {name: value.to("cpu", copy=True) for name, value in learned.items()}
+
+
+def save_tuned(segmenter: Segmenter, origin: Origin, path: Path) -> None:
+    """Save what was trained; all weights where the start was random, since nobody else has them."""
+    whole = origin.weights is None
+    torch.save(
+        {
+            "schema": 1,
+            "arch": origin.arch,
+            "tiny": asdict(origin.tiny),
+            "lora": origin.lora,
+            "classes": segmenter.classes,
+            "auto": segmenter.tokens is not None,
+            "weights": None if origin.weights is None else str(origin.weights.absolute()),
+            "weights_sha256": None if origin.weights is None else sha256(origin.weights),
+            "state": segmenter.state_dict() if whole else trained_state(segmenter),
+        },
+        path,
+    )
+
+
+def load_tuned(path: Path | str, weights: Path | str | None = None) -> Segmenter:
+    """The segmenter that a run has left, in evaluation mode, with LoRA merged.
+
+    ``weights`` names the checkpoint that the training began with, where it has moved. Raises DatasetError for a
+    file that isn't ours, or where that checkpoint is missing or another one.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        origin = Origin(saved["arch"], Tiny(**saved["tiny"]), _base_of(saved, weights), saved["lora"])
+    except DatasetError:
+        raise
+    except Exception:  # torch raises whatever its unpickler and its zip reader do
+        raise DatasetError(f"{path}: is no tuned.pt of finetune/sam_decoder.py; name the one of a run") from None
+    segmenter = Segmenter(load_sam(origin.arch, origin.weights, origin.tiny), saved["classes"], saved["auto"])
+    if origin.lora:
+        add_lora(segmenter.sam.image_encoder, origin.lora)
+    try:
+        segmenter.load_state_dict(saved["state"], strict=origin.weights is None)
+    except RuntimeError:
+        raise DatasetError(f"{path}: its weights are of another architecture than this version's: train anew") from None
+    if origin.lora:
+        merge_lora(segmenter.sam.image_encoder)
+    return segmenter.eval().requires_grad_(False)
+
+
+def _base_of(saved: dict[str, Any], weights: Path | str | None) -> Path | None:
+    if saved["weights"] is None:
+        return None
+    base = Path(weights or saved["weights"])
+    if not base.is_file():
+        raise DatasetError(f"{base}: the training began with this checkpoint; name it: load_tuned(path, weights)")
+    if sha256(base) != saved["weights_sha256"]:
+        raise DatasetError(f"{base}: is another checkpoint than the training began with")
+    return base
+
+
+def export(sam: Sam, path: Path) -> None:
+    """Write a full checkpoint, as Meta's own builders and SamPredictor load it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({name: value.cpu() for name, value in sam.state_dict().items()}, path)

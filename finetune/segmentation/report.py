@@ -1,0 +1,159 @@
+"""What a run of SAM's decoder says of itself: predictions for each way of asking, before and after, and a table."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.runs.dataset import Dataset
+from finetune.runs.predictions import Run, image_scores
+from finetune.segmentation.embedding_sources import encode
+from finetune.segmentation.evaluation import (
+    AUTO,
+    BOXES,
+    CLICKS,
+    ORACLES,
+    TOP,
+    Map,
+    Row,
+    answer,
+    ask,
+    boxes_map,
+    detection,
+    gain,
+    mean_iou,
+    measure_maps,
+    overlap,
+    summarise,
+    token_map,
+)
+from finetune.segmentation.images import MarkedImage
+from finetune.segmentation.models import Segmenter
+from finetune.segmentation.prompts import Prompt
+from finetune.segmentation.steps import Source
+
+MODEL = "SAM decoder"
+ABOUT = {"model": MODEL, "label": "mask"}  # of every set
+
+Parts = dict[str, list[MarkedImage]]
+Boxes = dict[str, dict[int, list[dict[str, Any]]]]  # another model's, by part and image id
+
+
+def judge_of(segmenter: Segmenter, source: Source, val: Sequence[MarkedImage]) -> Callable[[], float] | None:
+    """What chooses the epoch: the mean IoU of val's instances with their boxes; None where val shows no defect.
+
+    With learned tokens, the mean of that and of the Dice of their map at one half.
+    """
+    marked = [image for image in val if image.marked]
+    if not marked:
+        return None
+
+    def judge() -> float:
+        score = mean_iou(segmenter, source, marked)
+        if segmenter.tokens is None:
+            return score
+        heats = ((image.mask(), token_map(segmenter, source, image).heat) for image in marked)
+        dices = [overlap((heat > TOP // 2).astype(np.uint8), mask, ())["dice"] for mask, heat in heats]
+        return (score + float(np.mean(dices))) / 2
+
+    return judge
+
+
+def evaluate(
+    segmenter: Segmenter, source: Source, parts: Parts, dataset: Dataset, boxes: Boxes | None, run: Run | None
+) -> dict[str, list[Row]]:
+    """Rows of test for each way of asking; with a run, predictions for val and test are written as its sets.
+
+    Without one (before the training) the learned tokens, which know nothing yet, aren't asked.
+    """
+    rows = {kind: ask_person(segmenter, source, parts, dataset, kind, run) for kind in ORACLES}
+    makers: dict[str, Callable[[MarkedImage], Map]] = {}
+    if segmenter.tokens is not None and run:
+        makers[AUTO] = lambda image: token_map(segmenter, source, image)
+    if boxes:
+        by_id = boxes["val"] | boxes["test"]
+
+        def from_boxes(image: MarkedImage) -> Map:
+            id_ = dataset.image_ids[image.name]
+            return boxes_map(segmenter, source, image, id_, by_id.get(id_, []))
+
+        makers[BOXES] = from_boxes
+    for kind, make in makers.items():
+        rows[kind], level = measure_maps(make, parts, kind, run)
+        if run:
+            heatmap = {"heatmap": "chance of a defect", "heatmap_scale": 1.0}
+            prompt = None if kind == AUTO else "box"
+            run.describe_set(kind, **ABOUT, prompt=prompt, oracle=False, clicks=0, **heatmap, **level)
+    return rows
+
+
+def ask_person(
+    segmenter: Segmenter, source: Source, parts: Parts, dataset: Dataset, kind: str, run: Run | None
+) -> list[Row]:
+    """Rows of test when asked by prompts from the truth; with a run, the set ``kind`` is written."""
+    rows: list[Row] = []
+    for part in ("val", "test") if run else ("test",):
+        rows, expected = ask(segmenter, source, parts[part], kind)
+        if run:
+            found = [
+                detection(dataset.image_ids[row.image.name], row.kind, score, row.rle)
+                for row, score in zip(rows, expected, strict=True)
+                if row.rle
+            ]
+            scores = image_scores(dataset.images(part), dataset.image_ids, len(dataset.classes), found)
+            run.write_predictions(kind, part, found, scores)
+    if run:
+        run.describe_set(kind, **ABOUT, prompt=kind, oracle=True, clicks=CLICKS[kind])
+    return rows
+
+
+def compare_rows(
+    dataset: Dataset, before: dict[str, list[Row]], after: dict[str, list[Row]]
+) -> dict[str, dict[str, Any]]:
+    """Measures of each way of asking, before and after, and what was gained over both rivals."""
+    found: dict[str, dict[str, Any]] = {}
+    for kind, rows in after.items():
+        found[kind] = {"after": summarise(rows, dataset.classes)}
+        if not np.isnan([row.rival for row in rows]).any():
+            found[kind]["over_filled_box"] = gain(dataset, "test", rows, [row.rival for row in rows])
+        if kind in before:
+            found[kind]["before"] = summarise(before[kind], dataset.classes)
+            found[kind]["over_before"] = gain(dataset, "test", rows, [row.measures["iou"] for row in before[kind]])
+    return found
+
+
+HEADER = (
+    "prompt", "of", "IoU before", "IoU after", "filled box", "over filled box, 95 %", "Dice", "boundary 0.02",
+    "boundary 0.005", "worst class",
+)  # fmt: skip
+
+
+def cells(kind: str, found: dict[str, Any]) -> tuple[str, ...]:
+    after, over = found["after"], found.get("over_filled_box")
+    worst = next(entry for entry in after["classes"] if entry["class"] == after["worst_class"])
+    low, high = (over or {}).get("interval") or (float("nan"),) * 2
+    return (
+        kind,
+        f"{after['count']} {'images' if kind in (AUTO, BOXES) else 'instances'}",
+        f"{found['before']['iou']:.3f}" if "before" in found else "-",
+        f"{after['iou']:.3f}",
+        f"{after['filled_box_iou']:.3f}" if over else "-",
+        f"{over['gain']:+.3f} ({low:+.3f} to {high:+.3f})" if over else "-",
+        f"{after['dice']:.3f}",
+        f"{after['boundary_iou_0.02']:.3f}",
+        f"{after['boundary_iou_0.005']:.3f}",
+        f"{after['worst_class']} {worst['iou']:.2f}",
+    )
+
+
+@torch.no_grad()
+def seconds_per_image(segmenter: Segmenter, images: Sequence[MarkedImage]) -> float:
+    """Wall time of encoder and decoder for an image and one box, without the cache; the mean of up to four."""
+    began = time.perf_counter()
+    for image in images[:4]:
+        size = image.size()
+        box = Prompt(box=np.array([0, 0, size[1], size[0]], np.float32))
+        list(answer(segmenter, encode(segmenter, [(image, 0)]), [box], size))
+    return round((time.perf_counter() - began) / len(images[:4]), 4)

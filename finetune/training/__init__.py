@@ -1,0 +1,1 @@
+"""Weights, images as tensors, devices and processes: what the trainers share."""
