@@ -1,4 +1,4 @@
-"""Time and memory of AUPRO: 160 made-up anomaly maps of 1024 x 1024 px, read one at a time and held as one stack.
+"""Time and memory of AUPRO: 160 synthetic anomaly maps of 1024 x 1024 px, read one at a time and held as one stack.
 
     python benchmarks/aupro.py
 

@@ -2,7 +2,7 @@
 
     python benchmarks/convert.py ../shared/data/screw [--repeats 9]
 
-Each row decodes every mask anew and adds one format's work. The rows alternate and the fastest round counts,
+Each row decodes every mask again and adds one format's work. The rows alternate and the fastest round counts,
 so that a busy machine shifts all of them alike. The last lines convert copies of the category, to show that
 memory does not grow with the number of images.
 """

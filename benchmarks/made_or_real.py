@@ -2,10 +2,10 @@
 
     python benchmarks/made_or_real.py datasets_out/screw@paste-500
 
-Real and made images of train are looked at where their largest defect lies: how much of a window of 64 px is in which
-band of frequencies, and how sharp the image is inside the mask, on its border and around it. A logistic regression and
-a nearest-neighbour classifier are tested by five-fold cross-validation; a real image and all its children are in the
-same fold, so that nothing is recognised by its parent. Made images with one paste are used.
+Real and synthetic images of train are looked at where their largest defect lies: how much of a window of 64 px is in
+which band of frequencies, and how sharp the image is inside the mask, on its border and around it. A logistic
+regression and a nearest-neighbour classifier are tested by five-fold cross-validation; a real image and all its
+children are in the same fold, so that nothing is recognised by its parent. Synthetic images with one paste are used.
 """
 
 import json
@@ -75,11 +75,11 @@ def main() -> None:
                 made.append(0)
                 groups.append(sample.key)
         for entry in (entry for entry in record["images"] if len(entry["parts"]) == 1):
-            folder = dataset / "made"
+            folder = dataset / "synthetic"
             rows.append(features(folder / "images" / entry["image"], read_mask(folder / "masks" / entry["image"]).mask))
             made.append(1)
             groups.append(entry["parts"][0]["source"])
-        print(f"{dataset.name}: {len(made) - sum(made)} real images, {sum(made)} made ones")
+        print(f"{dataset.name}: {len(made) - sum(made)} real images, {sum(made)} synthetic ones")
         probes = {
             "logistic regression": LogisticRegression(class_weight="balanced", max_iter=1000),
             f"{NEIGHBOURS} nearest neighbours": KNeighborsClassifier(NEIGHBOURS, weights="distance"),

@@ -1,8 +1,8 @@
 """More defects out of the few: real defects of train set into good images of train, with exact masks.
 
 The dataset that comes out, ``screw@paste-500``, holds the images of ``screw`` in the same parts and, in train, the
-made ones, which lie in its folder ``made/``. ``augment.json`` tells each made image's parents; ``made.png`` shows
-some of them.
+synthetic ones, which lie in its folder ``synthetic/``. ``augment.json`` tells each synthetic image's parents;
+``synthetic.png`` shows some of them.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from converters.cli.options import (
 from converters.datasets import splits
 from converters.datasets.card import HEADER, Summary, card_as_markdown, make_card, read_card
 from converters.datasets.splits import Split
-from converters.datasets.synthetic_images import FOLDER, KEYS, RECORD, read_made
+from converters.datasets.synthetic_images import FOLDER, KEYS, RECORD, read_synthetic
 from converters.sources.samples import GOOD, Category, Sample
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 PASTE, PERLIN, BOTH = "paste", "perlin", "both"
 SYNTHETIC = "synthetic"  # the class of defects made from noise; the last one, so that the others keep their index
-SHOWN = 12  # made images on the sheet
+SHOWN = 12  # synthetic images on the sheet
 PER_WORKER = 20  # images; starting a process costs about as much as making them
 
 
@@ -66,7 +66,7 @@ class Request:
 
 
 def shares(real: dict[str, int], count: int, balance: bool) -> dict[str, int]:
-    """How many of ``count`` made images each defect type gets.
+    """How many of ``count`` synthetic images each defect type gets.
 
     In proportion to the real ones, by the largest remainder; or, for ``balance``, to the types that have fewest.
     """
@@ -104,7 +104,7 @@ def augment(
     max_pixels: int,
     placing: str = "link",
 ) -> Summary:
-    """Write the dataset with made images beside the dataset ``base``; return what is in it.
+    """Write the dataset with synthetic images beside the dataset ``base``; return what is in it.
 
     Raises DatasetError if ``base`` is no dataset that can be added to, if its source is gone or has changed, or if a
     type cannot be placed anywhere.
@@ -115,7 +115,7 @@ def augment(
     staging.recover(base)
     record, card = splits.read_split(base), read_card(base)
     if record.get("base"):
-        raise DatasetError(f"{base}: has made images already: name {record['base']['dataset']} instead")
+        raise DatasetError(f"{base}: has synthetic images already: name {record['base']['dataset']} instead")
     if "tile" in card["settings"]:
         raise DatasetError(f"{base}: holds tiles: name the dataset of whole images")
     if request.method != PASTE and SYNTHETIC in card["classes"]:
@@ -136,15 +136,15 @@ def augment(
     with staging.publish(target, overwrite) as folder:
         made = list(_make(stock, orders, folder, request, workers))
         _write_classes(folder, made)
-        images = read_made(folder, category.name, max_pixels)
+        images = read_synthetic(folder, category.name, max_pixels)
         parts = record["parts"] | {sample.key: "train" for sample in images}
-        origin = {"dataset": base.name, "sha256": record["sha256"], "made": splits.hash_sources(images)}
+        origin = {"dataset": base.name, "sha256": record["sha256"], "synthetic_images": splits.hash_sources(images)}
         split = dataclasses.replace(splits.split_of(record), parts=parts, base=origin)
         summary = _convert(folder, target, card, category, [*samples, *images], split, workers, placing)
         _write_record(folder, request, stock, origin, made)
         _write_sheet(folder, target.name, category, images, made)
         if splits.read_split(base)["sha256"] != record["sha256"] or read_card(base) != card:
-            raise DatasetError(f"{base}: was written anew meanwhile: start again")
+            raise DatasetError(f"{base}: was written again meanwhile: start again")
     return summary
 
 
@@ -216,9 +216,11 @@ def _convert(
     source = os.path.relpath(category.folder.resolve(), target.resolve())
     settings = settings | {"source": {category.name: Path(source).as_posix()}}
     made = make_card(info, settings, card["formats"], summary, [category], card["options"])
-    made["made"] = sum(key.startswith(f"{KEYS}/") for key in split.parts)
+    made["synthetic_images"] = sum(key.startswith(f"{KEYS}/") for key in split.parts)
     (folder / "card.json").write_text(to_json(made), "utf-8")
-    note = f"- {made['made']} images of train were made from others of train: see {RECORD} and made.png\n"
+    note = (
+        f"- {made['synthetic_images']} images of train were made from others of train: see {RECORD} and synthetic.png\n"
+    )
     (folder / "card.md").write_text(card_as_markdown(info, summary, made) + note, "utf-8")
     (folder / "split.json").write_text(split.to_json(), "utf-8")
     return summary
@@ -255,7 +257,7 @@ def _write_record(
 
 
 def _write_sheet(folder: Path, name: str, category: Category, images: Sequence[Sample], made: "Sequence[Made]") -> None:
-    from converters.drawing.sheets import Child, made_sheet
+    from converters.drawing.sheets import Child, synthetic_sheet
     from converters.preview import spread, title
 
     by_name = {sample.image.name: sample for sample in images}
@@ -264,8 +266,10 @@ def _write_sheet(folder: Path, name: str, category: Category, images: Sequence[S
         Child(by_name[one.name], by_key[one.record["background"]], by_key[one.record["parts"][0]["source"]])
         for one in spread(made, SHOWN)
     ]
-    sheet = made_sheet(title(category, name.partition("@")[2]), f"{len(children)} of {len(made)} made images", children)
-    sheet.save(folder / "made.png", compress_level=6)
+    sheet = synthetic_sheet(
+        title(category, name.partition("@")[2]), f"{len(children)} of {len(made)} synthetic images", children
+    )
+    sheet.save(folder / "synthetic.png", compress_level=6)
 
 
 @command()
@@ -305,7 +309,7 @@ def main(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Write the dataset NAME@METHOD-COUNT: NAME and, in its train part, made images with exact masks.
+    """Write the dataset NAME@METHOD-COUNT: NAME and, in its train part, synthetic images with exact masks.
 
     Defects and good images come from the train part only; val and test are those of NAME.
     """
@@ -319,7 +323,7 @@ def main(
     counts = {summary.images["train", defect] for defect in summary.classes if defect != SYNTHETIC}
     if request.balance and len(counts) > 1:
         click.echo("the types still differ in number: a larger --count is needed to balance them", err=True)
-    click.echo(f"made {request.count} images; wrote {target}; look at {target}/made.png")
+    click.echo(f"made {request.count} images; wrote {target}; look at {target}/synthetic.png")
     if summary.left_out:
         raise SystemExit(1)
 

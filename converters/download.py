@@ -41,7 +41,7 @@ SLACK = 10_000_000  # bytes for headers
 
 
 class TransferError(Exception):
-    """A transfer that ended early; the next attempt goes on from there."""
+    """A transfer that ended early; the next attempt continues from there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def fetch(archive: Archive, url: str, target: Path) -> None:
             reason = str(error) or type(error).__name__
     else:
         have = part.stat().st_size if part.exists() else 0
-        raise DatasetError(f"{url}: {reason} after {have / 1e6:.1f} MB; run it again to go on from there")
+        raise DatasetError(f"{url}: {reason} after {have / 1e6:.1f} MB; run it again to continue from there")
     try:
         check(part, archive)
     except DatasetError as error:
@@ -247,7 +247,7 @@ def _accept_licence(accepted: bool) -> None:
 def main(category: str, to: Path, url: str | None, file: Path | None, accept_licence: bool, overwrite: bool) -> None:
     """Download MVTec AD, one category or all, and check what came.
 
-    An interrupted download goes on where it stopped. The archive stays beside the categories and is used, after
+    An interrupted download continues where it stopped. The archive stays beside the categories and is used, after
     a check, by later runs; delete it if you need the space.
     """
     if url and file:

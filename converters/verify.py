@@ -17,7 +17,7 @@ from converters.cli.publishing import recover
 from converters.datasets import splits, tiles
 from converters.datasets.card import Simplification, read_card
 from converters.datasets.splits import PARTS
-from converters.datasets.synthetic_images import FOLDER, read_made
+from converters.datasets.synthetic_images import FOLDER, read_synthetic
 from converters.formats.writer import LabelledImage
 from converters.sources.reading import find_categories, read_category
 from converters.sources.samples import Category, Sample
@@ -99,8 +99,8 @@ def source_images(
     card = read_card(dataset)
     categories, samples = source_of(dataset, root, split, max_pixels)
     if split.get("base"):
-        made = read_made(dataset, categories[0].name, max_pixels)
-        if splits.hash_sources(made) != split["base"]["made"]:
+        made = read_synthetic(dataset, categories[0].name, max_pixels)
+        if splits.hash_sources(made) != split["base"]["synthetic_images"]:
             raise DatasetError(f"{dataset / FOLDER}: has changed since it was written: make the dataset again")
         samples += made
     left_out = {problem["file"] for problem in card["left_out"]}

@@ -3,10 +3,10 @@
     python finetune/classifier.py --category screw                                            # ImageNet start
     python finetune/classifier.py --category washer --weights none --attempt pretext          # random start
     python finetune/classifier.py --category washer --weights none --attempt all --repeat 3   # ablation table
-    python finetune/classifier.py --category screw --pretrain screw@paste-500                 # made images first
+    python finetune/classifier.py --category screw --pretrain screw@paste-500                 # synthetic images first
     torchrun --nproc_per_node 2 -- finetune/classifier.py --category screw --imgsz 512        # two GPUs; mind the --
 
-It learns from the class of an image alone, never from a mask; made images, though, were cut out along masks. Val
+It learns from the class of an image alone, never from a mask; synthetic images, though, were cut out along masks. Val
 chooses the epoch (also of --pretrain), the temperature and all thresholds; test is looked at once. Good counts as a
 class in accuracy, balanced accuracy and macro-F1.
 """
@@ -30,10 +30,10 @@ from converters.cli.options import (
     command,
     given_options,
     json_option,
-    made_share_option,
     out_option,
     overwrite_option,
     seed_option,
+    synthetic_share_option,
     table,
     to_json,
 )
@@ -53,7 +53,7 @@ ACTING = Acting(beside_eval_only=("--cost", "--heatmaps", "--precision"))
 
 
 @dataclass(frozen=True)
-class Wish:
+class Request:
     """What the command line asks for, for all trainings of one call."""
 
     name: str  # of the run, without what tells trainings of one call apart
@@ -61,7 +61,7 @@ class Wish:
     weights: str
     imgsz: int
     stride: int | None
-    made_share: float | None
+    synthetic_share: float | None
     pretrain: Dataset | None
     pretrain_epochs: int | None
     device: str
@@ -105,48 +105,48 @@ def fetch_weights(weights: Any) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
 
 
-def make_job(wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, seed: int) -> "Job":
+def make_job(request: Request, dataset: Dataset, attempt: Attempt, imbalance: str, seed: int) -> "Job":
     """A training with its weights at hand; raises DatasetError if they, or the architecture, are not to be had."""
     from finetune.classification.grad_cam import check_heat_maps
     from finetune.classification.loop import Job
     from finetune.classification.networks import build_network, known_networks, start_from
 
-    assert wish.precision is not None
+    assert request.precision is not None
     if attempt.arch not in known_networks():
         raise DatasetError(f"--arch {attempt.arch}: known are {', '.join(known_networks())}")
     if attempt.arch != "fine":
         attempt = replace(attempt, pretext=0, rehearse=0.0)
-    if wish.weights == RANDOM:
+    if request.weights == RANDOM:
         attempt = replace(attempt, freeze=0)  # random features are nothing to keep
     known = published(attempt.arch)
-    if wish.weights != RANDOM and not known and not Path(wish.weights).exists():
-        raise DatasetError(f"--weights {wish.weights}: --arch {attempt.arch} is our own: name a file, or none")
+    if request.weights != RANDOM and not known and not Path(request.weights).exists():
+        raise DatasetError(f"--weights {request.weights}: --arch {attempt.arch} is our own: name a file, or none")
     checkpoint = find_weights(
-        wish.weights, {name: known[name].url for name in known}, lambda name: fetch_weights(known[name])
+        request.weights, {name: known[name].url for name in known}, lambda name: fetch_weights(known[name])
     )
     network = build_network(
-        attempt.arch, 1 + len(dataset.classes), wish.imgsz, attempt.head, attempt.dropout, wish.stride
+        attempt.arch, 1 + len(dataset.classes), request.imgsz, attempt.head, attempt.dropout, request.stride
     )
     if checkpoint:
         start_from(network, checkpoint, attempt.arch)  # what does not fit is refused before a run is begun
-    if wish.heatmaps:
-        check_heat_maps(network, wish.imgsz)
+    if request.heatmaps:
+        check_heat_maps(network, request.imgsz)
     return Job(
         attempt=attempt,
         imbalance=imbalance,
         classes=1 + len(dataset.classes),
-        imgsz=wish.imgsz,
-        stride=wish.stride,
+        imgsz=request.imgsz,
+        stride=request.stride,
         weights=checkpoint,
-        device=wish.device,
-        precision=wish.precision,
+        device=request.device,
+        precision=request.precision,
         seed=seed,
     )
 
 
 @dataclass(frozen=True)
 class Member:
-    """A trained network of a run, and how its training went: on made images first, where there are such."""
+    """A trained network of a run, and how its training went: on synthetic images first, where there are such."""
 
     network: Any
     standing: "Standing"
@@ -166,24 +166,24 @@ class Member:
 
 
 def train_members(
-    job: "Job", first: "Images | None", train: "Images", val: "Images", folder: Path, wish: Wish
+    job: "Job", first: "Images | None", train: "Images", val: "Images", folder: Path, request: Request
 ) -> list[Member]:
     """One member trained on all images or, for an ensemble, K on bootstraps of them; on those of ``first`` before."""
     from finetune.classification.imbalance import bootstrap
 
-    if wish.ensemble == 1:
-        return [train_member(job, first, train, val, folder, wish)]
+    if request.ensemble == 1:
+        return [train_member(job, first, train, val, folder, request)]
     members = []
-    for number, place in enumerate(places_of(folder, wish.ensemble)):
-        own = replace(job, seed=job.seed * wish.ensemble + number)
+    for number, place in enumerate(places_of(folder, request.ensemble)):
+        own = replace(job, seed=job.seed * request.ensemble + number)
         before = first and first.subset(bootstrap(first.labels, own.seed))
         drawn = train.subset(bootstrap(train.labels, own.seed))
-        members.append(train_member(own, before, drawn, val, place, wish))
+        members.append(train_member(own, before, drawn, val, place, request))
     return members
 
 
 def train_member(
-    job: "Job", first: "Images | None", train: "Images", val: "Images", folder: Path, wish: Wish
+    job: "Job", first: "Images | None", train: "Images", val: "Images", folder: Path, request: Request
 ) -> Member:
     """Train on ``first``, then from there on ``train``; leave the weights in the folder and its `pretrain`."""
     from finetune.classification.imbalance import HEADS
@@ -193,14 +193,14 @@ def train_member(
 
     folder.mkdir(parents=True, exist_ok=True)
     start, pretraining = None, None
-    if first and wish.pretrain:
+    if first and request.pretrain:
         before = folder / "pretrain"
         before.mkdir(exist_ok=True)
-        attempt = replace(job.attempt, epochs=wish.pretrain_epochs or job.attempt.epochs)
-        stage = replace(job, attempt=attempt, classes=1 + len(wish.pretrain.classes))
-        _, pretraining = fit(stage, first, val, before, wish.resume)
+        attempt = replace(job.attempt, epochs=request.pretrain_epochs or job.attempt.epochs)
+        stage = replace(job, attempt=attempt, classes=1 + len(request.pretrain.classes))
+        _, pretraining = fit(stage, first, val, before, request.resume)
         start = before / "model.pt"
-    network, standing = fit(job, train, val, folder, wish.resume, start)
+    network, standing = fit(job, train, val, folder, request.resume, start)
     if job.imbalance in HEADS and leads():
         retrain_head(network, train, job.imbalance, job)
         save_state(network.state_dict(), folder / "model.pt")
@@ -220,7 +220,7 @@ def load_members(job: "Job", folder: Path, ensemble: int) -> list[Any]:
 
 
 def evaluate(
-    run: Run, job: "Job", networks: Sequence[Any], parts: dict[str, "Images"], wish: Wish
+    run: Run, job: "Job", networks: Sequence[Any], parts: dict[str, "Images"], request: Request
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Predict val and test, save both, and measure them; returns measures, probabilities and decisions by part."""
     from finetune.classification.loop import logits_of, mean_logits
@@ -231,8 +231,8 @@ def evaluate(
     has_defects = bool((labels["val"] > 0).any())
     temperature = fit_temperature(logits["val"], labels["val"]) if has_defects else 1.0
     probabilities = {name: softmax(values, temperature) for name, values in logits.items()}
-    decide, rule = decision_rule(job, wish, run.dataset, probabilities["val"], labels["val"])
-    maps = heat_maps(run, job, networks, parts, probabilities) if wish.heatmaps else None
+    decide, rule = decision_rule(job, request, run.dataset, probabilities["val"], labels["val"])
+    maps = heat_maps(run, job, networks, parts, probabilities) if request.heatmaps else None
     measured: dict[str, Any] = {"temperature": temperature, **rule}
     decisions = {name: decide(values) for name, values in probabilities.items()}
     for name, images in parts.items():
@@ -247,13 +247,13 @@ def evaluate(
 
 
 def decision_rule(
-    job: "Job", wish: Wish, dataset: Dataset, probabilities: Any, labels: Any
+    job: "Job", request: Request, dataset: Dataset, probabilities: Any, labels: Any
 ) -> tuple[Callable[[Any], Any], dict[str, Any]]:
     """How probabilities (N x C) become classes: the likeliest, by thresholds from val, or the cheapest by --cost."""
     from finetune.measures.decisions import cheapest, decide, fit_thresholds, read_costs
 
-    if wish.cost:
-        costs = read_costs(wish.cost, ["good", *dataset.classes])
+    if request.cost:
+        costs = read_costs(request.cost, ["good", *dataset.classes])
         return lambda values: cheapest(values, costs), {"costs": costs.tolist()}
     if job.imbalance == "thresholds":
         thresholds = fit_thresholds(probabilities, labels)
@@ -297,62 +297,62 @@ def heat_maps(
     return {"boxes": boxes, "measures": measures, "about": about}
 
 
-def settings_of(wish: Wish, job: "Job", dataset: Dataset) -> dict[str, Any]:
+def settings_of(request: Request, job: "Job", dataset: Dataset) -> dict[str, Any]:
     """What a training is made of; a resumed one must have all of it in common with the one that was interrupted."""
-    kept = ("weights", "imgsz", "stride", "made_share", "pretrain_epochs", "precision", "ensemble")
+    kept = ("weights", "imgsz", "stride", "synthetic_share", "pretrain_epochs", "precision", "ensemble")
     return {
         "imbalance": job.imbalance,
         "seed": job.seed,
         **asdict(job.attempt),
-        **{key: getattr(wish, key) for key in kept},
+        **{key: getattr(request, key) for key in kept},
         "weights_sha256": job.weights and sha256(job.weights),
-        "cost": str(wish.cost) if wish.cost else None,
-        "pretrain": wish.pretrain and wish.pretrain.name,
-        "made_images": sum(len(part.made_images) for part in (wish.pretrain, dataset) if part),
-        "pretrain_split_sha256": wish.pretrain and wish.pretrain.split["sha256"],
+        "cost": str(request.cost) if request.cost else None,
+        "pretrain": request.pretrain and request.pretrain.name,
+        "synthetic_images": sum(len(part.synthetic_images) for part in (request.pretrain, dataset) if part),
+        "pretrain_split_sha256": request.pretrain and request.pretrain.split["sha256"],
         "split_sha256": dataset.split["sha256"],
         "label_settings": dataset.label_settings,
     }
 
 
-def open_run(folder: Path, dataset: Dataset, settings: dict[str, Any], wish: Wish) -> Run:
+def open_run(folder: Path, dataset: Dataset, settings: dict[str, Any], request: Request) -> Run:
     """A new run or, with --resume, the one that lies there; raises DatasetError if that was begun otherwise.
 
     Of torchrun's processes, the first one looks and makes it.
     """
     from finetune.training.processes import leads, wait_for_all
 
-    if leads() and wish.resume and folder.is_dir():
+    if leads() and request.resume and folder.is_dir():
         check_begun(folder, settings)
     elif leads():
-        start_run(folder, dataset, settings, wish.overwrite, settings)
+        start_run(folder, dataset, settings, request.overwrite, settings)
     wait_for_all()
     return Run(folder, dataset, settings)
 
 
 def train_and_evaluate(
-    wish: Wish, dataset: Dataset, attempt: Attempt, imbalance: str, seed: int, name: str
+    request: Request, dataset: Dataset, attempt: Attempt, imbalance: str, seed: int, name: str
 ) -> Result | None:
     """One training from its data to its run folder; None in all processes of torchrun but the first."""
     from finetune.classification.figures import plot
     from finetune.training.images import load_images
     from finetune.training.processes import leads
 
-    job = make_job(wish, dataset, attempt, imbalance, seed)
-    check_parts(dataset, imbalance, wish.heatmaps)
-    folder = run_folder(wish.runs, dataset, name, seed)
+    job = make_job(request, dataset, attempt, imbalance, seed)
+    check_parts(dataset, imbalance, request.heatmaps)
+    folder = run_folder(request.runs, dataset, name, seed)
     if job.weights and folder.resolve() in job.weights.resolve().parents:
         raise DatasetError(f"--weights {job.weights}: lies in the run that would be replaced; name another with --run")
-    resumed = wish.resume and folder.is_dir()
-    run = open_run(folder, dataset, settings_of(wish, job, dataset), wish)
-    first = load_images(wish.pretrain, "train", job.imgsz) if wish.pretrain else None
+    resumed = request.resume and folder.is_dir()
+    run = open_run(folder, dataset, settings_of(request, job, dataset), request)
+    first = load_images(request.pretrain, "train", job.imgsz) if request.pretrain else None
     train, val = (load_images(dataset, part, job.imgsz) for part in ("train", "val"))
-    members = train_members(job, first, train, val, folder, wish)
+    members = train_members(job, first, train, val, folder, request)
     if not leads():
         return None
     trained = None if resumed else run.seconds  # of a resumed run, only the rest was timed
     parts = {"val": val, "test": load_images(dataset, "test", job.imgsz)}
-    measured, probabilities, decisions = evaluate(run, job, [member.network for member in members], parts, wish)
+    measured, probabilities, decisions = evaluate(run, job, [member.network for member in members], parts, request)
     labels, found = parts["test"].labels.numpy(), decisions["test"]
     title = f"{dataset.name}, {name}, seed {seed}, test"
     plot(folder, members[0].standing.history, labels, probabilities["test"], found, ["good", *dataset.classes], title)
@@ -360,7 +360,7 @@ def train_and_evaluate(
         run,
         job,
         members,
-        wish,
+        request,
         trained,
         seconds_per_image=seconds_per_image(members, parts["test"], job),
         metrics=measured,
@@ -387,7 +387,9 @@ def check_parts(dataset: Dataset, imbalance: str, heatmaps: bool) -> None:
         dataset.ground_truth("val")  # boxes are chosen by it: refused now rather than after the training
 
 
-def finish(run: Run, job: "Job", members: Sequence[Member], wish: Wish, seconds: float | None, **measured: Any) -> None:
+def finish(
+    run: Run, job: "Job", members: Sequence[Member], request: Request, seconds: float | None, **measured: Any
+) -> None:
     """Write run.json; ``seconds`` are those of the training, if they are known."""
     run.finish(
         model="CNN classifier",
@@ -396,12 +398,12 @@ def finish(run: Run, job: "Job", members: Sequence[Member], wish: Wish, seconds:
         weights_sha256=run.settings["weights_sha256"],
         train_seconds=seconds and round(seconds, 1),
         train_cpu_seconds=round(sum(member.cpu_seconds for member in members), 1),
-        weights_bytes=sum((at / "model.pt").stat().st_size for at in places_of(run.folder, wish.ensemble)),
+        weights_bytes=sum((at / "model.pt").stat().st_size for at in places_of(run.folder, request.ensemble)),
         device=job.device,
         seen_test=seen_test(job.attempt, run.dataset.synthetic),
-        pretrained_on=wish.pretrain and wish.pretrain.name,
-        made_images=run.settings["made_images"],
-        pretrain_made_images=len(wish.pretrain.made_images) if wish.pretrain else 0,
+        pretrained_on=request.pretrain and request.pretrain.name,
+        synthetic_images=run.settings["synthetic_images"],
+        pretrain_synthetic_images=len(request.pretrain.synthetic_images) if request.pretrain else 0,
         chosen_epochs=[member.standing.best_epoch for member in members],
         history=[member.standing.history for member in members],
         pretrain_history=[member.pretraining.history for member in members if member.pretraining],
@@ -421,21 +423,21 @@ def seconds_per_image(members: Sequence[Member], images: "Images", job: "Job") -
     return round((time.perf_counter() - began) / len(images), 5)
 
 
-def evaluate_only(wish: Wish, dataset: Dataset, folder: Path) -> dict[str, Any]:
-    """Write the predictions of a finished run anew from its saved weights, and measure them, by its costs if any."""
+def evaluate_only(request: Request, dataset: Dataset, folder: Path) -> dict[str, Any]:
+    """Write the predictions of a finished run again from its saved weights, and measure them, by its costs if any."""
     from finetune.training.images import load_images
 
     settings = finished_run(folder, dataset, "CNN classifier")["settings"]
     begun_cost = settings.get("cost") and Path(settings["cost"])
     attempt = Attempt(**{item.name: settings[item.name] for item in fields(Attempt)})
     kept = {key: settings[key] for key in ("imgsz", "stride", "ensemble")}
-    precision = wish.precision or settings.get("precision", "auto")
-    wish = replace(wish, weights=RANDOM, cost=wish.cost or begun_cost, precision=precision, **kept)
-    job = make_job(wish, dataset, attempt, settings["imbalance"], settings["seed"])
+    precision = request.precision or settings.get("precision", "auto")
+    request = replace(request, weights=RANDOM, cost=request.cost or begun_cost, precision=precision, **kept)
+    job = make_job(request, dataset, attempt, settings["imbalance"], settings["seed"])
     run = Run(folder, dataset, settings)
-    networks = load_members(job, folder, wish.ensemble)
+    networks = load_members(job, folder, request.ensemble)
     parts = {part: load_images(dataset, part, job.imgsz) for part in ("val", "test")}
-    return evaluate(run, job, networks, parts, wish)[0]["test"]
+    return evaluate(run, job, networks, parts, request)[0]["test"]
 
 
 def summarise(label: str, results: Sequence[Result]) -> dict[str, Any]:
@@ -509,7 +511,7 @@ def attempts_of(names: Sequence[str], overrides: dict[str, Any]) -> list[Attempt
 def check_acting(attempts: Sequence[Attempt], imbalance: str, given: set[str]) -> None:
     """Raise DatasetError for an option ``given`` on the command line that does nothing in any of these attempts."""
     if "pretext" in given and all(attempt.arch != "fine" for attempt in attempts):
-        raise DatasetError("--pretext: only our own network `fine` learns from made-up defects: add --arch fine")
+        raise DatasetError("--pretext: only our own network `fine` learns from synthetic defects: add --arch fine")
     if "stride" in given and all(attempt.arch in OWN for attempt in attempts):
         raise DatasetError(
             f"--stride: is for torchvision's networks, and `{attempts[0].arch}` is our own; leave it out, or name "
@@ -541,19 +543,19 @@ def run_name(base: str, attempt: str, imbalance: str, several: bool) -> str:
 @click.option("--batch", type=click.IntRange(1), default=None, show_default="the attempt's", help="Per process.")
 @click.option("--lr", type=Number(0, min_open=True), default=None, show_default="the attempt's")
 @click.option("--optimizer", type=click.Choice(["Adam", "AdamW", "SGD"]), default=None, show_default="the attempt's")
-@click.option("--pretext", type=click.IntRange(0), default=None, help="Steps on made-up defects before the labels.")
+@click.option("--pretext", type=click.IntRange(0), default=None, help="Steps on synthetic defects before the labels.")
 @click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")
 @click.option("--pretrain-epochs", type=click.IntRange(1), show_default="as --epochs", help="Epochs of --pretrain.")
-@made_share_option
+@synthetic_share_option
 @click.option("--ensemble", type=click.IntRange(1), default=1, help="Networks trained on bootstraps, averaged.")
 @click.option("--cost", type=FOLDER, default=None, help="CSV of what each decision costs for each truth.")
 @click.option("--repeat", type=click.IntRange(1), default=1, help="Trainings with seeds SEED, SEED+1, ...")
 @click.option("--heatmaps/--no-heatmaps", default=True, help="Write Grad-CAM++ maps and boxes from them.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), show_default="auto")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")
-@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option(
-    "--eval-only", type=FOLDER, default=None, metavar="RUN", help="Predict anew with a finished run's weights."
+    "--eval-only", type=FOLDER, default=None, metavar="RUN", help="Predict again with a finished run's weights."
 )
 @seed_option
 @config_option
@@ -569,7 +571,7 @@ def main(
     seed: int,
     as_json: bool,
     stride: str | None,
-    made_share: float | None,
+    synthetic_share: float | None,
     pretrain: str | None,
     **options: Any,
 ) -> None:
@@ -584,51 +586,51 @@ def main(
     attempts = attempts_of([step for step, _, _ in steps], overrides)
     ctx = click.get_current_context()
     check_acting(attempts, imbalance, {key for key in given_options(ctx, replayed=False) if ctx.params.get(key)})
-    dataset = open_dataset(out, choose_dataset(out, dataset_name), made_share)
+    dataset = open_dataset(out, choose_dataset(out, dataset_name), synthetic_share)
     first = open_pretrain(out, pretrain, dataset, "a classifier") if pretrain else None
     from finetune.measures.decisions import read_costs
     from finetune.training.processes import place, prepare_device
 
     if eval_only and place()[1] > 1:
         raise DatasetError("--eval-only: takes one process; start it without torchrun")
-    options |= {"stride": int(stride) if stride else None, "made_share": made_share, "pretrain": first}
+    options |= {"stride": int(stride) if stride else None, "synthetic_share": synthetic_share, "pretrain": first}
     options["precision"] = options["precision"] or (None if eval_only else "auto")
-    wish = Wish(**{key: value for key, value in options.items() if key not in OVERRIDES})
+    request = Request(**{key: value for key, value in options.items() if key not in OVERRIDES})
     if options["cost"]:
         read_costs(options["cost"], ["good", *dataset.classes])  # refused before the training, not after it
-    wish = replace(wish, device=prepare_device(wish.device))
+    request = replace(request, device=prepare_device(request.device))
     if eval_only:
-        click.echo(to_json(evaluate_only(wish, dataset, eval_only)), nl=False)
+        click.echo(to_json(evaluate_only(request, dataset, eval_only)), nl=False)
         return
     rows = []
     for (step, method, label), chosen in zip(steps, attempts, strict=True):
-        own = run_name(wish.name, step, method, len(steps) > 1)
+        own = run_name(request.name, step, method, len(steps) > 1)
         found = []
         for each in range(seed, seed + repeat):
-            with told_to_resume(run_folder(wish.runs, dataset, own, each)):
-                if result := train_and_evaluate(wish, dataset, chosen, method, each, own):
+            with told_to_resume(run_folder(request.runs, dataset, own, each)):
+                if result := train_and_evaluate(request, dataset, chosen, method, each, own):
                     found.append(result)
         if found:
             rows.append(summarise(label, found))
     if rows:
-        report(wish, dataset, rows, seed, as_json)
+        report(request, dataset, rows, seed, as_json)
 
 
-def report(wish: Wish, dataset: Dataset, rows: list[dict[str, Any]], seed: int, as_json: bool) -> None:
+def report(request: Request, dataset: Dataset, rows: list[dict[str, Any]], seed: int, as_json: bool) -> None:
     """Print the table; where it has several trainings in it, leave it beside the runs as well."""
     if len(rows) > 1 or rows[0]["seeds"] > 1:
-        place, name = wish.runs / dataset.name, f"{wish.name}-table"  # which may have a dot in it
+        place, name = request.runs / dataset.name, f"{request.name}-table"  # which may have a dot in it
         (place / f"{name}.json").write_text(to_json({"schema": 1, "rows": rows}), "utf-8")
         (place / f"{name}.md").write_text(table([cells(row) for row in rows], HEADER, "github") + "\n", "utf-8")
     if as_json:
         click.echo(to_json(rows), nl=False)
         return
-    start = "random weights" if wish.weights == RANDOM else wish.weights
+    start = "random weights" if request.weights == RANDOM else request.weights
     synthetic = ", SYNTHETIC images" if dataset.synthetic else ""
     seeds = f"seed {seed}" if rows[0]["seeds"] == 1 else f"mean of {rows[0]['seeds']} seeds from {seed}"
-    click.echo(f"{dataset.name}: CNN classifier from {start}, {seeds}, {wish.imgsz} px{synthetic}; on test:")
+    click.echo(f"{dataset.name}: CNN classifier from {start}, {seeds}, {request.imgsz} px{synthetic}; on test:")
     click.echo(table([cells(row) for row in rows], HEADER))
-    click.echo(f"runs: {wish.runs / dataset.name}")
+    click.echo(f"runs: {request.runs / dataset.name}")
 
 
 if __name__ == "__main__":

@@ -32,15 +32,15 @@ from converters.cli.options import (
     Number,
     command,
     json_option,
-    made_share_option,
     out_option,
     overwrite_option,
     seed_option,
+    synthetic_share_option,
     table,
     to_json,
 )
 from finetune.runs.dataset import choose_dataset, open_dataset, open_pretrain
-from finetune.runs.predictions import Run, finished_run, made_images_of, told_to_resume, write_record
+from finetune.runs.predictions import Run, finished_run, synthetic_images_of, told_to_resume, write_record
 from finetune.runs.replay import config_option
 from finetune.segmentation.setup import (
     ARCHS,
@@ -50,7 +50,7 @@ from finetune.segmentation.setup import (
     WARM_UP,
     WARMED,
     Job,
-    Wish,
+    Request,
     as_begun,
     check_boxes,
     make_job,
@@ -79,7 +79,7 @@ ACTING = Acting(beside_eval_only=("--weights", "--boxes", "--cache-gb", "--expor
     "--instances", type=click.Choice(["component", "image"]), default="component",
     help="The dataset's instances, or one for all defects of an image.",
 )  # fmt: skip
-@made_share_option
+@synthetic_share_option
 @click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")
 @click.option("--pretrain-epochs", type=click.IntRange(1), show_default="as --epochs", help="Epochs of --pretrain.")
 @click.option("--views", type=click.IntRange(1, 8), default=2, help="Flips and quarter turns of an image, with itself.")
@@ -98,14 +98,16 @@ ACTING = Acting(beside_eval_only=("--weights", "--boxes", "--cache-gb", "--expor
     type=click.IntRange(0),
     default=None,
     show_default=f"{WARM_UP} for a tiny one of random weights with --train all",
-    help="Steps on crops with made-up shapes.",
+    help="Steps on crops with synthetic shapes.",
 )
 @click.option("--patience", type=click.IntRange(1), default=10, help="Epochs without gain on val before a stop.")
 @click.option("--cache-gb", type=Number(0), default=50.0, help="Bound of RUNS/.cache/embeddings.")
 @click.option("--export", "export_to", type=FOLDER, default=None, help="Write a checkpoint for Meta's SamPredictor.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")
-@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted; give what it was begun with.")
-@click.option("--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure anew with a finished run's weights.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run; give what it was begun with.")
+@click.option(
+    "--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure again with a finished run's weights."
+)
 @seed_option
 @config_option
 @overwrite_option
@@ -118,8 +120,8 @@ def main(name: str | None, out: Path, eval_only: Path | None, as_json: bool, **o
     three-points (prompts from the truth), yolo-box (--boxes) and auto (--auto). --eval-only goes by RUN's settings,
     and takes --weights FILE and --boxes RUN where the checkpoint or the boxes that RUN began with have moved.
     """
-    wish, name = Wish(**options), choose_dataset(out, name)
-    folder = measure_again(wish, out, name, eval_only) if eval_only else train_one(wish, out, name)
+    request, name = Request(**options), choose_dataset(out, name)
+    folder = measure_again(request, out, name, eval_only) if eval_only else train_one(request, out, name)
     if folder is None:
         return
     record = json.loads((folder / "run.json").read_text("utf-8"))
@@ -138,44 +140,46 @@ def report(record: dict[str, Any]) -> None:
     origin = "random weights" if record["random_weights"] else settings["weights"] or "the published weights"
     how = f"--train {settings['train']}, seed {settings['seed']}"
     synthetic = ", SYNTHETIC images" if record["synthetic"] else ""
-    trained = f"from {origin}{made_images_of(record)}, {how}{synthetic}"
+    trained = f"from {origin}{synthetic_images_of(record)}, {how}{synthetic}"
     click.echo(f"{record['dataset']}: SAM {settings['arch']} {trained}; on test:")
     click.echo(table([cells(kind, found) for kind, found in record["metrics"].items()], HEADER))
 
 
-def train_one(wish: Wish, out: Path, name: str) -> Path | None:
+def train_one(request: Request, out: Path, name: str) -> Path | None:
     """Train on a dataset, and on that of --pretrain before; the folder of the finished run.
 
     None in all processes of torchrun but the first.
     """
     from finetune.training.processes import leads
 
-    dataset = open_dataset(out, name, wish.made_share)
+    dataset = open_dataset(out, name, request.synthetic_share)
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
-    first = open_pretrain(out, wish.pretrain, dataset, "--auto" if wish.auto else None) if wish.pretrain else None
-    job = make_job(wish, dataset, first)
-    run = open_run(wish, job, dataset, first)
+    first = (
+        open_pretrain(out, request.pretrain, dataset, "--auto" if request.auto else None) if request.pretrain else None
+    )
+    job = make_job(request, dataset, first)
+    run = open_run(request, job, dataset, first)
     with told_to_resume(run.folder):
-        train_and_measure(wish, job, run, len(dataset.made_images), len(first.made_images) if first else 0)
+        train_and_measure(request, job, run, len(dataset.synthetic_images), len(first.synthetic_images) if first else 0)
     return run.folder if leads() else None
 
 
-def source_of(wish: Wish, job: Job, learns: bool = True) -> "Source":
+def source_of(request: Request, job: Job, learns: bool = True) -> "Source":
     """Where embeddings come from: the cache, filled now (for training too, if it ``learns``), or the encoder itself."""
     from finetune.segmentation.embedding_sources import cached_source, encoding_source
 
     if not job.frozen:
         return encoding_source(job.segmenter)
-    training = [image for image in (*job.first, *job.parts["train"]) if image.marked or wish.auto] if learns else []
-    wanted = [(image, view) for image in training for view in VIEW_ORDER[: wish.views]]
+    training = [image for image in (*job.first, *job.parts["train"]) if image.marked or request.auto] if learns else []
+    wanted = [(image, view) for image in training for view in VIEW_ORDER[: request.views]]
     wanted += [(image, 0) for part in ("val", "test") for image in job.parts[part]]
-    together = 1 if job.device == "cpu" else wish.batch  # several at once cost a CPU memory and no less time
-    return cached_source(job.segmenter, wanted, wish.runs / ".cache" / "embeddings", wish.cache_gb, together)
+    together = 1 if job.device == "cpu" else request.batch  # several at once cost a CPU memory and no less time
+    return cached_source(job.segmenter, wanted, request.runs / ".cache" / "embeddings", request.cache_gb, together)
 
 
-def train(wish: Wish, job: Job, source: "Source", folder: Path) -> dict[str, list[dict[str, float]]]:
-    """Train the job's segmenter in place, going on where a run in ``folder`` stopped; the history of each stage.
+def train(request: Request, job: Job, source: "Source", folder: Path) -> dict[str, list[dict[str, float]]]:
+    """Train the job's segmenter in place, continuing where a run in ``folder`` stopped; the history of each stage.
 
     Val is the dataset's own in both stages.
     """
@@ -184,17 +188,17 @@ def train(wish: Wish, job: Job, source: "Source", folder: Path) -> dict[str, lis
     from finetune.segmentation.steps import choose_trained
     from finetune.training.processes import wait_for_all
 
-    segmenter, views, histories = job.segmenter, VIEW_ORDER[: wish.views], {}
+    segmenter, views, histories = job.segmenter, VIEW_ORDER[: request.views], {}
     if job.warm_up:
         warm(job, folder / WARMED)
     choose_trained(segmenter, job.recipe)
     judge = judge_of(segmenter, source, job.parts["val"])
     if job.first:
-        recipe = replace(job.recipe, epochs=wish.pretrain_epochs or wish.epochs)
+        recipe = replace(job.recipe, epochs=request.pretrain_epochs or request.epochs)
         last = folder / LAST_FIRST
-        histories["pretrain_history"] = fit(segmenter, source, job.first, views, recipe, judge, last, wish.resume)
+        histories["pretrain_history"] = fit(segmenter, source, job.first, views, recipe, judge, last, request.resume)
     images, last = job.parts["train"], folder / LAST
-    histories["history"] = fit(segmenter, source, images, views, job.recipe, judge, last, wish.resume)
+    histories["history"] = fit(segmenter, source, images, views, job.recipe, judge, last, request.resume)
     wait_for_all()  # until all have read what the first one then removes
     return histories
 
@@ -213,20 +217,20 @@ def warm(job: Job, saved: Path) -> None:
     job.segmenter.load_state_dict(load_state(saved, "--resume"))
 
 
-def train_and_measure(wish: Wish, job: Job, run: Run, made: int, made_before: int) -> None:
+def train_and_measure(request: Request, job: Job, run: Run, made: int, synthetic_before: int) -> None:
     """Measure, train, save, load what was saved, and measure that; leaves a finished run.
 
-    ``made`` images are in the train part, ``made_before`` in that of --pretrain.
+    ``made`` images are in the train part, ``synthetic_before`` in that of --pretrain.
     """
     from finetune.segmentation.models import save_tuned
     from finetune.segmentation.report import MODEL, evaluate
     from finetune.training.processes import leads
 
-    segmenter, source = job.segmenter, source_of(wish, job)
+    segmenter, source = job.segmenter, source_of(request, job)
     embed_seconds = run.seconds
     before = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, None) if leads() else {}
     began, cpu = run.seconds, time.process_time()
-    histories = train(wish, job, source, run.folder)
+    histories = train(request, job, source, run.folder)
     seconds, cpu = run.seconds - began, time.process_time() - cpu
     if not leads():
         return
@@ -237,21 +241,23 @@ def train_and_measure(wish: Wish, job: Job, run: Run, made: int, made_before: in
         random_weights=job.origin.weights is None,
         weights_sha256=job.origin.weights and sha256(job.origin.weights),
         weights_bytes=(run.folder / TUNED).stat().st_size,
-        pretrained_on=wish.pretrain,
-        made_images=made + made_before,
-        pretrain_made_images=made_before,
-        resumed=wish.resume,
+        pretrained_on=request.pretrain,
+        synthetic_images=made + synthetic_before,
+        pretrain_synthetic_images=synthetic_before,
+        resumed=request.resume,
         embed_seconds=round(embed_seconds, 1),
-        train_seconds=None if wish.resume else round(seconds, 1),  # of a resumed run, only the rest was timed
-        train_cpu_seconds=None if wish.resume else round(cpu, 1),
+        train_seconds=None if request.resume else round(seconds, 1),  # of a resumed run, only the rest was timed
+        train_cpu_seconds=None if request.resume else round(cpu, 1),
         **histories,
-        **measure_tuned(wish, job, run, source, before),
+        **measure_tuned(request, job, run, source, before),
     )
     for name in (WARMED, LAST_FIRST, LAST):  # several times as large as tuned.pt
         (run.folder / name).unlink(missing_ok=True)
 
 
-def measure_tuned(wish: Wish, job: Job, run: Run, source: "Source", before: "dict[str, list[Row]]") -> dict[str, Any]:
+def measure_tuned(
+    request: Request, job: Job, run: Run, source: "Source", before: "dict[str, list[Row]]"
+) -> dict[str, Any]:
     """Load what the run has saved, write its predictions, and export it if that is asked for; what run.json says of it.
 
     ``source`` is that of the start, ``before`` the start's rows.
@@ -265,8 +271,8 @@ def measure_tuned(wish: Wish, job: Job, run: Run, source: "Source", before: "dic
     source = source if job.frozen else encoding_source(segmenter)
     after = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, run)
     draw_worst(after["gt-box"], run.dataset.classes, run.folder / "worst.png")
-    if wish.export_to:
-        export(segmenter.sam, wish.export_to)
+    if request.export_to:
+        export(segmenter.sam, request.export_to)
     return {
         "parameters": sum(value.numel() for value in segmenter.parameters()),
         "seconds_per_image": seconds_per_image(segmenter, job.parts["test"]),
@@ -275,8 +281,8 @@ def measure_tuned(wish: Wish, job: Job, run: Run, source: "Source", before: "dic
     }
 
 
-def measure_again(wish: Wish, out: Path, name: str, folder: Path) -> Path:
-    """Write the predictions of a finished run anew from what it has saved, and measure them, and the start's too."""
+def measure_again(request: Request, out: Path, name: str, folder: Path) -> Path:
+    """Write the predictions of a finished run again from what it has saved, and measure them, and the start's too."""
     from finetune.segmentation.report import MODEL, evaluate
     from finetune.training.processes import place
 
@@ -284,7 +290,7 @@ def measure_again(wish: Wish, out: Path, name: str, folder: Path) -> Path:
         raise DatasetError("--eval-only: takes one process; start it without torchrun")
     dataset = open_dataset(out, name)
     record = finished_run(folder, dataset, MODEL, [TUNED])
-    begun = as_begun(wish, record["settings"])
+    begun = as_begun(request, record["settings"])
     check_boxes(begun, record["settings"], dataset, folder)
     job = make_job(begun, dataset, None)
     if (job.origin.weights and sha256(job.origin.weights)) != record["weights_sha256"]:

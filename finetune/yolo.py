@@ -40,11 +40,11 @@ from converters.cli.options import (
     command,
     given_options,
     json_option,
-    made_share_option,
     out_option,
     overwrite_option,
     progress,
     seed_option,
+    synthetic_share_option,
     to_json,
 )
 from finetune.detection import runs as yolo_runs
@@ -54,9 +54,9 @@ from finetune.detection.runs import (
     CHECKPOINTS,
     check_batch,
     check_parts,
+    continue_run,
     cost_of,
     fold_names,
-    go_on,
     has_last,
     train_on_each,
 )
@@ -208,7 +208,7 @@ def train(
     """Train in the run's folder ``name`` with val choosing the epoch; return the best checkpoint.
 
     ``trainer`` makes ultralytics' trainer, where it isn't the usual one of the model. With ``resume``, ``model`` is
-    the last.pt of the same folder, and goes on with the settings and the epoch that it holds.
+    the last.pt of the same folder, and continues with the settings and the epoch that it holds.
     """
     import torch
 
@@ -382,7 +382,7 @@ def _read_checkpoint(file: Path) -> dict[str, Any]:
         return torch_load(file, map_location="cpu")
     except Exception as error:  # whatever half a pickle makes its loader raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DatasetError(f"{file}: is damaged ({reason}); train anew with --overwrite") from None
+        raise DatasetError(f"{file}: is damaged ({reason}); train again with --overwrite") from None
 
 
 def _map50(trainer: Any) -> float:
@@ -422,45 +422,45 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
 
 
 @dataclass(frozen=True)
-class Wish(yolo_runs.Wish):
+class Request(yolo_runs.Request):
     """What is asked for, apart from the recipe and the dataset; the fields are the command's options."""
 
     task: str
     crop: int
     pretrain: str | None
     pretrain_epochs: int | None
-    made_share: float | None
+    synthetic_share: float | None
     export: str | None
 
 
-def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """Leave a whole run on one dataset; return its measures by part.
 
     A run on tiles is a run of the dataset of whole images that they were cut from, and is measured on those.
     """
-    dataset = replace(dataset, made_share=wish.made_share)
-    first = open_dataset(wish.out, wish.pretrain) if wish.pretrain else None
-    check(wish, recipe, dataset, first)
-    prepare_ultralytics(wish.runs / ".ultralytics")
-    check_device(wish.device)
-    run, model = start(wish, recipe, dataset, first)
+    dataset = replace(dataset, synthetic_share=request.synthetic_share)
+    first = open_dataset(request.out, request.pretrain) if request.pretrain else None
+    check(request, recipe, dataset, first)
+    prepare_ultralytics(request.runs / ".ultralytics")
+    check_device(request.device)
+    run, model = start(request, recipe, dataset, first)
     parts = [part for part in (first, dataset) if part]
-    size = size_of_whole(dataset, recipe.imgsz, wish.crop)
+    size = size_of_whole(dataset, recipe.imgsz, request.crop)
     cpu = cpu_seconds()
     with told_to_resume(run.folder, has_last):
-        best = train_in_turn(model, parts, wish, recipe, run, size)
-        cost = cost_of(run.seconds, cpu_seconds() - cpu, wish.resume)
-        model = load_model(wish.arch, best, wish.task)
+        best = train_in_turn(model, parts, request, recipe, run, size)
+        cost = cost_of(run.seconds, cpu_seconds() - cpu, request.resume)
+        model = load_model(request.arch, best, request.task)
         tiles = dataset if dataset.tiles else None
-        measured = evaluate(model, run, wish.task, size, wish.device.split(",")[0], tiles=tiles)
+        measured = evaluate(model, run, request.task, size, request.device.split(",")[0], tiles=tiles)
     run.finish(
         model="YOLO",
-        random_weights=wish.weights == RANDOM,
+        random_weights=request.weights == RANDOM,
         weights_sha256=run.settings["weights_sha256"],
-        pretrained_on=wish.pretrain,
-        made_images=sum(len(part.made_images) for part in parts),
-        pretrain_made_images=len(first.made_images) if first else 0,
-        resumed=wish.resume,
+        pretrained_on=request.pretrain,
+        synthetic_images=sum(len(part.synthetic_images) for part in parts),
+        pretrain_synthetic_images=len(first.synthetic_images) if first else 0,
+        resumed=request.resume,
         seconds_per_image=measured.pop("seconds_per_image"),
         metrics=measured,
         **cost,
@@ -477,45 +477,45 @@ def facts_of(model: Any, checkpoint: Path | None) -> dict[str, Any]:
     }
 
 
-def check(wish: Wish, recipe: Recipe, dataset: Dataset, first: Dataset | None) -> None:
+def check(request: Request, recipe: Recipe, dataset: Dataset, first: Dataset | None) -> None:
     """Raise DatasetError for what cannot be trained or measured; ``first`` is the dataset of --pretrain."""
-    whole = whole_images(wish.out, dataset)
-    dataset.format(FORMATS[wish.task])
-    if wish.arch == LIGHT.stem and wish.task != "detect":
-        raise DatasetError(f"--arch {wish.arch}: finds boxes only; choose another for --task {wish.task}")
-    if wish.crop and (wish.task != "detect" or dataset.tiles):
+    whole = whole_images(request.out, dataset)
+    dataset.format(FORMATS[request.task])
+    if request.arch == LIGHT.stem and request.task != "detect":
+        raise DatasetError(f"--arch {request.arch}: finds boxes only; choose another for --task {request.task}")
+    if request.crop and (request.task != "detect" or dataset.tiles):
         raise DatasetError("--crop: is for boxes on whole images; make tiles with the converter's --tile instead")
-    check_batch(recipe.batch, wish.device)
+    check_batch(recipe.batch, request.device)
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
     check_parts(whole)
-    if wish.crop:
+    if request.crop:
         check_scale(whole)
     if first:
-        first.format(FORMATS[wish.task])
-        check_apart(whole_images(wish.out, first), whole)
+        first.format(FORMATS[request.task])
+        check_apart(whole_images(request.out, first), whole)
 
 
-def start(wish: Wish, recipe: Recipe, dataset: Dataset, first: Dataset | None) -> tuple[Run, Any]:
+def start(request: Request, recipe: Recipe, dataset: Dataset, first: Dataset | None) -> tuple[Run, Any]:
     """The run and the model that it starts from; of an interrupted run, no model."""
-    whole, folder = whole_images(wish.out, dataset), wish.folder(dataset)
+    whole, folder = whole_images(request.out, dataset), request.folder(dataset)
     origin = {
         "tiles": dataset.name if dataset.tiles else None,
         "split_sha256": dataset.split["sha256"],
         "label_settings": dataset.label_settings,
         "pretrain_split_sha256": first and first.split["sha256"],
     }
-    if wish.resume:
-        return go_on(folder, whole, origin), None
+    if request.resume:
+        return continue_run(folder, whole, origin), None
     checkpoint = find_weights(
-        wish.weights, addresses(f"{size}{SUFFIXES[wish.task]}.pt" for size in SIZES), fetch_weights
+        request.weights, addresses(f"{size}{SUFFIXES[request.task]}.pt" for size in SIZES), fetch_weights
     )
     if checkpoint and folder.resolve() in checkpoint.resolve().parents:
-        raise DatasetError(f"--weights {wish.weights}: lies in the run that would be replaced; name another --run")
-    model = load_model(wish.arch, checkpoint, wish.task)
+        raise DatasetError(f"--weights {request.weights}: lies in the run that would be replaced; name another --run")
+    model = load_model(request.arch, checkpoint, request.task)
     check_freeze(model, recipe)
-    settings = wish.settings() | {"weights_sha256": checkpoint and sha256(checkpoint)} | asdict(recipe) | origin
-    return start_run(folder, whole, settings, wish.overwrite, settings), model
+    settings = request.settings() | {"weights_sha256": checkpoint and sha256(checkpoint)} | asdict(recipe) | origin
+    return start_run(folder, whole, settings, request.overwrite, settings), model
 
 
 def whole_image_trainer(imgsz: int) -> Callable[..., Any]:
@@ -534,29 +534,33 @@ def whole_image_trainer(imgsz: int) -> Callable[..., Any]:
     return WholeImageTrainer
 
 
-def train_in_turn(model: Any, datasets: Sequence[Dataset], wish: Wish, recipe: Recipe, run: Run, size: int) -> Path:
+def train_in_turn(
+    model: Any, datasets: Sequence[Dataset], request: Request, recipe: Recipe, run: Run, size: int
+) -> Path:
     """Train on each dataset, the next one from the best checkpoint of the one before; return the last best.
 
-    A model of None goes on where an interrupted run stopped. ``size`` is that of whole images when they are looked at.
+    A model of None continues where an interrupted run stopped. ``size`` is that of whole images.
     """
     best = None
     for name, dataset in zip(STAGES[-len(datasets) :], datasets, strict=True):
         weights, data = run.folder / name / CHECKPOINTS, run.folder / f"{name}-data"
-        state = state_of(weights) if wish.resume else "absent"
+        state = state_of(weights) if request.resume else "absent"
         if state == "ended":
             best = best_of(weights)
             continue
         if state == "unfinished":
-            model = load_model(wish.arch, weights / "last.pt", wish.task)
+            model = load_model(request.arch, weights / "last.pt", request.task)
         else:
-            model = load_model(wish.arch, best, wish.task) if best else model
+            model = load_model(request.arch, best, request.task) if best else model
             shutil.rmtree(data, ignore_errors=True)
-            view_of(dataset, wish.task, recipe.background, data, wish.crop)
-        epochs = wish.pretrain_epochs if name == "pretrain" and wish.pretrain_epochs else recipe.epochs
+            view_of(dataset, request.task, recipe.background, data, request.crop)
+        epochs = request.pretrain_epochs if name == "pretrain" and request.pretrain_epochs else recipe.epochs
         own = replace(recipe, epochs=epochs)
-        trainer = whole_image_trainer(size) if wish.crop else None
-        best = train(model, data / "data.yaml", own, run, wish.device, wish.seed, name, trainer, state == "unfinished")
-        if wish.crop:
+        trainer = whole_image_trainer(size) if request.crop else None
+        best = train(
+            model, data / "data.yaml", own, run, request.device, request.seed, name, trainer, state == "unfinished"
+        )
+        if request.crop:
             shutil.rmtree(data)  # many files, which can be cut again
     assert best is not None
     return best
@@ -574,27 +578,27 @@ def export_onnx(best: Path, task: str, imgsz: int) -> Path:
         return Path(model.export(format="onnx", imgsz=imgsz, nms=True, conf=LEAST_SCORE, simplify=False, device="cpu"))
 
 
-def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]:
-    """Predict and measure anew with the best checkpoint of a finished run, and write that into the run."""
+def evaluate_again(request: Request, folder: Path, dataset: Dataset) -> dict[str, Any]:
+    """Predict and measure again with the best checkpoint of a finished run, and write that into the run."""
     best = folder / STAGES[-1] / CHECKPOINTS / "best.pt"
-    dataset = whole_images(wish.out, dataset)
+    dataset = whole_images(request.out, dataset)
     record = finished_run(folder, dataset, "YOLO", [best.relative_to(folder)])
     run, settings = Run(folder, dataset, record["settings"]), record["settings"]
-    prepare_ultralytics(wish.runs / ".ultralytics")
-    check_device(wish.device)
+    prepare_ultralytics(request.runs / ".ultralytics")
+    check_device(request.device)
     model = load_model(settings["arch"], best, settings["task"])
-    tiles = open_dataset(wish.out, settings["tiles"]) if settings["tiles"] else None
+    tiles = open_dataset(request.out, settings["tiles"]) if settings["tiles"] else None
     size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
-    measured = evaluate(model, run, settings["task"], size, wish.device.split(",")[0], tiles=tiles)
+    measured = evaluate(model, run, settings["task"], size, request.device.split(",")[0], tiles=tiles)
     record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured, **facts_of(model, best)}
     write_record(folder, record)
     return measured
 
 
-def export_run(wish: Wish, folder: Path, dataset: Dataset) -> Path:
+def export_run(request: Request, folder: Path, dataset: Dataset) -> Path:
     """Export the best checkpoint of a finished run, one of an earlier call too; ``dataset`` may be of its tiles."""
-    settings = read_run(folder, whole_images(wish.out, dataset))["settings"]
-    prepare_ultralytics(wish.runs / ".ultralytics")
+    settings = read_run(folder, whole_images(request.out, dataset))["settings"]
+    prepare_ultralytics(request.runs / ".ultralytics")
     size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
     return export_onnx(folder / STAGES[-1] / CHECKPOINTS / "best.pt", settings["task"], size)
 
@@ -634,14 +638,16 @@ def read_data_option(
 @click.option("--weights", default="yolo11n.pt", help="Published name, checkpoint FILE, or none (random).")
 @click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")
 @click.option("--pretrain-epochs", type=click.IntRange(1), show_default="as --epochs", help="Epochs of --pretrain.")
-@made_share_option
+@synthetic_share_option
 @recipe_options(Recipe())
 @click.option("--crop", type=click.IntRange(0), default=0, help="Train on squares of so many px, scaled to --imgsz.")
 @click.option("--folds", type=FOLDS, help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or the numbers of GPUs: 0 or 0,1.")
 @seed_option
-@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
-@click.option("--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure anew with a finished run's weights.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@click.option(
+    "--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure again with a finished run's weights."
+)
 @click.option("--export", type=click.Choice(["onnx"]), help="Also write the best checkpoint as best.onnx.")
 @click.option("--world", is_flag=True, help="YOLO-World, which knows words: the options of finetune/yolo_world.py.")
 @config_option
@@ -669,22 +675,22 @@ def main(
     given = given_options(ctx)
     name = read_data_option(name, data, folds, options, given)
     recipe = Recipe(**{field.name: options.pop(field.name) for field in fields(Recipe)})
-    wish = Wish(**options)
-    if wish.export and find_spec("onnx") is None:
+    request = Request(**options)
+    if request.export and find_spec("onnx") is None:
         raise DatasetError("--export onnx: needs onnx: pip install -e '.[export]'")
     if eval_only:
-        found = {name: evaluate_again(wish, eval_only, open_dataset(wish.out, name))}
+        found = {name: evaluate_again(request, eval_only, open_dataset(request.out, name))}
     else:
-        datasets = [open_dataset(wish.out, each, wish.made_share) for each in fold_names(name, folds)]
-        found = train_on_each(datasets, wish, recipe, given, train_and_evaluate, lambda record: record["metrics"])
-    for each in found if wish.export else ():  # of folds, the finished ones that --resume kept too
-        dataset = open_dataset(wish.out, each)
-        export_run(wish, eval_only or wish.folder(dataset), dataset)
+        datasets = [open_dataset(request.out, each, request.synthetic_share) for each in fold_names(name, folds)]
+        found = train_on_each(datasets, request, recipe, given, train_and_evaluate, lambda record: record["metrics"])
+    for each in found if request.export else ():  # of folds, the finished ones that --resume kept too
+        dataset = open_dataset(request.out, each)
+        export_run(request, eval_only or request.folder(dataset), dataset)
     if as_json:
         click.echo(to_json(found if folds else found[name]), nl=False)
         return
     for each, measured in found.items():
-        folder = eval_only or wish.folder(open_dataset(wish.out, each))
+        folder = eval_only or request.folder(open_dataset(request.out, each))
         click.echo(report(folder, measured["test"]))
     if folds:
         click.echo(spread([measured["test"] for measured in found.values()]))

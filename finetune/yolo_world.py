@@ -45,9 +45,9 @@ from finetune.detection.runs import (
     CHECKPOINTS,
     check_batch,
     check_parts,
+    continue_run,
     cost_of,
     fold_names,
-    go_on,
     has_last,
     train_on_each,
 )
@@ -236,23 +236,25 @@ def hold_back(data: Path, dataset: Dataset, kept: str) -> None:
     data.write_text(yaml.safe_dump(about, sort_keys=False), "utf-8")
 
 
-def find_words(wish: "Wish", dataset: Dataset) -> Words:
+def find_words(request: "Request", dataset: Dataset) -> Words:
     """Prompts and their vectors; raises DatasetError for what is missing or does not fit the dataset."""
-    classes, kept = dataset.classes, wish.keep_vocabulary
+    classes, kept = dataset.classes, request.keep_vocabulary
     if kept is not None and kept not in classes:
         raise DatasetError(f"--keep-vocabulary {kept}: no such class; the dataset has {', '.join(classes)}")
     if len(classes) == 1 and kept:
         raise DatasetError(f"--keep-vocabulary {kept}: is the only class; nothing is left to train on")
     if len(classes) > MOST_CLASSES:
         raise DatasetError(f"{dataset.folder}: has {len(classes)} classes; YOLO-World trains on up to {MOST_CLASSES}")
-    if wish.text_embeddings:
-        file = Path(wish.text_embeddings)
+    if request.text_embeddings:
+        file = Path(request.text_embeddings)
         return Words(classes, None, read_vectors(file, classes), f"file {file.name}", kept)
     categories = list(dataset.card["settings"]["source"])
     prompts = (
-        read_prompts(Path(wish.prompts), classes) if wish.prompts else prompts_from(wish.template, classes, categories)
+        read_prompts(Path(request.prompts), classes)
+        if request.prompts
+        else prompts_from(request.template, classes, categories)
     )
-    tower = find_tower(wish.text_weights, wish.seed, wish.folder(dataset).parent / "text")
+    tower = find_tower(request.text_weights, request.seed, request.folder(dataset).parent / "text")
     return Words(classes, prompts, class_vectors(prompts, tower.encode), tower.model, kept)
 
 
@@ -263,11 +265,11 @@ def words_of(run: Run) -> Words:
     return Words(classes, settings["words"], vectors, settings["text_model"], settings["keep_vocabulary"])
 
 
-def tune(name: str, load_start: Callable[[], Any], words: Words, wish: "Wish", recipe: Recipe, run: Run) -> None:
+def tune(name: str, load_start: Callable[[], Any], words: Words, request: "Request", recipe: Recipe, run: Run) -> None:
     """Train in the run's folder ``name``, unless that had ended when the run was interrupted."""
     weights, vectors = run.folder / name / CHECKPOINTS, words.of(words.trained)
     tune_words = name == "prompt-tuned"
-    state = state_of(weights) if wish.resume else "absent"
+    state = state_of(weights) if request.resume else "absent"
     if state != "ended":
         resume = state == "unfinished"
         start = load_world("", weights / "last.pt") if resume else load_start()
@@ -276,7 +278,7 @@ def tune(name: str, load_start: Callable[[], Any], words: Words, wish: "Wish", r
             vectors = start.model.txt_feats[0].detach().numpy() if resume else vectors
         trainer = word_trainer(start.model, words.trained, vectors, tune_words)
         data = run.folder / "data" / "data.yaml"
-        train(start, data, recipe, run, wish.device, wish.seed, name, trainer, resume)
+        train(start, data, recipe, run, request.device, request.seed, name, trainer, resume)
     best = best_of(weights)
     if tune_words:
         settle_learned(best)
@@ -307,20 +309,20 @@ def ask(
 
 
 def three_results(
-    load_start: Callable[[], Any], words: Words, wish: "Wish", recipe: Recipe, run: Run
+    load_start: Callable[[], Any], words: Words, request: "Request", recipe: Recipe, run: Run
 ) -> dict[str, dict[str, Any]]:
     """Zero-shot, fine-tuned and prompt-tuned: predictions of each are saved as a set; measures and costs by set.
 
-    ``load_start`` gives the start anew each time, since training and predicting change a model.
+    ``load_start`` gives the start again each time, since training and predicting change a model.
     """
     results = {}
     for name in SETS:
         cost: dict[str, float | None] = {"train_seconds": 0.0, "train_cpu_seconds": 0.0}
         if name != "zero-shot":
             began, cpu = run.seconds, cpu_seconds()
-            tune(name, load_start, words, wish, recipe, run)
-            cost = cost_of(run.seconds - began, cpu_seconds() - cpu, wish.resume)
-        results[name] = ask(name, load_start, words, run, wish.device, cost)
+            tune(name, load_start, words, request, recipe, run)
+            cost = cost_of(run.seconds - began, cpu_seconds() - cpu, request.resume)
+        results[name] = ask(name, load_start, words, run, request.device, cost)
     return results
 
 
@@ -341,7 +343,7 @@ def rows_of(results: dict[str, dict[str, Any]], kept: str | None) -> Iterator[tu
 
 
 @dataclass(frozen=True)
-class Wish(yolo_runs.Wish):
+class Request(yolo_runs.Request):
     """What is asked for, apart from the recipe and the dataset; the fields are the command's options."""
 
     run_name: str  # ``main`` gives it one
@@ -355,26 +357,26 @@ class Wish(yolo_runs.Wish):
         return run_folder(self.runs, dataset, self.run_name, self.seed)
 
 
-def train_and_evaluate(wish: Wish, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """Leave a whole run on one dataset; return its measures by set and part."""
     dataset.format("yolo")
     if not dataset.classes:
         raise DatasetError(f"{dataset.folder}: holds no defects to learn")
     check_parts(dataset)
-    check_batch(recipe.batch, wish.device)
-    prepare_ultralytics(wish.runs / ".ultralytics")
-    check_device(wish.device)
-    checkpoint = find_weights(wish.weights, addresses(f"{arch}.pt" for arch in ARCHS), fetch_weights)
-    run, words = start(wish, recipe, dataset, checkpoint)
+    check_batch(recipe.batch, request.device)
+    prepare_ultralytics(request.runs / ".ultralytics")
+    check_device(request.device)
+    checkpoint = find_weights(request.weights, addresses(f"{arch}.pt" for arch in ARCHS), fetch_weights)
+    run, words = start(request, recipe, dataset, checkpoint)
     with told_to_resume(run.folder, has_last):
-        results = three_results(lambda: load_world(wish.arch, checkpoint, wish.seed), words, wish, recipe, run)
+        results = three_results(lambda: load_world(request.arch, checkpoint, request.seed), words, request, recipe, run)
     run.finish(
         model="YOLO-World",
         random_weights=checkpoint is None,
         random_text_weights=is_random(words),
         weights_sha256=run.settings["weights_sha256"],
         text_model=words.source,
-        resumed=wish.resume,
+        resumed=request.resume,
         sets=results,
         **results["tuned"],
     )
@@ -385,10 +387,10 @@ def measures_in(record: dict[str, Any]) -> dict[str, Any]:
     return {name: found["metrics"] for name, found in record["sets"].items()}
 
 
-def start(wish: Wish, recipe: Recipe, dataset: Dataset, checkpoint: Path | None) -> tuple[Run, Words]:
-    """The run, begun or gone on with, and its words; raises DatasetError for what cannot be trained."""
-    folder = wish.folder(dataset)
-    for file in (checkpoint, wish.text_embeddings):
+def start(request: Request, recipe: Recipe, dataset: Dataset, checkpoint: Path | None) -> tuple[Run, Words]:
+    """The run, begun or continued with, and its words; raises DatasetError for what cannot be trained."""
+    folder = request.folder(dataset)
+    for file in (checkpoint, request.text_embeddings):
         if file and folder.resolve() in Path(file).resolve().parents:
             raise DatasetError(f"{file}: lies in the run that would be replaced; name another run with --run")
     origin = {
@@ -396,14 +398,14 @@ def start(wish: Wish, recipe: Recipe, dataset: Dataset, checkpoint: Path | None)
         "label_settings": dataset.label_settings,
         "weights_sha256": checkpoint and sha256(checkpoint),
     }
-    if wish.resume:
-        run = go_on(folder, dataset, origin)
+    if request.resume:
+        run = continue_run(folder, dataset, origin)
         return run, words_of(run)
-    words = find_words(wish, dataset)
-    check_freeze(load_world(wish.arch, checkpoint, wish.seed), recipe)  # refused before a run is begun
-    settings = wish.settings() | asdict(recipe) | {"prompt_lr": PROMPT_LR}
+    words = find_words(request, dataset)
+    check_freeze(load_world(request.arch, checkpoint, request.seed), recipe)  # refused before a run is begun
+    settings = request.settings() | asdict(recipe) | {"prompt_lr": PROMPT_LR}
     settings |= {"words": words.prompts, "text_model": words.source} | origin
-    run = start_run(folder, dataset, settings, wish.overwrite, settings)
+    run = start_run(folder, dataset, settings, request.overwrite, settings)
     data = view_of(dataset, "detect", recipe.background, folder / "data")
     if words.kept:
         hold_back(data, dataset, words.kept)
@@ -411,14 +413,14 @@ def start(wish: Wish, recipe: Recipe, dataset: Dataset, checkpoint: Path | None)
     return run, words
 
 
-def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]:
-    """Predict and measure anew with what a finished run started from and learned, and write that into the run."""
+def evaluate_again(request: Request, folder: Path, dataset: Dataset) -> dict[str, Any]:
+    """Predict and measure again with what a finished run started from and learned, and write that into the run."""
     needed = [Path(name) / CHECKPOINTS / "best.pt" for name in SETS if name != "zero-shot"]
     record = finished_run(folder, dataset, "YOLO-World", needed)
     older = {"words": record["settings"]["prompts"], "text_model": record["text_model"]}  # where older runs have these
     run = Run(folder, dataset, older | record["settings"])
-    prepare_ultralytics(wish.runs / ".ultralytics")
-    check_device(wish.device)
+    prepare_ultralytics(request.runs / ".ultralytics")
+    check_device(request.device)
     settings, words = run.settings, words_of(run)
     checkpoint = find_weights(settings["weights"], addresses(f"{arch}.pt" for arch in ARCHS), fetch_weights)
     if checkpoint and sha256(checkpoint) != record["weights_sha256"]:
@@ -426,7 +428,7 @@ def evaluate_again(wish: Wish, folder: Path, dataset: Dataset) -> dict[str, Any]
     for name, found in record["sets"].items():
         cost = {key: found[key] for key in ("train_seconds", "train_cpu_seconds")}
         load = partial(load_world, settings["arch"], checkpoint, settings["seed"])
-        record["sets"][name] = ask(name, load, words, run, wish.device, cost)
+        record["sets"][name] = ask(name, load, words, run, request.device, cost)
     record |= record["sets"]["tuned"]
     write_record(folder, record)
     return measures_in(record)
@@ -470,8 +472,10 @@ def report(folder: Path, dataset: Dataset) -> str:
 @click.option("--folds", type=FOLDS, help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or the numbers of GPUs: 0 or 0,1.")
 @seed_option
-@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
-@click.option("--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure anew with what a finished run left.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@click.option(
+    "--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure again with what a finished run left."
+)
 @config_option
 @overwrite_option
 @json_option
@@ -489,18 +493,18 @@ def main(
     kept = options["keep_vocabulary"]
     options["run_name"] = options["run_name"] or (f"yolo-world-without-{kept}" if kept else "yolo-world")
     recipe = Recipe(**{field.name: options.pop(field.name) for field in fields(Recipe)})
-    wish = Wish(**options)
+    request = Request(**options)
     if eval_only:
-        found = {name: evaluate_again(wish, eval_only, open_dataset(wish.out, name))}
+        found = {name: evaluate_again(request, eval_only, open_dataset(request.out, name))}
     else:
-        datasets = [open_dataset(wish.out, each) for each in fold_names(name, folds)]
-        found = train_on_each(datasets, wish, recipe, given, train_and_evaluate, measures_in)
+        datasets = [open_dataset(request.out, each) for each in fold_names(name, folds)]
+        found = train_on_each(datasets, request, recipe, given, train_and_evaluate, measures_in)
     if as_json:
         click.echo(to_json(found if folds else found[name]), nl=False)
         return
     for each in found:
-        dataset = open_dataset(wish.out, each)
-        click.echo(report(eval_only or wish.folder(dataset), dataset))
+        dataset = open_dataset(request.out, each)
+        click.echo(report(eval_only or request.folder(dataset), dataset))
     for way in SETS if folds else ():
         click.echo(f"{way}: {spread([measured[way]['test'] for measured in found.values()])}")
 

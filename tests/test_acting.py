@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY, refusal
 
-from finetune.runs.predictions import made_images_of
+from finetune.runs.predictions import synthetic_images_of
 
 SCRIPTS = ("yolo", "yolo_world", "sam_decoder", "classifier")
 ALWAYS = {"--category", "--out", "--runs", "--device", "--json", "--eval-only"}
@@ -98,13 +98,19 @@ def test_refusals_come_before_torch_and_ultralytics(script: str) -> None:
 def test_a_report_tells_made_images_of_either_training_apart() -> None:
     for record, expected in (
         ({}, ""),
-        ({"made_images": 5}, ", 5 made images in train"),
-        ({"pretrained_on": "b", "made_images": 5, "pretrain_made_images": 5}, ", first on b (5 made images)"),
+        ({"synthetic_images": 5}, ", 5 synthetic images in train"),
         (
-            {"pretrained_on": "b", "made_images": 7, "pretrain_made_images": 4},
-            ", first on b (4 made images), 3 made images in train",
+            {"pretrained_on": "b", "synthetic_images": 5, "pretrain_synthetic_images": 5},
+            ", first on b (5 synthetic images)",
         ),
-        ({"pretrained_on": "b", "made_images": 5}, ", first on b (5 made images)"),  # before there were two numbers
-        ({"pretrained_on": "b", "made_images": 7, "base": {}}, ", first on b (7 made images in both)"),
+        (
+            {"pretrained_on": "b", "synthetic_images": 7, "pretrain_synthetic_images": 4},
+            ", first on b (4 synthetic images), 3 synthetic images in train",
+        ),
+        (
+            {"pretrained_on": "b", "synthetic_images": 5},
+            ", first on b (5 synthetic images)",
+        ),  # before there were two numbers
+        ({"pretrained_on": "b", "synthetic_images": 7, "base": {}}, ", first on b (7 synthetic images in both)"),
     ):
-        assert made_images_of(record) == expected
+        assert synthetic_images_of(record) == expected

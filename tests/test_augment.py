@@ -1,4 +1,4 @@
-"""Made images: exact masks, parents from train alone, the same bytes however they are made."""
+"""Synthetic images: exact masks, parents from train alone, the same bytes however they are made."""
 
 import dataclasses
 import hashlib
@@ -118,8 +118,8 @@ def test_made_image_differs_from_its_good_parent_in_the_mask_and_nowhere_else(
     record = record_of(dataset)
     assert (record["visible"], record["border"], record["spread"]) == (10, 3, 2)
     for entry in record["images"]:
-        child = pixels(dataset / "made" / "images" / entry["image"])
-        mask = (pixels(dataset / "made" / "masks" / entry["image"]) > 0).astype(np.uint8)
+        child = pixels(dataset / "synthetic" / "images" / entry["image"])
+        mask = (pixels(dataset / "synthetic" / "masks" / entry["image"]) > 0).astype(np.uint8)
         parent = pixels(data / "data" / "wedge" / entry["background"])
         difference = np.abs(child - parent)
         near = cv2.dilate(mask, np.ones((7, 7), np.uint8)) > 0
@@ -140,10 +140,10 @@ def test_every_format_agrees_with_the_made_masks(pasted: Path) -> None:
 def test_verify_sees_a_changed_made_mask(pasted: Path, tmp_path: Path) -> None:
     copy = tmp_path / pasted.name
     shutil.copytree(pasted, copy)
-    mask = copy / "made" / "masks" / "paste-00003.png"
+    mask = copy / "synthetic" / "masks" / "paste-00003.png"
     Image.fromarray(np.roll(np.asarray(Image.open(mask)), 1, axis=0)).save(mask)
     line = refusal(run_cli("verify", copy, "--root", pasted.parents[1] / "data"))
-    assert "made" in line and "has changed" in line
+    assert "synthetic" in line and "has changed" in line
 
 
 # ---------------------------------------------------------------- who the parents are
@@ -173,7 +173,7 @@ def test_no_pixel_of_val_or_test_is_in_a_made_image(data: Path, pasted: Path, tm
     converted("to_masks", tmp_path / "data" / "wedge", tmp_path / "out")
     assert splits.read_split(tmp_path / "out" / "wedge")["parts"] == parts
     other = augmented(tmp_path / "out")
-    assert tree(other / "made") == tree(pasted / "made")
+    assert tree(other / "synthetic") == tree(pasted / "synthetic")
 
 
 def test_val_and_test_are_those_of_the_base_with_the_same_ids(data: Path, pasted: Path) -> None:
@@ -186,7 +186,7 @@ def test_val_and_test_are_those_of_the_base_with_the_same_ids(data: Path, pasted
     assert len(dataset.images("train")) == len(base.images("train")) + COUNT
     assert dataset.split["family"] == base.split["family"] and dataset.split["sha256"] != base.split["sha256"]
     assert dataset.split["base"]["sha256"] == base.split["sha256"]
-    assert (dataset.card["made"], dataset.classes) == (COUNT, base.classes)
+    assert (dataset.card["synthetic_images"], dataset.classes) == (COUNT, base.classes)
 
 
 def test_same_bytes_whatever_the_workers_other_bytes_for_another_seed(pasted: Path, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_same_bytes_whatever_the_workers_other_bytes_for_another_seed(pasted: Pa
         name: digest for name, digest in tree(tmp_path / "out" / pasted.name).items() if not name.startswith("card")
     } == {name: digest for name, digest in tree(pasted).items() if not name.startswith("card")}
     other = augmented(tmp_path / "out", "--seed", 1, name=f"wedge@paste-{COUNT}-s1")
-    assert not set(tree(other / "made" / "images").values()) & set(tree(pasted / "made" / "images").values())
+    assert not set(tree(other / "synthetic" / "images").values()) & set(tree(pasted / "synthetic" / "images").values())
 
 
 # ---------------------------------------------------------------- how many of what, and where
@@ -234,14 +234,14 @@ def test_balance_brings_the_types_to_one_count(data: Path) -> None:
     dataset = augmented(data / "out", "--balance", name=f"wedge@paste-{COUNT}-balanced")
     card = open_dataset(dataset.parent, dataset.name).card
     counts = {row["class"]: row["images"] for row in card["counts"] if row["part"] == "train"}
-    assert (counts["heel"], counts["tip"]) == (11, 10)  # of 3 + 6 real ones and 12 made ones
+    assert (counts["heel"], counts["tip"]) == (11, 10)  # of 3 + 6 real ones and 12 synthetic ones
 
 
 def test_prior_puts_a_type_where_it_occurs_on_a_product_that_lies_at_any_angle(data: Path, pasted: Path) -> None:
     assert record_of(pasted)["product"] == "turned"
     for entry in record_of(pasted)["images"]:
         product = find_foreground(pixels(data / "data" / "wedge" / entry["background"]).astype(np.uint8))
-        ys, xs = np.nonzero(pixels(pasted / "made" / "masks" / entry["image"]))
+        ys, xs = np.nonzero(pixels(pasted / "synthetic" / "masks" / entry["image"]))
         along, across = frame_of(product, "turned").to_product(xs.mean() + 0.5, ys.mean() + 0.5)
         assert abs(across) < 0.2
         assert along < -0.3 if entry["class"] == "tip" else along > 0.1, entry
@@ -251,7 +251,7 @@ def test_object_keeps_to_the_product(data: Path) -> None:
     dataset = augmented(data / "out", "--place", "object", name=f"wedge@paste-{COUNT}-object")
     for entry in record_of(dataset)["images"]:
         product = find_foreground(pixels(data / "data" / "wedge" / entry["background"]).astype(np.uint8))
-        mask = pixels(dataset / "made" / "masks" / entry["image"]) > 0
+        mask = pixels(dataset / "synthetic" / "masks" / entry["image"]) > 0
         assert product[mask].mean() > 0.75
 
 

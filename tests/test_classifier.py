@@ -1,4 +1,4 @@
-"""`finetune/classifier.py`: refusals before any work, parts by themselves, and real trainings on made images."""
+"""`finetune/classifier.py`: refusals before any work, parts by themselves, and real trainings on synthetic images."""
 
 import csv
 import hashlib
@@ -180,7 +180,7 @@ def test_a_resumed_run_does_not_pass_its_rest_off_as_its_training(out, tmp_path)
     assert json.loads(record.read_text())["train_seconds"] is None
     last = record.with_name("last.pt")
     last.write_bytes(last.read_bytes()[:1000])
-    assert f"{last} is damaged: train anew" in refusal(run(out, tmp_path, *FAST, *given, "--resume"))
+    assert f"{last} is damaged: train again" in refusal(run(out, tmp_path, *FAST, *given, "--resume"))
 
 
 def test_input_size_that_a_network_cannot_take_is_refused(out, tmp_path):
@@ -496,8 +496,8 @@ def test_a_run_is_measured_anew_with_its_own_precision(finished, out, tmp_path, 
 def test_other_processes_leave_it_to_the_first_one_to_look_at_the_run(out, tmp_path, monkeypatch):
     """The first one may just have made its folder, with no settings in it yet."""
     monkeypatch.setenv("RANK", "1")
-    wish = SimpleNamespace(resume=True, overwrite=False)
-    assert classifier.open_run(tmp_path, open_dataset(out, "tile"), {}, wish).folder == tmp_path
+    request = SimpleNamespace(resume=True, overwrite=False)
+    assert classifier.open_run(tmp_path, open_dataset(out, "tile"), {}, request).folder == tmp_path
     assert not list(tmp_path.iterdir())
 
 
@@ -593,7 +593,7 @@ def test_stride_and_cost_that_would_do_nothing_are_refused(out, tmp_path):
         )
 
 
-# ------------------------------------------------------------------------------------------------------ made images
+# --------------------------------------------------------------------------------------------------- synthetic images
 
 
 TWO_STAGES = ("--attempt", "deep", "--epochs", 2, "--pretrain-epochs", 2, "--no-heatmaps")
@@ -601,7 +601,7 @@ TWO_STAGES = ("--attempt", "deep", "--epochs", 2, "--pretrain-epochs", 2, "--no-
 
 @pytest.fixture(scope="module")
 def made(out) -> str:
-    """The name of a dataset that holds `tile` and 12 made images."""
+    """The name of a dataset that holds `tile` and 12 synthetic images."""
     result = run_cli("augment", "--dataset", "tile", "--out", out, "--count", 12, "--workers", 1)
     assert result.exit_code == 0, result.output
     return "tile@paste-12"
@@ -621,7 +621,7 @@ def test_a_first_training_on_made_images_is_where_the_second_begins(out, made, t
     assert all(torch.equal(network[key], saved[key]) for key in saved)
 
     record = json.loads((folder / "run.json").read_text())
-    assert (record["pretrained_on"], record["made_images"], record["pretrain_made_images"]) == (made, 12, 12)
+    assert (record["pretrained_on"], record["synthetic_images"], record["pretrain_synthetic_images"]) == (made, 12, 12)
     assert run(out, tmp_path, "--eval-only", folder, "--device", "cpu", "--no-heatmaps").exit_code == 0
     assert record["settings"]["pretrain_split_sha256"] == first.split["sha256"] != record["split_sha256"]
     assert [len(record[key][0]) for key in ("pretrain_history", "history")] == [3, 2]
@@ -630,7 +630,7 @@ def test_a_first_training_on_made_images_is_where_the_second_begins(out, made, t
 
 @pytest.mark.parametrize("epoch", [1, 2, 3, 4], ids=["first", "within first", "between", "within second"])
 def test_a_run_of_two_stages_goes_on_in_either(out, made, tmp_path, monkeypatch, epoch):
-    """Interrupted in one of its four epochs: two on made images, two on real ones."""
+    """Interrupted in one of its four epochs: two on synthetic images, two on real ones."""
     options = (*TWO_STAGES, "--pretrain", made)
     trained(out, tmp_path, *options, "--run", "whole")
     count, real = iter(range(1, 100)), fitting.one_epoch
@@ -643,7 +643,7 @@ def test_a_run_of_two_stages_goes_on_in_either(out, made, tmp_path, monkeypatch,
     monkeypatch.setattr(fitting, "one_epoch", interrupted)
     stopped = run(out, tmp_path, *FAST, *options, "--run", "broken")
     assert stopped.exit_code == 130
-    assert stopped.stderr.rstrip().endswith("seed-0: the same command with --resume goes on")
+    assert stopped.stderr.rstrip().endswith("seed-0: the same command with --resume continues")
     monkeypatch.setattr(fitting, "one_epoch", real)
     if epoch > 1:
         assert "was interrupted" in refusal(run(out, tmp_path, *FAST, *options, "--run", "broken"))
@@ -749,7 +749,7 @@ def in_two_processes(script: Path, *arguments: object) -> subprocess.CompletedPr
 def test_two_processes_train_one_model_and_resume_it(out, made, tmp_path):
     """Each sees half of the images, both have the same weights after each epoch, and a resumed run ends as a whole one.
 
-    Two epochs on made images and two on real ones; the run called `broken` is interrupted in the last of them.
+    Two epochs on synthetic images and two on real ones; the run called `broken` is interrupted in the last of them.
     """
     (tmp_path / "watched.py").write_text(WATCHED)
     arguments = ["--category", "tile", "--out", out, "--runs", tmp_path, *FAST, *TWO_STAGES, "--pretrain", made]

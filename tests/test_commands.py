@@ -92,7 +92,7 @@ def test_bad_usage_is_one_line(arguments, hint):
 
 def test_an_interrupted_command_says_one_thing() -> None:
     usual = "nothing unfinished was published."
-    for given, said in ((KeyboardInterrupt(), usual), (KeyboardInterrupt("go on"), "go on")):
+    for given, said in ((KeyboardInterrupt(), usual), (KeyboardInterrupt("continue"), "continue")):
 
         @options.command()
         def interrupted(error: KeyboardInterrupt = given) -> None:

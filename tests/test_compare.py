@@ -466,12 +466,12 @@ def test_runs_of_yolo_on_tiles_are_looked_for_among_those_of_whole_images(root: 
 
 @pytest.fixture(scope="session")
 def made(root: Path, widget: Dataset) -> Dataset:
-    """The same dataset with two made images in train, one of a class of its own, as ``converters.augment`` has them."""
-    folder = root / "made" / "widget@paste-2"
+    """The same dataset with two synthetic images in train, one of a class of its own, as ``augment`` has them."""
+    folder = root / "synthetic" / "widget@paste-2"
     shutil.copytree(widget.folder, folder)
     split = json.loads((folder / "split.json").read_text())
-    split["parts"] |= {f"zz-made/{name}.png": "train" for name in ("a", "b")}
-    split["base"] = {"dataset": "widget", "sha256": widget.split["sha256"], "made": "0" * 64}
+    split["parts"] |= {f"zz-synthetic/{name}.png": "train" for name in ("a", "b")}
+    split["base"] = {"dataset": "widget", "sha256": widget.split["sha256"], "synthetic_images": "0" * 64}
     (folder / "split.json").write_text(json.dumps(split))
     made = Dataset(folder)
     for part in ("train", "val", "test"):
@@ -480,7 +480,7 @@ def made(root: Path, widget: Dataset) -> Dataset:
         truth["info"]["split_sha256"] = made.split["sha256"]
         path.write_text(json.dumps(truth))
     card = json.loads((folder / "card.json").read_text())
-    card |= {"made": 2, "classes": [*card["classes"], "synthetic"]}
+    card |= {"synthetic_images": 2, "classes": [*card["classes"], "synthetic"]}
     (folder / "card.json").write_text(json.dumps(card))
     return made
 
@@ -488,20 +488,20 @@ def made(root: Path, widget: Dataset) -> Dataset:
 def test_runs_with_made_images_stand_beside_those_without(
     root: Path, runs: Path, widget: Dataset, made: Dataset, tmp_path: Path
 ) -> None:
-    write_run(tmp_path / "runs", made, "bank", {"tuned": ("good", 0.9)})  # made images show defects: it saw none
+    write_run(tmp_path / "runs", made, "bank", {"tuned": ("good", 0.9)})  # synthetic images show defects: it saw none
     folder = write_run(tmp_path / "runs", made, "yolo", {"tuned": ("box", 0.9)})
     path = folder / "predictions/tuned/test.json"
     found = json.loads(path.read_text())
     stranger = found[0] | {"category_id": len(widget.classes) + 1, "score": 1.0}
-    path.write_text(json.dumps([*found, stranger]))  # of the class that only made images have
+    path.write_text(json.dumps([*found, stranger]))  # of the class that only synthetic images have
     result = compare(root, runs, "--runs", folder.parents[1], "--no-html", "--report", tmp_path / "r")
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "r/report.json").read_text())
     row = row_of(report, "yolo@paste-2")
-    assert row["made_images"] == 2 and row["measures"]["map50"]["value"] > 0.3
-    assert "mask + 2 made images" in result.stdout  # which are cut out along masks, whatever the model learns from
+    assert row["synthetic_images"] == 2 and row["measures"]["map50"]["value"] > 0.3
+    assert "mask + 2 synthetic images" in result.stdout  # which are cut out along masks, whatever the model learns from
     good = row_of(report, "bank@paste-2")
-    assert (good["label"], good["made_images"]) == ("good", None)
+    assert (good["label"], good["synthetic_images"]) == ("good", None)
     known = [entry for entry in found if entry["category_id"] <= len(widget.classes)]
     from finetune.measures.metrics import box_metrics
 

@@ -1,4 +1,4 @@
-"""The cache of embeddings: what is found again, what is made anew, and how much it keeps."""
+"""The cache of embeddings: what is found again, what is made again, and how much it keeps."""
 
 import os
 from pathlib import Path

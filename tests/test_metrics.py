@@ -71,7 +71,7 @@ def test_macro_f1_equals_scikit_learn_over_the_types_that_occur() -> None:
 # -------------------------------------------------------------------------------------------------------- boxes
 
 
-def made_up_boxes(images: int = 12, seed: int = 0) -> tuple[dict, list[dict]]:
+def synthetic_boxes(images: int = 12, seed: int = 0) -> tuple[dict, list[dict]]:
     """A COCO ground truth of three classes and detections of it: jittered, doubled, missing, false, tied scores."""
     random = np.random.default_rng(seed)
     annotations, detections = [], []
@@ -109,7 +109,7 @@ def by_pycocotools(truth: dict, detections: list[dict], use_classes: bool = True
 
 @pytest.mark.parametrize("seed", range(4))
 def test_box_metrics_equal_pycocotools(seed: int) -> None:
-    truth, detections = made_up_boxes(seed=seed)
+    truth, detections = synthetic_boxes(seed=seed)
     stats = by_pycocotools(truth, detections)
     found = metrics.box_metrics(truth, detections)
     assert (found.map, found.map50) == pytest.approx((stats[0], stats[1]), abs=1e-9)
@@ -122,7 +122,7 @@ def test_box_metrics_equal_pycocotools(seed: int) -> None:
 
 
 def test_box_precision_of_a_resample_is_that_of_the_images_repeated() -> None:
-    truth, detections = made_up_boxes()
+    truth, detections = synthetic_boxes()
     weights = np.random.default_rng(1).integers(0, 3, (1, 12)).astype(float)
     copies = [(image, copy) for image in range(1, 13) for copy in range(int(weights[0, image - 1]))]
     ids = {pair: number for number, pair in enumerate(copies, start=1)}
@@ -139,14 +139,14 @@ def test_box_precision_of_a_resample_is_that_of_the_images_repeated() -> None:
 
 
 def test_no_detections_are_zero_precision() -> None:
-    truth, _ = made_up_boxes()
+    truth, _ = synthetic_boxes()
     precision, recall = metrics.box_precision(metrics.match_boxes(truth, []), np.ones((1, 12)))
     assert np.nanmax(precision) == np.nanmax(recall) == 0
     assert metrics.best_box_threshold(metrics.match_boxes(truth, [])) > 1
 
 
 def test_box_threshold_has_the_best_f1() -> None:
-    truth, detections = made_up_boxes()
+    truth, detections = synthetic_boxes()
     matches = metrics.match_boxes(truth, detections)
     scores, hit = (
         np.concatenate([getattr(m, name) if name == "scores" else m.hit[0] for m in matches])

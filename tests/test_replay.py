@@ -246,7 +246,7 @@ def test_a_finished_run_is_measured_without_a_replay(script, tmp_path):
 
 
 def test_a_resumed_run_tells_the_command_that_began_it(data, tmp_path):
-    """Settings that --resume takes from the run's beginning may be absent from the command that goes on with it."""
+    """Settings that --resume takes from the run's beginning may be absent from the command that continues with it."""
     where = ("--category", "tile", "--out", data / "out", "--runs", tmp_path, "--device", "cpu", "--no-heatmaps")
     recipe = ("--weights", "none", "--attempt", "deep", "--epochs", 1, "--imgsz", SIDE)
     folder = tmp_path / "tile" / "classifier" / "seed-0"

@@ -1,4 +1,4 @@
-"""Runs of SAM's decoder as they go wrong or on: interrupted, measured anew, after another dataset, on two processes."""
+"""Runs of SAM's decoder: interrupted, evaluated again, after another dataset, on two processes."""
 
 import hashlib
 import json
@@ -98,9 +98,9 @@ def test_interrupted_run_ends_as_an_unbroken_one(
     monkeypatch.setattr(sam_fitting, "learn", interrupted)
     result = sam_decoder(out, tmp_path, *WHOLE)
     assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1].endswith("the same command with --resume goes on")
+    assert result.stderr.splitlines()[-1].endswith("the same command with --resume continues")
     assert "nothing unfinished" not in result.stderr
-    assert "go on with --resume" in refusal(sam_decoder(out, tmp_path, *WHOLE))
+    assert "continue with --resume" in refusal(sam_decoder(out, tmp_path, *WHOLE))
     assert "begun with batch 4, not 3" in refusal(sam_decoder(out, tmp_path, *WHOLE, "--batch", 3, "--resume"))
     monkeypatch.setattr("finetune.segmentation.warm_up.warm_up", None)  # not repeated
     monkeypatch.setattr(sam_fitting, "learn", learn)
@@ -142,7 +142,7 @@ def test_weights_of_the_epoch_that_val_likes_best_are_kept(out: Path, tmp_path: 
     assert not all(torch.equal(value, seen[2][name]) for name, value in kept.items())
 
 
-# -------------------------------------------------------------------------------------------------- measured anew
+# -------------------------------------------------------------------------------------------------- measured again
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -261,10 +261,10 @@ def test_first_training_is_on_made_images_and_resumes_too(
     arguments = ("--weights", "none", "--auto", "--epochs", 2, "--pretrain", "widget@paste-4", "--pretrain-epochs", 3)
     result = sam_decoder(pasted, tmp_path / "unbroken", *arguments)
     assert result.exit_code == 0, result.output
-    assert "from random weights, first on widget@paste-4 (4 made images)" in result.stdout
+    assert "from random weights, first on widget@paste-4 (4 synthetic images)" in result.stdout
     record = json.loads((folder_of(tmp_path / "unbroken") / "run.json").read_text())
-    assert record["pretrained_on"] == "widget@paste-4" and record["made_images"] == 4
-    assert record["pretrain_made_images"] == 4
+    assert record["pretrained_on"] == "widget@paste-4" and record["synthetic_images"] == 4
+    assert record["pretrain_synthetic_images"] == 4
     split = open_dataset(pasted, "widget@paste-4").split["sha256"]
     assert record["settings"]["pretrain_split_sha256"] == split != record["split_sha256"]
     assert len(record["pretrain_history"]) == 3 and len(record["history"]) == 2
@@ -286,15 +286,24 @@ def test_first_training_is_on_made_images_and_resumes_too(
 
 
 def test_made_images_of_either_training_are_told_apart(pasted: Path, tmp_path: Path) -> None:
-    """A dataset with made images of its own, three of them by its share, after one with four."""
+    """A dataset with synthetic images of its own, three of them by its share, after one with four."""
     train = open_dataset(pasted, "widget").images("train")
     given = ["--dataset", "widget@paste-4", "--out", pasted, "--runs", tmp_path, "--arch", "tiny", "--imgsz", 64]
-    given += ["--weights", "none", "--epochs", 1, "--made-share", 3 / (3 + len(train)), "--pretrain", "widget@paste-4"]
+    given += [
+        "--weights",
+        "none",
+        "--epochs",
+        1,
+        "--synthetic-share",
+        3 / (3 + len(train)),
+        "--pretrain",
+        "widget@paste-4",
+    ]
     result = CliRunner().invoke(main, [str(argument) for argument in given])
     assert result.exit_code == 0, (result.output, result.exception)
-    assert "first on widget@paste-4 (4 made images), 3 made images in train, --train decoder" in result.stdout
+    assert "first on widget@paste-4 (4 synthetic images), 3 synthetic images in train, --train decoder" in result.stdout
     record = json.loads((tmp_path / "widget@paste-4" / "sam" / "seed-0" / "run.json").read_text())
-    assert (record["made_images"], record["pretrain_made_images"]) == (7, 4)
+    assert (record["synthetic_images"], record["pretrain_synthetic_images"]) == (7, 4)
 
 
 @pytest.mark.parametrize(

@@ -108,12 +108,12 @@ def test_existing_target_is_refused_without_overwrite(small: Path) -> None:
 
 def test_overwrite_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample, "SMALL_COUNTS", {"train/good": 1, "test/good": 1, **dict.fromkeys(DEFECTS, 1)})
-    target = tmp_path / "made"
+    target = tmp_path / "synthetic"
     for seed in ("0", "1"):
         arguments = ["--to", str(target), "--small", "--seed", seed, "--overwrite"]
         assert CliRunner().invoke(sample.main, arguments).exit_code == 0
     assert json.loads((target / "washer" / "synthetic.json").read_text())["seed"] == 1
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["made"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["synthetic_images"]
 
 
 # ---------------------------------------------------------------- masks

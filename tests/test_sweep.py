@@ -354,7 +354,7 @@ def test_a_killed_worker_is_tried_again_and_what_fails_twice_is_reported(sweep: 
         with ThreadPoolExecutor(1) as beside:
             killed = beside.submit(lambda: next(kill_first_worker(sweep.scripts / "yolo.log")))
             found = {cell.model: outcome for cell, outcome in run_cells(ray, sweep, 1, None)}
-        until(lambda: not alive(killed.result()))  # no orphan goes on writing into the run
+        until(lambda: not alive(killed.result()))  # no orphan continues writing into the run
         assert not (session / "usage_stats.json").exists()
         again = dict(run_cells(ray, replace(sweep, models=("yolo",)), 1, None))
     assert not session.exists()

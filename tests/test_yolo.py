@@ -321,7 +321,7 @@ def test_ctrl_c_waits_for_the_end_of_a_training_step():
         signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize(("epochs", "said"), [(0, "begins anew"), (1, "with --resume goes on")])
+@pytest.mark.parametrize(("epochs", "said"), [(0, "starts again"), (1, "with --resume continues")])
 def test_an_interrupted_run_says_what_to_do_and_nothing_else(out, tmp_path, monkeypatch, epochs, said):
     for _ in range(epochs):
         (tmp_path / "train" / "weights").mkdir(parents=True)
@@ -424,13 +424,13 @@ def begun(runs: Path, dataset: str, **others: object) -> tuple[Path, dict[str, o
 
 def test_a_run_that_is_older_than_an_option_is_resumed_without_it(out, tmp_path, monkeypatch):
     _, settings = begun(tmp_path, "widget", epochs=7)
-    assert "made_share" not in settings
+    assert "synthetic_share" not in settings
     options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--resume")
     asked = []
     monkeypatch.setattr(yolo, "train_and_evaluate", lambda *given: asked.append(given) or {})
     assert run_yolo(*options, "--json").exit_code == 0
-    ((wish, recipe, _),) = asked
-    assert wish.made_share is None and wish.resume and recipe.epochs == 7
+    ((request, recipe, _),) = asked
+    assert request.synthetic_share is None and request.resume and recipe.epochs == 7
 
 
 def test_a_run_that_another_script_began_is_not_resumed(out, tmp_path):
@@ -455,17 +455,17 @@ def test_folds_that_were_not_trained_alike_are_not_put_together(tmp_path, monkey
     asked = []
     monkeypatch.setattr(yolo, "train_and_evaluate", lambda *given: asked.append(given) or {})
     assert run_yolo(*options, "--json").exit_code == 0
-    assert [(wish.resume, recipe.epochs) for wish, recipe, _ in asked] == [(False, 7), (True, 7), (True, 7)]
+    assert [(request.resume, recipe.epochs) for request, recipe, _ in asked] == [(False, 7), (True, 7), (True, 7)]
 
 
 def test_finished_folds_are_exported_too(tmp_path, monkeypatch):
-    """Two were finished before, as one that --resume goes on with is now; the sizes are those of their runs."""
+    """Two were finished before, as one that --resume continues with is now; the sizes are those of their runs."""
     pytest.importorskip("onnx")
     folder, out = write_category(tmp_path / "data", size=(64, 64)), tmp_path / "out"
     for fold in range(3):
         converted("to_yolo", folder, out, "--protocol", "kfold", "--folds", 3, "--fold", fold)
 
-    def finish(wish: object, recipe: object, dataset: Dataset) -> dict[str, object]:
+    def finish(request: object, recipe: object, dataset: Dataset) -> dict[str, object]:
         folder = tmp_path / dataset.name / "yolo" / "seed-0"
         metrics = {"test": {"classes": [], "mAP50": 0.5, "mAP50-95": 0.5}}
         settings = json.loads((folder / "settings.json").read_text("utf-8"))

@@ -85,7 +85,7 @@ def test_a_run_learns_and_says_what_it_cost(learned):
     assert record["metrics"]["test"]["threshold"] == record["metrics"]["val"]["threshold"]
     assert record["weights_bytes"] == (learned / "train" / "weights" / "best.pt").stat().st_size
     assert record["train_cpu_seconds"] > 0 < record["seconds_per_image"]
-    assert record["device"] == "cpu" and record["made_images"] == 0
+    assert record["device"] == "cpu" and record["synthetic_images"] == 0
     for name in ("precision_recall", "confusion"):
         with Image.open(learned / "figures" / "tuned" / f"{name}.png") as image:
             assert min(image.size) > 300

@@ -359,7 +359,7 @@ def test_a_class_known_by_its_words_alone_is_measured_beside_the_trained_ones_fr
 
 @pytest.mark.slow
 def test_an_interrupted_run_keeps_what_was_trained_goes_on_and_is_measured_again(out, vectors, tmp_path):
-    """Interrupted while words are tuned: the detector is not trained again, the words go on from where they were."""
+    """Interrupted while words are tuned: the detector is not trained again, the words continue from where they were."""
     script = [sys.executable, REPOSITORY / "finetune" / "yolo_world.py", "--category", "widget", "--out", out]
     script += ["--runs", tmp_path, "--text-embeddings", vectors, *FAST[:2], "--epochs", 5, *FAST[4:]]
     folder = tmp_path / "widget" / "yolo-world" / "seed-0"
@@ -409,7 +409,7 @@ def test_an_interrupted_run_keeps_what_was_trained_goes_on_and_is_measured_again
 
 @pytest.mark.slow
 def test_several_devices_tune_words_together_and_go_on_after_ctrl_c(out, vectors, tmp_path):
-    """Begun, and gone on with from last.pt: both ways, each process makes its trainer and its words from a file."""
+    """Begun, and continued with from last.pt: both ways, each process makes its trainer and its words from a file."""
     cpus = TwoCpus(tmp_path)
     script = [sys.executable, REPOSITORY / "finetune" / "yolo_world.py", "--category", "widget", "--out", out]
     script = list(map(str, [*script, "--runs", tmp_path, "--device", "0,1"]))

@@ -215,12 +215,12 @@ simplify_option = click.option(
     default=0.0,
     help="Drop polygon vertices that lie this near to the line between others, px; 0 is exact.",
 )
-made_share_option = click.option(
-    "--made-share",
+synthetic_share_option = click.option(
+    "--synthetic-share",
     type=Number(0, 1, max_open=True),
     default=None,
     show_default="all that there are",
-    help="Share of made images (converters.augment) in the train part; all real ones stay.",
+    help="Share of synthetic images (converters.augment) in the train part; all real ones stay.",
 )
 images_option = click.option(
     "--images",
@@ -315,7 +315,7 @@ output_options = _bundle(
         "--on-error",
         type=CHOICE(["stop", "skip"]),
         default="stop",
-        help="Stop at a bad file, or go on, list it, and exit with 1.",
+        help="Stop at a bad file, or continue, list it, and exit with 1.",
     ),
     overwrite_option,
     click.option("--resume", is_flag=True, help="Keep datasets that are written already, if nothing has changed."),
@@ -341,7 +341,7 @@ import_options = _bundle(
         "--on-error",
         type=CHOICE(["stop", "skip"]),
         default="stop",
-        help="Stop at a bad image, or go on, list it, and exit with 1.",
+        help="Stop at a bad image, or continue, list it, and exit with 1.",
     ),
     max_pixels_option,
     overwrite_option,

@@ -31,7 +31,7 @@ def write_format(dataset: Path, name: str) -> None:
     """Write the format folder ``name`` beside the others of a dataset, as these were made; said on stderr.
 
     One process writes, others wait for it. Raises DatasetError with the command to give where the source is gone or
-    has changed, and for tiles and datasets with made images.
+    has changed, and for tiles and datasets with synthetic images.
     """
     with FileLock(dataset.absolute().with_name(f".{dataset.name}.format")):
         if (dataset / name).is_dir():
@@ -98,7 +98,7 @@ def command_for(dataset: Path, name: str) -> str:
 
 
 def _augmentation(dataset: Path) -> str:
-    """The command that makes a dataset with made images again."""
+    """The command that makes a dataset with synthetic images again."""
     record = json.loads((dataset / RECORD).read_text("utf-8"))
     words = ["--dataset", record["base"]["dataset"], "--out", str(dataset.parent), "--count", str(record["count"])]
     words += ["--method", record["method"], "--place", record["place"], "--seed", str(record["seed"])]

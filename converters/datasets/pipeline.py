@@ -159,7 +159,7 @@ def convert_dataset(
     samples, problems = all_samples(categories)
     if problems and conversion.on_error == "stop":
         root = categories[0].folder if len(categories) == 1 else categories[0].folder.parent
-        more = f" (and {len(problems) - 1} more; --on-error skip goes on without them)" if problems[1:] else ""
+        more = f" (and {len(problems) - 1} more; --on-error skip continues without them)" if problems[1:] else ""
         raise DatasetError(f"{root}/{problems[0]}{more}")
     split = splits.make_split(samples, conversion.split)
     class_names = [class_of(sample, conversion.classes) for sample in samples if sample.key in split.parts]
@@ -344,7 +344,7 @@ def _is_finished(
 def _formats_to_keep(
     target: Path, split: Split, settings: dict[str, Any], conversion: Conversion, writers: Sequence[type[Writer]]
 ) -> list[Path]:
-    """Folders of the earlier dataset that belong to the same split and settings and are not written anew.
+    """Folders of the earlier dataset that belong to the same split and settings and are not written again.
 
     Raises DatasetError if something would be replaced and ``--overwrite`` was not given.
     """
@@ -374,7 +374,7 @@ def _formats_to_keep(
 def _space_needed(plans: list[Planned], conversion: Conversion, target: Path) -> int:
     """Bytes that the images will take: none as links on the same file system, else one copy of each.
 
-    Of tiles, which are written anew, as many as they have values: no PNG is much larger than that.
+    Of tiles, which are written again, as many as they have values: no PNG is much larger than that.
     """
     if conversion.tile:
         return sum(

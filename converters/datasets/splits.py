@@ -65,7 +65,7 @@ class Split:
     sources: str  # SHA-256 over all paths and file contents
     parts: dict[str, str]  # image key -> part
     unused: dict[str, str]  # image key -> why it is in no part
-    base: dict[str, str] | None = None  # of a dataset with made images: the dataset without them, and their hash
+    base: dict[str, str] | None = None  # of a dataset with synthetic images: the dataset without them, and their hash
 
     @property
     def family(self) -> str:
@@ -167,7 +167,7 @@ def _stratified(units: Iterable[Unit], rule: SplitRule) -> dict[Unit, str]:
 
 
 def _kfold(units: Iterable[Unit], rule: SplitRule) -> dict[Unit, str]:
-    """Deal each stratum out to the folds, going on where the last one ended, so that folds are equally large."""
+    """Deal each stratum out to the folds, continuing where the last one ended, so that folds are equally large."""
     part = {rule.fold: "test", (rule.fold + 1) % rule.folds: "val"}
     in_order = [unit for stratum in _strata(units).values() for unit in stratum]
     return {unit: part.get(position % rule.folds, "train") for position, unit in enumerate(in_order)}

@@ -47,7 +47,7 @@ ROW = CAPTION + PANEL + 16
 MASK_OPACITY = 0.75
 PIXELS_SHOW_FROM = 4.0  # screen pixels per image pixel from which pixels are shown as squares
 LEAST_REGION = 24  # px
-MADE_HEADINGS = ("parent: defect", "parent: good image", "made image", "made image, zoom", "zoom + mask")
+MADE_HEADINGS = ("parent: defect", "parent: good image", "synthetic image", "synthetic image, zoom", "zoom + mask")
 HEADINGS = ("image", "zoom", "zoom + mask", "zoom + boxes", "zoom + polygons")
 
 
@@ -144,27 +144,27 @@ def good_sheet(title: str, subtitle: str, rows: Sequence[tuple[str, Sequence[Sam
 
 @dataclass(frozen=True)
 class Child:
-    """A made image beside its parents: the good image, and the one that its first defect (or texture) is from."""
+    """A synthetic image beside its parents: the good image, and the one that its first defect (or texture) is from."""
 
     made: Sample
     background: Sample
     source: Sample
 
 
-def made_sheet(title: str, subtitle: str, children: Sequence[Child]) -> Image.Image:
-    """A sheet with one row for each made image."""
+def synthetic_sheet(title: str, subtitle: str, children: Sequence[Child]) -> Image.Image:
+    """A sheet with one row for each synthetic image."""
     top = HEAD + CAPTION
     sheet, draw = _blank(title, subtitle, top + len(children) * ROW)
     for column, heading in enumerate(MADE_HEADINGS):
         draw.text((_left(column), top - 26), heading, INK, _font(17))
     for index, child in enumerate(children):
         caption = [child.made.image.name, child.made.defect, f"from {child.source.key} and {child.background.key}"]
-        _row(sheet, draw, top + index * ROW, caption, made_panels(child))
+        _row(sheet, draw, top + index * ROW, caption, synthetic_panels(child))
     return sheet
 
 
-def made_panels(child: Child) -> list[Rgb]:
-    """The COLUMNS panels of one made image; the third and the fifth show where its mask is."""
+def synthetic_panels(child: Child) -> list[Rgb]:
+    """The COLUMNS panels of one synthetic image; the third and the fifth show where its mask is."""
     instances, parts = (find_instances(mask_of(s).mask) if s.mask else [] for s in (child.made, child.source))
     whole = View((0, 0, child.made.width, child.made.height))
     zoom = View(zoom_region(instances, child.made.width, child.made.height))

@@ -78,7 +78,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Made:
-    """One made image: its file's name, its class, and what augment.json says of it."""
+    """One synthetic image: its file's name, its class, and what augment.json says of it."""
 
     name: str
     defect: str

@@ -17,7 +17,7 @@ from converters.synthetic.product import Frame, Mask, Pixels
 
 Values = NDArray[Any]  # h x w x C, uint8 or float32, 0..255
 
-VISIBLE = 10  # grey levels by which the made image differs from its parent
+VISIBLE = 10  # grey levels by which the synthetic image differs from its parent
 SPREAD = 2  # px: a pixel this near to a visible difference belongs to the defect, or masks would fall to pieces
 BORDER = 3  # px around the mask in which the defect fades into its parent
 CONTEXT = 8  # px around a defect that are looked at to match light and seam
@@ -190,7 +190,7 @@ def seam(cut: Cut, parent: Pixels) -> float:
 def blend(parent: Pixels, pixels: Values, mask: Mask, softness: float) -> tuple[Pixels, Mask] | None:
     """Set pixels into a parent (both h x w x C) where the mask is 1; outside it, they fade within BORDER px.
 
-    ``softness`` is the fading's standard deviation in px. Returns the made image and its mask: where the pixels
+    ``softness`` is the fading's standard deviation in px. Returns the synthetic image and its mask: where the pixels
     were replaced and, at most SPREAD px away (in rows and columns), differ from the parent by VISIBLE or more.
     None if too little of it is visible, or if the mask has more parts than it had.
     """

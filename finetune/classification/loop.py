@@ -247,7 +247,7 @@ def keep(job: Job, at: Standing, chosen: nn.Module, states: Mapping[str, Any], f
 
 
 def load_standing(folder: Path, states: Mapping[str, Any]) -> Standing:
-    """Set the states to those of last.pt; a run that was stopped before its first epoch's end begins anew."""
+    """Set the states to those of last.pt; a run that was stopped before its first epoch's end starts again."""
     path = folder / "last.pt"
     if not path.is_file():
         return Standing()

@@ -206,7 +206,7 @@ def load_saved(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # as above
-        raise DatasetError(f"--resume: {path} is damaged: train anew with --overwrite") from None
+        raise DatasetError(f"--resume: {path} is damaged: train again with --overwrite") from None
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:

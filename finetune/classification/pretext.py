@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 KINDS = ("fill", "fill line", "tint", "tint line", "paste", "shift", "turn", "erase")
 CELLS = 1 + len(KINDS)  # classes of a cell: untouched, or how it was made
-MOST = 10  # made-up defects in an image
+MOST = 10  # synthetic defects in an image
 PER_STEP = 8  # images; their cells are the examples, a thousand in each image
 RATE = 3e-3
-DEFECT_WEIGHT = 3.0  # of a made-up defect's cell against an untouched one, of which there are far more
+DEFECT_WEIGHT = 3.0  # of a synthetic defect's cell against an untouched one, of which there are far more
 VISIBLE = 10  # grey levels: a smaller change is no defect
 
 
@@ -142,7 +142,7 @@ STRUCTURAL = KINDS.index("paste")  # from here on
 
 
 def learn_pretext(network: Any, good: Tensor, steps: int, cast: Any, seed: int) -> None:
-    """Teach a FineNet's ``features`` and ``cells`` to name made-up defects.
+    """Teach a FineNet's ``features`` and ``cells`` to name synthetic defects.
 
     ``good`` are N x 3 x S x S, uint8, train's good images; ``cast`` is an autocast context.
     """
@@ -153,7 +153,7 @@ def learn_pretext(network: Any, good: Tensor, steps: int, cast: Any, seed: int) 
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=0.15)
     network.train()
-    with progress(None, steps, "made-up defects", item_show_func=lambda item: item) as bar:
+    with progress(None, steps, "synthetic defects", item_show_func=lambda item: item) as bar:
         for _ in range(steps):
             loss = pretext_loss(network, good, cast, generator)
             optimizer.zero_grad()
@@ -185,7 +185,7 @@ def pretext_loss(network: Any, good: Tensor, cast: Any, generator: np.random.Gen
 
 
 def paint_batch(good: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """PER_STEP good images with made-up defects, B x 3 x S x S uint8, and their classes, B x S x S uint8."""
+    """PER_STEP good images with synthetic defects, B x 3 x S x S uint8, and their classes, B x S x S uint8."""
     import torch
 
     from finetune.training.images import augmentation

@@ -27,7 +27,7 @@ class Attempt:
     ema: float = 0.0  # decay of the averaged weights that are evaluated and saved; 0 is off
     slow: float = 1.0  # learning rate of all but the head, as a share of lr
     rehearse: float = 0.0  # weight of the pretext's loss beside that of the labels
-    pretext: int = 0  # steps on made-up defects before the labels: see finetune.classification.pretext
+    pretext: int = 0  # steps on synthetic defects before the labels: see finetune.classification.pretext
 
 
 PLAIN = Attempt()
@@ -60,7 +60,7 @@ ATTEMPTS = {
     "modified": MODIFIED,  # the torchvision network with a larger head, frozen and then unfrozen
     "focal": FOCAL,  # focal loss, AdamW, warm-up and cosine, early stop
     "long": LONG,  # the same for 100 epochs
-    "pretext": PRETEXT,  # our own high-resolution CNN, which first learns from made-up defects
+    "pretext": PRETEXT,  # our own high-resolution CNN, which first learns from synthetic defects
 }
 USUAL = "focal"  # from published weights; `pretext` is for a random start
 IMBALANCE = (

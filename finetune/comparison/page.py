@@ -224,7 +224,7 @@ def _pro_point(item: Evidence) -> tuple[float, float] | None:
 
 
 def breakable(name: str) -> Any:
-    """A model's name as HTML, which may go on in the next line after / and _."""
+    """A model's name as HTML, which may continue in the next line after / and _."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub("([/_])", r"\1<wbr>", str(escape(name))))

@@ -77,13 +77,13 @@ class Row:
 
     @property
     def label(self) -> str | None:
-        """The kind of label that it needed: a mask where it saw made images, which are cut out along masks."""
-        return "mask" if self.made_images else self.about.get("label")
+        """The kind of label that it needed: a mask where it saw synthetic images, which are cut out along masks."""
+        return "mask" if self.synthetic_images else self.about.get("label")
 
     @property
-    def made_images(self) -> int | None:
-        """How many made images it saw: none where it learned from good images alone, or not at all."""
-        return self.record.get("made_images") if CHEAPNESS.get(str(self.about.get("label"))) else None
+    def synthetic_images(self) -> int | None:
+        """How many synthetic images it saw: none where it learned from good images alone, or not at all."""
+        return self.record.get("synthetic_images") if CHEAPNESS.get(str(self.about.get("label"))) else None
 
     @property
     def oracle(self) -> bool:
@@ -243,7 +243,7 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
         "seeds": sorted(row.answers),
         "random_weights": row.random_weights,
         "seen_test": row.seen_test,
-        "made_images": row.made_images,
+        "synthetic_images": row.synthetic_images,
         "cost": {name: about.get(name, record.get(name)) for name in COSTS},
         "pixels_from": first[0].answer.kind,
         "thresholds": {
@@ -345,7 +345,7 @@ def differing(records: Sequence[dict[str, Any]]) -> list[str]:
     """
     settings = [record.get("settings") or {} for record in records]
     names = {name for each in settings for name, value in each.items() if isinstance(value, int | float)} | {"arch"}
-    names -= {"seed", "made_images"}
+    names -= {"seed", "synthetic_images"}
     return sorted(name for name in names if len({each[name] for each in settings if name in each}) > 1)
 
 

@@ -71,9 +71,9 @@ def summary(report: dict[str, Any], style: str, oracle: bool) -> str:
 
 
 def labels_of(row: dict[str, Any]) -> str:
-    """The kind of label that a model needs, and how many made images were added to train."""
-    made = row.get("made_images")
-    return (row["label"] or "?") + (f" + {made} made images" if made else "")
+    """The kind of label that a model needs, and how many synthetic images were added to train."""
+    made = row.get("synthetic_images")
+    return (row["label"] or "?") + (f" + {made} synthetic images" if made else "")
 
 
 def as_markdown(report: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ def view_of(dataset: Dataset, task: str, background: float, folder: Path, crop: 
     shutil.copytree(source.absolute(), folder, copy_function=os.symlink)
     images, labels = (folder / kind / "train" for kind in ("images", "labels"))
     names = dataset.images("train")
-    for name in {path.name for path in images.iterdir()}.difference(names):  # made images beyond --made-share
+    for name in {path.name for path in images.iterdir()}.difference(names):  # synthetic images beyond --synthetic-share
         (images / name).unlink()
     if crop:
         from finetune.detection.crops import cut_train_part

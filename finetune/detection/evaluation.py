@@ -11,7 +11,7 @@ from converters.cli.errors import DatasetError
 from converters.cli.options import progress, table
 from finetune.detection.dataset_view import FORMATS
 from finetune.runs.dataset import Dataset
-from finetune.runs.predictions import Run, image_scores, made_images_of
+from finetune.runs.predictions import Run, image_scores, synthetic_images_of
 
 LEAST_SCORE = 0.001  # average precision wants the whole curve, not only the sure detections
 
@@ -113,7 +113,7 @@ def report(folder: Path, measured: dict[str, Any]) -> str:
     record = json.loads((folder / "run.json").read_text("utf-8"))
     start = "random weights" if record["random_weights"] else record["settings"]["weights"]
     tiles = record["settings"].get("tiles")
-    trained_on = (f", trained on {tiles}" if tiles else "") + made_images_of(record)
+    trained_on = (f", trained on {tiles}" if tiles else "") + synthetic_images_of(record)
     seconds = record["train_seconds"]
     trained = "resumed" if seconds is None else f"{seconds:.0f} s of training"
     lines = [

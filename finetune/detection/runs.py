@@ -1,4 +1,4 @@
-"""How a run of YOLO or YOLO-World is begun, interrupted, gone on with and done again for each fold."""
+"""How a run of YOLO or YOLO-World is begun, interrupted, continued with and done again for each fold."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ ASIDE = {"out", "runs", "run_name", "export", "overwrite", "resume"}  # options 
 
 
 @dataclass(frozen=True)
-class Wish:
+class Request:
     """What is asked for, apart from the recipe and the dataset; the fields are a command's options."""
 
     out: Path
@@ -45,7 +45,7 @@ def usual_name(dataset: Dataset) -> str:
     return f"yolo-tile-{dataset.card['settings']['tile']['size']}" if dataset.tiles else "yolo"
 
 
-AnyWish = TypeVar("AnyWish", bound=Wish)
+AnyRequest = TypeVar("AnyRequest", bound=Request)
 AnyRecipe = TypeVar("AnyRecipe", bound="DataclassInstance")
 
 
@@ -67,7 +67,7 @@ def fold_names(name: str, folds: int | None) -> list[str]:
     return [f"{name}@kfold-{folds}-{fold}" for fold in range(folds)] if folds else [name]
 
 
-def go_on(folder: Path, dataset: Dataset, origin: dict[str, Any]) -> Run:
+def continue_run(folder: Path, dataset: Dataset, origin: dict[str, Any]) -> Run:
     """An interrupted run; raises DatasetError if a setting in ``origin`` is another now."""
     settings = read_begun(folder)
     if any(settings[key] != value for key, value in origin.items()):
@@ -80,35 +80,35 @@ def has_last(folder: Path) -> bool:
     return any(folder.glob(f"*/{CHECKPOINTS}/last.pt"))
 
 
-def as_begun(wish: AnyWish, recipe: AnyRecipe, folder: Path, given: set[str]) -> tuple[AnyWish, AnyRecipe]:
+def as_begun(request: AnyRequest, recipe: AnyRecipe, folder: Path, given: set[str]) -> tuple[AnyRequest, AnyRecipe]:
     """What a run was begun with; raises DatasetError for an option in ``given`` that says otherwise."""
     settings = read_begun(folder)
     begun: dict[str, Any] = {}
-    for name, now in as_settings(wish, recipe).items():
+    for name, now in as_settings(request, recipe).items():
         begun[name] = settings.get(name)  # None of an option that is younger than the run
         if now != begun[name] and (name in given or name not in settings):
             option = name.replace("_", "-")
             raise DatasetError(
                 f"--{option} {now}: {folder} was begun with {begun[name]}; "
-                "leave it out to resume, or train anew with --overwrite"
+                "leave it out to resume, or train again with --overwrite"
             )
     kept = {field.name: begun.pop(field.name) for field in fields(recipe)}
-    return replace(wish, **begun), replace(recipe, **kept)
+    return replace(request, **begun), replace(recipe, **kept)
 
 
-def as_settings(wish: Wish, recipe: Any) -> dict[str, Any]:
+def as_settings(request: Request, recipe: Any) -> dict[str, Any]:
     """What a resumed run must have in common with its beginning: all but the device."""
-    settings = wish.settings() | asdict(recipe)
+    settings = request.settings() | asdict(recipe)
     del settings["device"]
     return settings
 
 
 def train_on_each(
     datasets: Sequence[Dataset],
-    wish: AnyWish,
+    request: AnyRequest,
     recipe: AnyRecipe,
     given: set[str],
-    train_on: Callable[[AnyWish, AnyRecipe, Dataset], dict[str, Any]],
+    train_on: Callable[[AnyRequest, AnyRecipe, Dataset], dict[str, Any]],
     measures_in: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
     """Leave a run on each dataset; return what ``train_on`` measured by dataset.
@@ -116,25 +116,25 @@ def train_on_each(
     With --resume, finished folds are kept (``measures_in`` finds in run.json what they measured), and those whose
     turn had not come are trained as the others were. Raises DatasetError if those were not all trained alike.
     """
-    found, folders = {}, [wish.folder(dataset) for dataset in datasets]
-    if wish.resume and len(folders) == 1:
+    found, folders = {}, [request.folder(dataset) for dataset in datasets]
+    if request.resume and len(folders) == 1:
         _check_interrupted(folders[0])
-    for folder in folders if wish.resume else ():
+    for folder in folders if request.resume else ():
         if (folder / SETTINGS).is_file():
-            wish, recipe = as_begun(wish, recipe, folder, given)
-            given = given | as_settings(wish, recipe).keys()
+            request, recipe = as_begun(request, recipe, folder, given)
+            given = given | as_settings(request, recipe).keys()
     for dataset, folder in zip(datasets, folders, strict=True):
-        if wish.resume and (folder / "run.json").is_file():
+        if request.resume and (folder / "run.json").is_file():
             found[dataset.name] = measures_in(read_run(folder, dataset))
         else:
-            own = replace(wish, resume=wish.resume and has_last(folder))
+            own = replace(request, resume=request.resume and has_last(folder))
             found[dataset.name] = train_on(own, recipe, dataset)
     return found
 
 
 def _check_interrupted(folder: Path) -> None:
     if (folder / "run.json").is_file():
-        raise DatasetError(f"--resume: {folder} is a finished run; train anew with --overwrite")
+        raise DatasetError(f"--resume: {folder} is a finished run; train again with --overwrite")
     if not (folder / SETTINGS).is_file() or not has_last(folder):
         raise DatasetError(f"--resume: {folder} holds no interrupted run with a last.pt; start it without --resume")
 

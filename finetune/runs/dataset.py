@@ -37,7 +37,7 @@ class Dataset:
     """One folder that the converters published."""
 
     folder: Path
-    made_share: float | None = None  # of made images in the train part, 0..<1; None takes all that there are
+    synthetic_share: float | None = None  # of synthetic images in the train part, 0..<1; None takes all that there are
 
     @property
     def name(self) -> str:
@@ -107,30 +107,30 @@ class Dataset:
         return {name: number for number, name in numbered if not {name, whole.get(name)} & left_out}
 
     def images(self, part: str) -> list[str]:
-        """Names of the images in a part, in the order of their ids; of made ones as many as ``made_share`` asks for."""
+        """Names of the images in a part by their ids; of synthetic ones as many as ``synthetic_share`` asks for."""
         names = [name for name in self.image_ids if self.parts[name] == part]
-        return names if part != "train" or self.made_share is None else self._mixed(names, self.made_share)
+        return names if part != "train" or self.synthetic_share is None else self._mixed(names, self.synthetic_share)
 
     @property
-    def made_images(self) -> list[str]:
+    def synthetic_images(self) -> list[str]:
         """Names of the images of the train part that `python -m converters.augment` made, as ``images`` has them."""
-        return list(filter(_is_made, self.images("train")))
+        return list(filter(_is_synthetic, self.images("train")))
 
     def _mixed(self, names: list[str], share: float) -> list[str]:
-        """All real images of ``names`` and so many made ones, taken evenly: in the order of names they lie by type."""
-        made = list(filter(_is_made, names))
-        real = names[: len(names) - len(made)]  # made ones sort last
+        """All real images of ``names`` and so many synthetic ones, taken evenly: names sort by type."""
+        made = list(filter(_is_synthetic, names))
+        real = names[: len(names) - len(made)]  # synthetic ones sort last
         wanted = round(share / (1 - share) * len(real))
         if not made:
             raise DatasetError(
-                f"--made-share {share:g}: {self.folder} holds no made images; make some with "
+                f"--synthetic-share {share:g}: {self.folder} holds no synthetic images; make some with "
                 f"`python -m converters.augment --dataset {self.name}`, and name the dataset that it writes"
             )
         if wanted > len(made):
             most = int(100 * len(made) / len(names)) / 100
             raise DatasetError(
-                f"--made-share {share:g}: takes {wanted} made images beside {len(real)} real ones, and {self.folder} "
-                f"holds {len(made)}: take {most:g} or less, or make more"
+                f"--synthetic-share {share:g}: takes {wanted} synthetic images beside {len(real)} real ones, and "
+                f"{self.folder} holds {len(made)}: take {most:g} or less, or make more"
             )
         return real + [made[index * len(made) // wanted] for index in range(wanted)]
 
@@ -148,7 +148,7 @@ class Dataset:
             raise DatasetError(f"{path}: cannot be read ({error}): convert again with --overwrite") from None
         if made_from != self.split["sha256"]:
             raise DatasetError(f"{path}: made from another split than {self.folder / 'split.json'}: convert again")
-        if part == "train" and self.made_share is not None:
+        if part == "train" and self.synthetic_share is not None:
             ids = {self.image_ids[name] for name in self.images(part)}
             truth["images"] = [entry for entry in truth["images"] if entry["id"] in ids]
             truth["annotations"] = [entry for entry in truth["annotations"] if entry["image_id"] in ids]
@@ -240,7 +240,7 @@ def read_mask(path: Path) -> "NDArray[Any]":
         raise DatasetError(f"{path}: is no readable PNG: convert again with --overwrite") from None
 
 
-def _is_made(name: str) -> bool:
+def _is_synthetic(name: str) -> bool:
     return name.startswith(f"{KEYS}__")
 
 
@@ -266,15 +266,15 @@ def last_of(out: Path, times: Iterable[tuple[str, Path]], what: str = "converted
     return known[-1][1]
 
 
-def open_dataset(out: Path, name: str, made_share: float | None = None) -> Dataset:
-    """Open ``OUT/NAME``, with made images as that share of its train part, or as many as there are.
+def open_dataset(out: Path, name: str, synthetic_share: float | None = None) -> Dataset:
+    """Open ``OUT/NAME``, with synthetic images as that share of its train part, or as many as there are.
 
-    Raises DatasetError that tells how to make one, or which ones there are, or how many made images it holds.
+    Raises DatasetError that tells how to make one, or which ones there are, or how many synthetic images it holds.
     """
-    dataset = Dataset(out / name, made_share)
+    dataset = Dataset(out / name, synthetic_share)
     recover(dataset.folder)
     if (dataset.folder / "split.json").is_file():
-        if made_share is not None:
+        if synthetic_share is not None:
             dataset.images("train")  # refused now rather than when it is trained on
         return dataset
     there = sorted(path.parent.name for path in out.glob("*/split.json")) if out.is_dir() else []
@@ -284,7 +284,7 @@ def open_dataset(out: Path, name: str, made_share: float | None = None) -> Datas
 
 
 def how_to_make(out: Path, name: str) -> str:
-    """The commands that write the dataset ``OUT/NAME``: its conversion and, for made images, `converters.augment`."""
+    """The commands that write ``OUT/NAME``: its conversion and, for synthetic images, `converters.augment`."""
     base, _, last = name.rpartition("@")
     where = "" if out == Path("datasets_out") else f" --out {shlex.quote(str(out))}"
     if base and (made := AUGMENTED.fullmatch(last)):
@@ -335,8 +335,8 @@ def check_apart(first: Dataset, dataset: Dataset) -> None:
     base = first.split.get("base")
     if base and base["dataset"] == dataset.name and base["sha256"] != dataset.split["sha256"]:
         raise DatasetError(
-            f"--pretrain {first.name}: was made from another split of {dataset.name}: its made images may show val "
-            "or test; make it again"
+            f"--pretrain {first.name}: was made from another split of {dataset.name}: its synthetic images may show "
+            "val or test; make it again"
         )
 
 

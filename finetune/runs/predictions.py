@@ -105,7 +105,7 @@ class Run:
             "commit": git_commit(),
             "seconds": round(self.seconds, 1),
             "peak_memory_mb": peak_memory_mb(),
-            **made_of(self.dataset),
+            **synthetic_facts(self.dataset),
             **results,
         }
         write_record(self.folder, record)
@@ -118,21 +118,27 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     partial.replace(folder / "run.json")
 
 
-def made_of(dataset: Dataset) -> dict[str, Any]:
-    """Of a dataset with made images: the one without them, how many were trained on, and the classes; else nothing."""
+def synthetic_facts(dataset: Dataset) -> dict[str, Any]:
+    """Of a dataset with synthetic images: the one without them, how many there are, and the classes; else {}."""
     if "base" not in dataset.split:
         return {}
-    return {"base": dataset.split["base"], "made_images": len(dataset.made_images), "classes": dataset.classes}
+    return {
+        "base": dataset.split["base"],
+        "synthetic_images": len(dataset.synthetic_images),
+        "classes": dataset.classes,
+    }
 
 
-def made_images_of(record: Mapping[str, Any]) -> str:
-    """What a run was trained on first, and the made images of either stage, for the head of its report."""
-    first, made = record.get("pretrained_on"), record.get("made_images", 0)
-    if first and "base" in record and "pretrain_made_images" not in record:  # an older run, which knows the sum only
-        return f", first on {first} ({made} made images in both)"
-    before = record.get("pretrain_made_images", made) if first else 0
-    own = f", {made - before} made images in train" if made > before else ""
-    return (f", first on {first} ({before} made images)" if first else "") + own
+def synthetic_images_of(record: Mapping[str, Any]) -> str:
+    """What a run was trained on first, and the synthetic images of either stage, for the head of its report."""
+    first, made = record.get("pretrained_on"), record.get("synthetic_images", 0)
+    if (
+        first and "base" in record and "pretrain_synthetic_images" not in record
+    ):  # an older run, which knows the sum only
+        return f", first on {first} ({made} synthetic images in both)"
+    before = record.get("pretrain_synthetic_images", made) if first else 0
+    own = f", {made - before} synthetic images in train" if made > before else ""
+    return (f", first on {first} ({before} synthetic images)" if first else "") + own
 
 
 def run_folder(runs: Path, dataset: Dataset, name: str, seed: int) -> Path:
@@ -149,9 +155,9 @@ def start_run(
     check_replay(dataset, settings if begun is None else begun)
     if folder.exists():
         if (folder / "run.json").exists() and not overwrite:
-            raise DatasetError(f"{folder} exists: add --overwrite to train anew, or give the run a name with --run")
+            raise DatasetError(f"{folder} exists: add --overwrite to train again, or give the run a name with --run")
         if (folder / SETTINGS).is_file() and any(folder.rglob("*.pt")) and not overwrite:
-            raise DatasetError(f"{folder} was interrupted: go on with --resume, or train anew with --overwrite")
+            raise DatasetError(f"{folder} was interrupted: continue with --resume, or train again with --overwrite")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if begun is not None:
@@ -190,14 +196,14 @@ def check_replay(dataset: Dataset, settings: dict[str, Any]) -> None:
 
 @contextmanager
 def told_to_resume(folder: Path, begun: Callable[[Path], bool] = Path.is_dir) -> Iterator[None]:
-    """Let an interruption say how to go on, which is printed in place of the usual line.
+    """Let an interruption say how to continue, which is printed in place of the usual line.
 
     ``begun`` tells whether --resume would find something in the folder.
     """
     try:
         yield
     except KeyboardInterrupt:
-        how = "with --resume goes on" if begun(folder) else "begins anew: no epoch had ended"
+        how = "with --resume continues" if begun(folder) else "starts again: no epoch had ended"
         raise KeyboardInterrupt(f"{folder}: the same command {how}") from None
 
 
@@ -218,7 +224,7 @@ def check_begun(folder: Path, settings: dict[str, Any]) -> None:
         if before.get(key) != now.get(key) and not older:
             raise DatasetError(
                 f"--resume: {folder} was begun with {key} {before.get(key)!s:.60}, not {now.get(key)!s:.60}; "
-                "give what it was begun with, or train anew with --overwrite"
+                "give what it was begun with, or train again with --overwrite"
             )
 
 
@@ -264,7 +270,7 @@ class PredictionSet:
     """What a model said when asked in one way: a folder ``predictions/SET/``, or one COCO results file for test."""
 
     source: Path
-    more_classes: int = 0  # that only made images have; what is found of them names no type, and is left out
+    more_classes: int = 0  # that only synthetic images have; what is found of them names no type, and is left out
 
     @property
     def name(self) -> str:
@@ -371,7 +377,7 @@ def find_runs(runs: Path, dataset: Dataset) -> list[Path]:
 def read_run(folder: Path, dataset: Dataset) -> dict[str, Any]:
     """A run's record; raises DatasetError if it was trained on another split than the dataset's.
 
-    A run on the dataset with made images added to train will do: val and test are the same.
+    A run on the dataset with synthetic images added to train will do: val and test are the same.
     """
     record = _read_json(folder / "run.json", dict)
     _check_labels(folder, record, dataset)
@@ -403,7 +409,7 @@ def finished_run(folder: Path, dataset: Dataset, model: str, needed: Iterable[Pa
     if record.get("classes", dataset.classes) != dataset.classes:
         name = record["dataset"]
         raise DatasetError(
-            f"--eval-only {folder}: knows a class that only made images have: name {name} as the dataset"
+            f"--eval-only {folder}: knows a class that only synthetic images have: name {name} as the dataset"
         )
     return record
 
@@ -412,7 +418,7 @@ def _check_labels(folder: Path, record: dict[str, Any], dataset: Dataset) -> Non
     """Raise DatasetError for a run whose classes or instances are not the dataset's; a record may be silent on them."""
     ours, theirs = dataset.label_settings, record.get("label_settings", {})
     said = {name: theirs.get(name) for name in ours}
-    if "base" in record and theirs:  # made images may have classes of their own, which come last
+    if "base" in record and theirs:  # synthetic images may have classes of their own, which come last
         said["class_names"] = theirs["class_names"][: len(dataset.classes)]
     differ = [name for name in ours if theirs and said[name] != ours[name]]
     for setting in differ[:1]:

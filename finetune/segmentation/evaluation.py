@@ -300,7 +300,9 @@ def read_boxes(folder: Path, dataset: Dataset) -> dict[str, dict[int, list[dict[
     if (run / "run.json").is_file():
         labels = json.loads((run / "run.json").read_text("utf-8")).get("label_settings", {})
         names = labels.get("class_names", [])
-        if any(theirs != ours for theirs, ours in zip(names, dataset.classes, strict=False)):  # made images add some
+        if any(
+            theirs != ours for theirs, ours in zip(names, dataset.classes, strict=False)
+        ):  # synthetic images add some
             raise DatasetError(
                 f"--boxes {folder}: knows other classes ({', '.join(names)}) than {dataset.folder} has "
                 f"({', '.join(dataset.classes)}): name a run on those"

@@ -48,7 +48,7 @@ def fit(
     """Train in place, and leave the weights of the epoch that ``judge`` (higher is better) likes best; its history.
 
     Without a judge (val shows no defect), the last epoch's are kept. Each epoch replaces the file ``last``, from which
-    ``resume`` goes on as if there had been no interruption.
+    ``resume`` continues as if there had been no interruption.
     """
     parameters = [parameter for parameter in segmenter.parameters() if parameter.requires_grad]
     steps = -(-len(drawn(segmenter, images, np.random.default_rng(recipe.seed))) // recipe.batch)
@@ -126,7 +126,7 @@ def keep(segmenter: Segmenter, states: dict[str, Any], at: Standing, chosen: dic
 def load_standing(segmenter: Segmenter, states: dict[str, Any], last: Path) -> tuple[Standing, dict[str, Any]]:
     """Set weights and states to those of ``last``; where it stands, and the weights that val has liked best.
 
-    A training that was stopped before its first epoch's end begins anew.
+    A training that was stopped before its first epoch's end starts again.
     """
     if not last.is_file():
         return Standing(), trained_state(segmenter)

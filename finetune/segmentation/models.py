@@ -341,7 +341,9 @@ def load_tuned(path: Path | str, weights: Path | str | None = None) -> Segmenter
     try:
         segmenter.load_state_dict(saved["state"], strict=origin.weights is None)
     except RuntimeError:
-        raise DatasetError(f"{path}: its weights are of another architecture than this version's: train anew") from None
+        raise DatasetError(
+            f"{path}: its weights are of another architecture than this version's: train again"
+        ) from None
     if origin.lora:
         merge_lora(segmenter.sam.image_encoder)
     return segmenter.eval().requires_grad_(False)

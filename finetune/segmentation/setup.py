@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 ARCHS = ("tiny", "mobile_sam", "vit_b", "vit_l", "vit_h")
 WARM_UP = 2600  # steps
 RATE, REFERENCE = 8e-4, 256  # SAM's own rate, at its own batch; scaled by the square root of the batch's share
-RANDOM_RATE = 5e-4  # where everything is learned anew, after the warm-up
+RANDOM_RATE = 5e-4  # where everything is learned again, after the warm-up
 TUNED = "tuned.pt"
 WARMED, LAST_FIRST, LAST = "warm-up.pt", "last-pretrain.pt", "last.pt"  # where an unfinished run stands
-FREE = ("runs", "run_name", "cache_gb", "export_to", "device", "resume", "overwrite")  # may change when it goes on
+FREE = ("runs", "run_name", "cache_gb", "export_to", "device", "resume", "overwrite")  # may change when it continues
 
 
 @dataclass(frozen=True)
-class Wish:
+class Request:
     """What the command line asks for."""
 
     runs: Path
@@ -36,7 +36,7 @@ class Wish:
     train: str
     auto: bool
     instances: str
-    made_share: float | None
+    synthetic_share: float | None
     pretrain: str | None
     pretrain_epochs: int | None
     views: int
@@ -116,23 +116,23 @@ def geometry(arch: str, imgsz: int | None) -> "Tiny":
     return tiny
 
 
-def check_options(wish: Wish, trained: dict[str, Any]) -> None:
+def check_options(request: Request, trained: dict[str, Any]) -> None:
     """Raise DatasetError for options that don't go together, or that need a library that isn't there."""
     from finetune.segmentation.models import MOBILE
 
     if trained.get("lora") and find_spec("peft") is None:
         raise DatasetError("--train lora: peft is not installed: pip install -e '.[lora]'")
-    if wish.arch == MOBILE and trained.get("image_encoder"):  # timm keeps its attention's biases between steps
+    if request.arch == MOBILE and trained.get("image_encoder"):  # timm keeps its attention's biases between steps
         raise DatasetError("--train all: trains no image encoder of mobile_sam; choose decoder, prompt-encoder, lora:4")
-    if wish.arch == MOBILE and wish.export_to:
+    if request.arch == MOBILE and request.export_to:
         raise DatasetError(
             "--export: SamPredictor knows no mobile_sam; load tuned.pt with finetune.segmentation.models.load_tuned"
         )
-    if wish.export_to and wish.export_to.is_dir():
-        raise DatasetError(f"--export {wish.export_to}: is a folder; name the file to write")
+    if request.export_to and request.export_to.is_dir():
+        raise DatasetError(f"--export {request.export_to}: is a folder; name the file to write")
 
 
-def make_job(wish: Wish, dataset: Dataset, first: Dataset | None) -> Job:
+def make_job(request: Request, dataset: Dataset, first: Dataset | None) -> Job:
     """A training with its weights and images at hand; raises DatasetError for what can't be had or doesn't go."""
     import cv2
     import torch
@@ -143,73 +143,77 @@ def make_job(wish: Wish, dataset: Dataset, first: Dataset | None) -> Job:
     from finetune.segmentation.steps import Recipe
     from finetune.training.processes import prepare_device
 
-    trained, tiny = parse_train(wish.train), geometry(wish.arch, wish.imgsz)
-    check_options(wish, trained)
-    joined = wish.instances == "image"
+    trained, tiny = parse_train(request.train), geometry(request.arch, request.imgsz)
+    check_options(request, trained)
+    joined = request.instances == "image"
     parts = {part: images_of(dataset, part, joined) for part in ("train", "val", "test")}
     before = images_of(first, "train", joined) if first else []
     needed = [(dataset, part, parts[part]) for part in ("train", "test")]
     for one, part, images in needed + ([(first, "train", before)] if first else []):
         if not any(image.marked for image in images):
             raise DatasetError(f"{one.folder}: its {part} part shows no defect: convert it with another --protocol")
-    boxes = read_boxes(wish.boxes, dataset) if wish.boxes else None
-    device = prepare_device(wish.device)
+    boxes = read_boxes(request.boxes, dataset) if request.boxes else None
+    device = prepare_device(request.device)
     cv2.setNumThreads(torch.get_num_threads())
-    torch.manual_seed(wish.seed)
-    checkpoint = find_checkpoint(wish.arch, wish.weights)
+    torch.manual_seed(request.seed)
+    checkpoint = find_checkpoint(request.arch, request.weights)
     anew = checkpoint is None and bool(trained.get("image_encoder"))  # everything is learned
-    usual = WARM_UP if anew and wish.arch == TINY else 0
-    warm_up = usual if wish.warm_up is None else wish.warm_up
+    usual = WARM_UP if anew and request.arch == TINY else 0
+    warm_up = usual if request.warm_up is None else request.warm_up
     if warm_up and not usual:
-        raise DatasetError("--warm-up: is for --arch tiny --weights none --train all, which learns everything anew")
-    rate = wish.lr or (RANDOM_RATE if anew else RATE * (wish.batch / REFERENCE) ** 0.5)
-    recipe = Recipe(**trained, epochs=wish.epochs, batch=wish.batch, lr=rate, seed=wish.seed, patience=wish.patience)
-    segmenter = Segmenter(load_sam(wish.arch, checkpoint, tiny), dataset.classes, wish.auto).to(device)
-    origin = Origin(wish.arch, tiny, checkpoint, recipe.lora)
+        raise DatasetError("--warm-up: is for --arch tiny --weights none --train all, which learns everything again")
+    rate = request.lr or (RANDOM_RATE if anew else RATE * (request.batch / REFERENCE) ** 0.5)
+    recipe = Recipe(
+        **trained, epochs=request.epochs, batch=request.batch, lr=rate, seed=request.seed, patience=request.patience
+    )
+    segmenter = Segmenter(load_sam(request.arch, checkpoint, tiny), dataset.classes, request.auto).to(device)
+    origin = Origin(request.arch, tiny, checkpoint, recipe.lora)
     return Job(segmenter, recipe, warm_up, origin, parts, before, boxes, device)
 
 
-def open_run(wish: Wish, job: Job, dataset: Dataset, first: Dataset | None) -> Run:
-    """The run's folder, new or, with --resume, as it was left; raises DatasetError for one that doesn't go on.
+def open_run(request: Request, job: Job, dataset: Dataset, first: Dataset | None) -> Run:
+    """The run's folder, new or, with --resume, as it was left; raises DatasetError for one that doesn't continue.
 
     Of torchrun's processes, the first one looks and makes it.
     """
     from finetune.segmentation.evaluation import boxes_sha256
     from finetune.training.processes import leads, wait_for_all
 
-    folder = run_folder(wish.runs, dataset, wish.run_name, wish.seed)
+    folder = run_folder(request.runs, dataset, request.run_name, request.seed)
     if job.origin.weights and folder.resolve() in job.origin.weights.resolve().parents:
-        raise DatasetError(f"--weights {wish.weights}: lies in the run that would be replaced; name another with --run")
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(wish).items()}
+        raise DatasetError(
+            f"--weights {request.weights}: lies in the run that would be replaced; name another with --run"
+        )
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(request).items()}
     settings |= {**asdict(job.recipe), "warm_up": job.warm_up, "imgsz": job.segmenter.sam.image_encoder.img_size}
     begun = {key: value for key, value in settings.items() if key not in FREE}
     begun |= {
         "weights_sha256": job.origin.weights and sha256(job.origin.weights),
-        "boxes_sha256": wish.boxes and boxes_sha256(wish.boxes),
+        "boxes_sha256": request.boxes and boxes_sha256(request.boxes),
         "split_sha256": dataset.split["sha256"],
         "label_settings": dataset.label_settings,
         "pretrain_split_sha256": first and first.split["sha256"],
     }
     settings |= begun
-    if leads() and wish.resume:
+    if leads() and request.resume:
         if (folder / "run.json").is_file():
-            raise DatasetError(f"--resume: {folder} is a finished run; train anew with --overwrite")
+            raise DatasetError(f"--resume: {folder} is a finished run; train again with --overwrite")
         check_begun(folder, begun)
     elif leads():
-        start_run(folder, dataset, settings, wish.overwrite, begun)
+        start_run(folder, dataset, settings, request.overwrite, begun)
     wait_for_all()
     return Run(folder, dataset, settings)
 
 
-def as_begun(wish: Wish, settings: dict[str, Any]) -> Wish:
+def as_begun(request: Request, settings: dict[str, Any]) -> Request:
     """What a run was begun with, by its record; but for what may change, and a checkpoint that has moved."""
-    names = settings.keys() & {field.name for field in fields(Wish)} - {*FREE}
-    begun = replace(wish, **{name: settings[name] for name in names})
-    boxes = wish.boxes or (begun.boxes and Path(begun.boxes))
-    return replace(begun, boxes=boxes, weights=wish.weights or begun.weights)
+    names = settings.keys() & {field.name for field in fields(Request)} - {*FREE}
+    begun = replace(request, **{name: settings[name] for name in names})
+    boxes = request.boxes or (begun.boxes and Path(begun.boxes))
+    return replace(begun, boxes=boxes, weights=request.weights or begun.weights)
 
 
-def check_boxes(begun: Wish, settings: dict[str, Any], dataset: Dataset, folder: Path) -> None:
+def check_boxes(begun: Request, settings: dict[str, Any], dataset: Dataset, folder: Path) -> None:
     """Raise DatasetError for ``begun.boxes`` if they are not those that the run in ``folder`` was begun with.
 
     An older run does not say what was in them: then they must be of the same split and classes.

@@ -1,7 +1,7 @@
 """What SAM's decoder learns in a step: a scene, prompts, the loss and its gradients; sam_fitting.py is the loop.
 
 Prompts are simulated as in A. Kirillov et al., Segment Anything, ICCV 2023: an interaction begins with a point or a
-noisy box, and goes on with points where the answer is wrong, together with that answer as a mask prompt.
+noisy box, and continues with points where the answer is wrong, together with that answer as a mask prompt.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +77,7 @@ def loss_size(sam: Sam, size: Sequence[int]) -> tuple[int, int]:
 def scene_of(
     segmenter: Segmenter, ids: NDArray[np.int64], kinds: Sequence[int], most: int, generator: np.random.Generator
 ) -> Scene:
-    """At most ``most`` of an image's instances, drawn anew each time.
+    """At most ``most`` of an image's instances, drawn again each time.
 
     ``ids`` is H x W, each pixel's instance (1, 2, ... or 0); ``kinds`` are the instances' classes.
     """

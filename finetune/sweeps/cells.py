@@ -199,7 +199,7 @@ def _check_command(folder: Path, dataset: Dataset, wanted: Sequence[str]) -> Non
     if command[: len(wanted)] != list(wanted):
         raise DatasetError(
             f"{folder}: is finished, but was trained with `{shlex.join(command)}`: add --overwrite to train all cells "
-            "anew, or write this sweep to other --runs"
+            "again, or write this sweep to other --runs"
         )
 
 

@@ -46,7 +46,7 @@ def prepare_device(wanted: str) -> str:
 
 
 def wait_for_all() -> None:
-    """Let torchrun's processes go on together: what the first one writes is then there for the others."""
+    """Let torchrun's processes continue together: what the first one writes is then there for the others."""
     if place()[1] > 1:
         distributed.barrier()
 

@@ -1,4 +1,4 @@
-"""Record what anomalib and MVTec's own code say about AUPRO on made-up arrays; writes recorded.json beside this file.
+"""Record what anomalib and MVTec's own code say about AUPRO on synthetic arrays; writes recorded.json beside this file.
 
 Needs an environment of its own (anomalib wants opencv-python-headless) and the two files `pro_curve_util.py` and
 `generic_util.py` of MVTec's `mvtec_ad_evaluation.tar.xz`, which is CC BY-NC-SA and therefore not part of this project:

@@ -1,4 +1,4 @@
-"""`--made-share`: how many made images training sees, in the dataset, in ultralytics' view, and in run.json."""
+"""`--synthetic-share`: how many synthetic images training sees: dataset, ultralytics' view, run.json."""
 
 import json
 import math
@@ -20,7 +20,7 @@ NAME, COUNT = "wedge@paste-12", 12
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`wedge` and, with 12 made images, NAME, in all formats."""
+    """`wedge` and, with 12 synthetic images, NAME, in all formats."""
     root = tmp_path_factory.mktemp("mixed")
     converted("all", write_wedges(root / "data"), root / "out")
     result = augment(root / "out")
@@ -38,8 +38,8 @@ def test_share_is_that_of_the_train_part_and_all_real_images_stay(out: Path, sha
     base, mixed = open_dataset(out, "wedge"), open_dataset(out, NAME, share)
     real, train = base.images("train"), mixed.images("train")
     assert train[: len(real)] == real
-    assert len(mixed.made_images) == len(train) - len(real) == round(share / (1 - share) * len(real))
-    assert abs(len(mixed.made_images) / len(train) - share) < 1 / len(real)
+    assert len(mixed.synthetic_images) == len(train) - len(real) == round(share / (1 - share) * len(real))
+    assert abs(len(mixed.synthetic_images) / len(train) - share) < 1 / len(real)
     for part in ("val", "test"):
         assert mixed.images(part) == base.images(part) and mixed.ground_truth(part) == open_dataset(
             out, NAME
@@ -48,20 +48,20 @@ def test_share_is_that_of_the_train_part_and_all_real_images_stay(out: Path, sha
 
 def test_without_a_share_all_made_images_are_in_train(out: Path) -> None:
     dataset = open_dataset(out, NAME)
-    assert len(dataset.made_images) == COUNT
-    assert dataset.images("train") == open_dataset(out, "wedge").images("train") + dataset.made_images
+    assert len(dataset.synthetic_images) == COUNT
+    assert dataset.images("train") == open_dataset(out, "wedge").images("train") + dataset.synthetic_images
 
 
 def test_no_defect_type_is_favoured(out: Path) -> None:
-    """The made images lie by type in the order of their names: the first ones would all be of one."""
+    """The synthetic images lie by type in the order of their names: the first ones would all be of one."""
     whole = open_dataset(out, NAME)
-    everything = types_of(whole, whole.made_images)
-    assert types_of(whole, whole.made_images[:4]).keys() != everything.keys()
+    everything = types_of(whole, whole.synthetic_images)
+    assert types_of(whole, whole.synthetic_images[:4]).keys() != everything.keys()
     for share in (0.1, 0.2, 0.3, 0.4):
         mixed = open_dataset(out, NAME, share)
-        chosen = types_of(mixed, mixed.made_images)
+        chosen = types_of(mixed, mixed.synthetic_images)
         for name, count in everything.items():
-            assert abs(chosen[name] - len(mixed.made_images) * count / COUNT) <= 1
+            assert abs(chosen[name] - len(mixed.synthetic_images) * count / COUNT) <= 1
 
 
 def test_labels_and_ground_truth_follow_in_every_format(out: Path) -> None:
@@ -86,26 +86,26 @@ def test_squares_are_cut_of_the_same_images(out: Path, tmp_path: Path) -> None:
     mixed = open_dataset(out, NAME, 0.2)
     view_of(mixed, "detect", 0.9, tmp_path / "view", crop=64)
     stems = {path.name.rpartition("@")[0] for path in (tmp_path / "view" / "images" / "train").iterdir()}
-    made = {Path(name).stem for name in mixed.made_images}
-    assert made and {stem for stem in stems if stem.startswith("zz-made")} <= made
+    made = {Path(name).stem for name in mixed.synthetic_images}
+    assert made and {stem for stem in stems if stem.startswith("zz-synthetic")} <= made
 
 
 def test_a_run_says_how_many_made_images_it_saw(out: Path, tmp_path: Path) -> None:
     for share, count in ((0.2, round(0.25 * len(open_dataset(out, "wedge").images("train")))), (None, COUNT)):
         Run(tmp_path, open_dataset(out, NAME, share), {}).finish()
         record = json.loads((tmp_path / "run.json").read_text("utf-8"))
-        assert record["made_images"] == count
+        assert record["synthetic_images"] == count
 
 
 def test_too_few_made_images_or_none_are_one_line_with_the_number_there_is(out: Path) -> None:
     with pytest.raises(DatasetError) as refused:
         open_dataset(out, NAME, 0.9)
     message, real = refused.value.message, len(open_dataset(out, "wedge").images("train"))
-    assert "\n" not in message and f"takes {9 * real} made images beside {real} real ones" in message
+    assert "\n" not in message and f"takes {9 * real} synthetic images beside {real} real ones" in message
     assert f"holds {COUNT}: take " in message
     most = float(message.partition("take ")[2].partition(" or less")[0].rpartition("take ")[2])
-    assert len(open_dataset(out, NAME, most).made_images) <= COUNT
-    with pytest.raises(DatasetError, match=r"wedge holds no made images.*augment --dataset wedge"):
+    assert len(open_dataset(out, NAME, most).synthetic_images) <= COUNT
+    with pytest.raises(DatasetError, match=r"wedge holds no synthetic images.*augment --dataset wedge"):
         open_dataset(out, "wedge", 0.5)
 
 
@@ -113,12 +113,12 @@ def test_too_few_made_images_or_none_are_one_line_with_the_number_there_is(out: 
 def test_every_trainer_has_the_option(out: Path, tmp_path: Path, script: str) -> None:
     module = pytest.importorskip(f"finetune.{script}")
     for name, share, words in (
-        ("wedge", 0.5, "holds no made images"),
+        ("wedge", 0.5, "holds no synthetic images"),
         (NAME, 0.9, f"holds {COUNT}: take"),
-        (NAME, 1, "--made-share"),
+        (NAME, 1, "--synthetic-share"),
         (NAME, math.nan, "nan is no number"),
     ):
-        arguments = ["--dataset", name, "--out", out, "--runs", tmp_path / "runs", "--made-share", share]
+        arguments = ["--dataset", name, "--out", out, "--runs", tmp_path / "runs", "--synthetic-share", share]
         assert words in refusal(CliRunner().invoke(module.main, [str(argument) for argument in arguments]))
     assert not (tmp_path / "runs").exists()
 
@@ -140,6 +140,6 @@ def test_a_run_that_knows_a_class_of_made_images_is_not_measured_by_fewer(
     module = pytest.importorskip(f"finetune.{script}")
     arguments = ["--dataset", "wedge", "--out", str(out), "--eval-only", str(tmp_path)]
     line = refusal(CliRunner().invoke(module.main, arguments))
-    assert "knows a class that only made images have: name wedge@both-12" in line
+    assert "knows a class that only synthetic images have: name wedge@both-12" in line
     Run(tmp_path, mixed, {}).finish(model="another")
     assert f"is a run of another, not of {model}" in refusal(CliRunner().invoke(module.main, arguments))
