@@ -1,0 +1,27 @@
+"""The wheel holds every module and data file that git knows; an editable install would hide one that is missing."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+
+
+def test_the_wheel_holds_what_git_knows_of_the_packages(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    known = {name for name in listed.stdout.split("\0") if (REPOSITORY / name).is_file()}
+    source = tmp_path / "source"
+    for name in known:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((REPOSITORY / name).read_bytes())
+    command = [sys.executable, "-c", BUILD, str(tmp_path)]
+    built = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    with zipfile.ZipFile(tmp_path / built.stdout.split()[-1]) as wheel:
+        held = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert held == {name for name in known if name.startswith(("converters/", "finetune/"))}
