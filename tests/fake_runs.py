@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from finetune.comparison.evidence import Truth
 from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import Run, image_scores, run_folder
+from finetune.runs.truth import Truth
 
 Detections = list[dict[str, Any]]
 

@@ -15,9 +15,9 @@ from fake_runs import results_file, write_run
 from sklearn import metrics as sk
 
 from finetune.compare import main
-from finetune.comparison.evidence import Truth
 from finetune.measures.bootstrap import resample
 from finetune.runs.dataset import Dataset
+from finetune.runs.truth import Truth
 
 SIZE = (96, 80)
 MASKS = {"crack": 14, "hole": 14, "rare": 7}
@@ -109,9 +109,9 @@ def test_boxes_equal_those_of_the_training_script(report: dict, runs: Path, widg
 
 
 def test_pixel_measures_equal_scikit_learn_and_aupro(report: dict, runs: Path, widget: Dataset) -> None:
-    from finetune.comparison.evidence import Truth
     from finetune.measures.metrics import aupro
     from finetune.runs.predictions import PredictionSet
+    from finetune.runs.truth import Truth
 
     truth, told = Truth(widget, "test"), PredictionSet(runs / "widget/classifier/seed-0/predictions/tuned")
     maps = np.stack([told.heatmap("test", name) for name in truth.names])

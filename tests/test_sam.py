@@ -15,9 +15,10 @@ from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 
 from converters.cli.errors import DatasetError
-from finetune.comparison.evidence import Truth, gather
+from finetune.comparison.evidence import gather
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.predictions import PredictionSet
+from finetune.runs.truth import Truth
 from finetune.sam_decoder import main
 from finetune.segmentation import steps as training
 from finetune.segmentation.evaluation import Row, answer, best_level, components, filled, gain, overlap, summarise

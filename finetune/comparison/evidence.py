@@ -4,9 +4,8 @@ Thresholds are chosen on val. A set without val gets no threshold, and only meas
 Pixel scores are 16 bit: heat maps as they are, masks and filled boxes painted with their scores.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,121 +14,14 @@ from pycocotools import mask as coco_mask
 
 from converters.cli.errors import DatasetError
 from finetune.measures import metrics
+from finetune.measures.masks import TOP, best_level, components_of, decode
 from finetune.measures.metrics import BOUNDARY_RATIOS, PRO_LIMITS, ClassMatches, Floats
-from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import PredictionSet, image_scores
+from finetune.runs.truth import Truth, grouped
 
-TOP = 65535  # the highest pixel score
-GOOD_PIXELS = 0.99  # share of good pixels that stay under the threshold where val holds no defects
 MOST_PAINTED = 100  # detections of an image, as in COCO
 FAR = 10  # image sides: pycocotools walks outlines step by step, and for hours where a point lies beyond reason
 COARSE = 1024  # levels of pixel scores that the intervals (not the estimates) are computed from
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The ground truth of one part: N images in the order of their ids."""
-
-    dataset: Dataset
-    part: str
-
-    @cached_property
-    def coco(self) -> dict[str, Any]:
-        self.dataset.format("coco")
-        return self.dataset.ground_truth(self.part)
-
-    @cached_property
-    def names(self) -> list[str]:
-        return self.dataset.images(self.part)
-
-    @cached_property
-    def ids(self) -> list[int]:
-        return [self.dataset.image_ids[name] for name in self.names]
-
-    @cached_property
-    def labels(self) -> NDArray[np.int64]:
-        """0 for a good image, else the index of its class + 1; (N,)."""
-        labels = self.dataset.labels(self.part).values()
-        return np.array([0 if label is None else label + 1 for label in labels], np.int64)
-
-    @cached_property
-    def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of each image."""
-        by_id = {entry["id"]: (entry["height"], entry["width"]) for entry in self.coco["images"]}
-        return [by_id[id_] for id_ in self.ids]
-
-    @cached_property
-    def annotations(self) -> list[list[dict[str, Any]]]:
-        """COCO annotations of each image."""
-        return grouped(self.coco["annotations"], self.ids)
-
-    @cached_property
-    def groups(self) -> list[str]:
-        """A name for each image that byte-identical ones share, and the tiles of one image."""
-        first = {
-            key.replace("/", "__"): group[0].replace("/", "__")
-            for group in self.dataset.card.get("duplicates", ())
-            for key in group
-        }
-        tiles = self.dataset.tiles
-        whole = [tiles["tiles"][name]["image"] if tiles else name for name in self.names]
-        return [first.get(name, name) for name in whole]
-
-    @property
-    def strata(self) -> list[int]:
-        """The label of each image, and of a tile that shows nothing the label of the image that it was cut from."""
-        of_group: dict[str, int] = {}
-        for group, label in zip(self.groups, self.labels.tolist(), strict=True):
-            of_group[group] = max(label, of_group.get(group, 0))
-        return [of_group[group] for group in self.groups]
-
-    @property
-    def masks(self) -> "Masks":
-        return Masks(self)
-
-    def mask(self, index: int) -> NDArray[np.uint8]:
-        """All defects of an image, H x W of 0 and 1."""
-        height, width = self.sizes[index]
-        mask = np.zeros((height, width), np.uint8)
-        for entry in self.annotations[index]:
-            mask |= decode(entry["segmentation"], height, width)
-        return mask
-
-
-@dataclass(frozen=True)
-class Masks(Sequence[NDArray[np.uint8]]):
-    """The masks of a part, decoded when asked for."""
-
-    truth: Truth
-
-    def __len__(self) -> int:
-        return len(self.truth.names)
-
-    def __getitem__(self, index: Any) -> Any:
-        if index >= len(self):
-            raise IndexError(index)
-        return self.truth.mask(index)
-
-
-@lru_cache(maxsize=32)
-def truth_of(dataset: Dataset, part: str) -> Truth:
-    return Truth(dataset, part)
-
-
-def grouped(entries: Iterable[dict[str, Any]], ids: Sequence[int]) -> list[list[dict[str, Any]]]:
-    """COCO entries image by image, in the order of ``ids``."""
-    found: dict[int, list[dict[str, Any]]] = {id_: [] for id_ in ids}
-    for entry in entries:
-        found[entry["image_id"]].append(entry)
-    return [found[id_] for id_ in ids]
-
-
-def decode(segmentation: Any, height: int, width: int) -> NDArray[np.uint8]:
-    """A COCO segmentation (polygons, RLE or compressed RLE) as H x W of 0 and 1."""
-    if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
-        return coco_mask.decode(segmentation)
-    encoded = coco_mask.frPyObjects(segmentation, height, width)
-    return coco_mask.decode(coco_mask.merge(encoded) if isinstance(encoded, list) else encoded)
 
 
 # ------------------------------------------------------------------------------------------------ what a set says
@@ -226,20 +118,6 @@ def _box_of(segmentation: Any, height: int, width: int) -> list[float]:
     return [float(value) for value in coco_mask.toBbox(segmentation)]
 
 
-def boxes_of_heat(heat: NDArray[np.uint16], level: float, image_id: int, category: int) -> list[dict[str, Any]]:
-    """One box for each connected part of a map at or above ``level``; its score is the part's peak, 0..1."""
-    import cv2
-
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((heat >= level).astype(np.uint8), connectivity=8)
-    found = []
-    for index in range(1, count):
-        x, y, w, h = (int(value) for value in stats[index, :4])
-        inside = labels[y : y + h, x : x + w] == index
-        peak = int(heat[y : y + h, x : x + w][inside].max())
-        found.append({"image_id": image_id, "category_id": category, "bbox": [x, y, w, h], "score": peak / TOP})
-    return found
-
-
 # ------------------------------------------------------------------------------------------------------ evidence
 
 
@@ -308,10 +186,13 @@ def _with_boxes(answer: Answer, level: float | None) -> Answer:
         return answer
     classes = np.nan_to_num(answer.scores[:, 1:]).argmax(axis=1) + 1
     boxes = [
-        boxes_of_heat(answer.pixel_scores(index), level, id_, int(classes[index]))
+        [
+            {"image_id": id_, "category_id": int(classes[index]), "bbox": box, "score": peak / TOP}
+            for box, peak in components_of(answer.pixel_scores(index), level)
+        ]
         for index, id_ in enumerate(answer.truth.ids)
     ]
-    return Answer(answer.truth, answer.scores, boxes, answer.kind, answer.source)
+    return replace(answer, detections=boxes)
 
 
 def _best_box_threshold(tuning: Answer, use_classes: bool) -> float:
@@ -328,16 +209,8 @@ def _best_level(tuning: Answer) -> float:
     """The pixel score with the best Dice on val; without defects, what most of the good images stay under."""
     if not tuning.truth.labels.any() and tuning.kind != "heat maps":
         return max(1.0, TOP * _best_box_threshold(tuning, False))
-    positive, negative = (np.zeros(TOP + 1) for _ in range(2))
-    for index in range(len(tuning.truth.names)):
-        scores, mask = tuning.pixel_scores(index), tuning.truth.mask(index)
-        positive += np.bincount(scores[mask > 0], minlength=TOP + 1)
-        negative += np.bincount(scores[mask == 0], minlength=TOP + 1)
-    if not positive.any():
-        return float(np.searchsorted(np.cumsum(negative), GOOD_PIXELS * negative.sum()) + 1)
-    true, false = (np.cumsum(side[::-1])[::-1] for side in (positive, negative))
-    dice = 2 * true / (true + false + positive.sum())
-    return float(max(1, int(np.argmax(dice))))  # score 0 means nothing was found there
+    indices = range(len(tuning.truth.names))
+    return float(best_level((tuning.pixel_scores(index), tuning.truth.mask(index)) for index in indices))
 
 
 def _count_pixels(answer: Answer, level: float | None) -> Pixels:

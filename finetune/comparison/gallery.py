@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from converters.cli.errors import DatasetError
 from finetune.comparison.evidence import Evidence
+from finetune.measures.masks import rings
 
 RIGHT, TOUCHES = 0.5, 0.1  # IoU
 KINDS = ("missed", "false alarm", "wrong class", "loose box")
@@ -195,12 +196,6 @@ def outline(mask: NDArray[Any]) -> str:
     """SVG path around a mask, H x W, with holes (fill rule evenodd); corners simplified to a pixel or so."""
     slack = max(0.7, 0.0008 * float(np.hypot(*mask.shape)))
     return "".join("M" + "L".join(f"{x} {y}" for x, y in ring) + "Z" for ring in rings(mask, slack))
-
-
-def rings(mask: NDArray[Any], slack: float) -> list[NDArray[Any]]:
-    """Outlines of a mask and of its holes, V x 2 (x, y) each, at most ``slack`` px off."""
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    return [cv2.approxPolyDP(contour, slack, True).reshape(-1, 2) for contour in contours]
 
 
 def image_uri(path: Any, share: int) -> str:

@@ -97,8 +97,9 @@ def measure_rows(rows: Sequence[Row], datasets: Sequence[Dataset], count: int, s
     """Each row's measures. All rows see the same resamples."""
     import numpy as np
 
-    from finetune.comparison.evidence import gather, measure, plain, truth_of
+    from finetune.comparison.evidence import gather, measure, plain
     from finetune.measures.bootstrap import over_seeds, resample
+    from finetune.runs.truth import truth_of
 
     generator = np.random.default_rng(seed)
     truths = [(truth_of(dataset, "test"), truth_of(dataset, "val")) for dataset in datasets]
@@ -266,7 +267,8 @@ def describe_test(datasets: Sequence[Dataset]) -> dict[str, Any]:
     """Images and instances in test; what a class is made of decides how far its number can be trusted."""
     import numpy as np
 
-    from finetune.comparison.evidence import prevalence, truth_of
+    from finetune.comparison.evidence import prevalence
+    from finetune.runs.truth import truth_of
 
     truths = [truth_of(dataset, "test") for dataset in datasets]
     labels = np.concatenate([truth.labels for truth in truths])

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.datasets.tiles import TileRule, grid
-from finetune.comparison.evidence import Truth, decode
+from finetune.measures.masks import decode
 from finetune.runs.dataset import Dataset, read_image
+from finetune.runs.truth import Truth
 
 OVERLAP = 0.5  # so that a defect that a square cuts is whole in the next
 LEAST_SHARE = 0.3  # of a defect's pixels in a square: with less of it, a square is left out

@@ -135,11 +135,24 @@ class Dataset:
         return real + [made[index * len(made) // wanted] for index in range(wanted)]
 
     def ground_truth(self, part: str) -> dict[str, Any]:
-        """A part in COCO's annotation format: from ``coco/`` or, where there is none, from ``yolo/``'s boxes."""
+        """A part in COCO's annotation format: from ``coco/`` or, where there is none, from ``yolo/``'s boxes.
+
+        It is read once: leave it as it is.
+        """
         if part not in PARTS:
             raise ValueError(f"{part!r} is none of {', '.join(PARTS)}")
-        if not (self.folder / "coco").is_dir():
-            return self._boxes_of_yolo(part)
+        source = "coco" if (self.folder / "coco").is_dir() else "yolo"
+        if (source, part) not in self._truths:
+            read = self._read_coco if source == "coco" else self._boxes_of_yolo
+            self._truths[source, part] = read(part)
+        return self._truths[source, part]
+
+    @cached_property
+    def _truths(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Format and part -> the ground truth, read when it is first asked for."""
+        return {}
+
+    def _read_coco(self, part: str) -> dict[str, Any]:
         path = self.folder / "coco" / "annotations" / f"instances_{part}.json"
         try:
             truth = json.loads(path.read_text("utf-8"))

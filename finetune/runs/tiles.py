@@ -7,6 +7,9 @@ detections = on_whole_images(found_on_tiles, open_dataset(out, "screw@tile-640")
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
+from finetune.measures.masks import decode, encode
 from finetune.runs.dataset import Dataset
 
 EDGE = 1.5  # px: a box that ends this near to the border of its tile is cut off there
@@ -67,14 +70,10 @@ def _moved(found: Mapping[str, Any], tile: dict[str, Any], image: dict[str, int]
 
 
 def _moved_mask(rle: dict[str, Any], tile: dict[str, Any], image: dict[str, int]) -> dict[str, Any]:
-    import numpy as np
-    from pycocotools import mask as coco_mask
-
     whole = np.zeros((image["height"], image["width"]), np.uint8, order="F")
     x, y = tile["x"], tile["y"]
-    whole[y : y + tile["height"], x : x + tile["width"]] = coco_mask.decode(rle)
-    encoded = coco_mask.encode(whole)
-    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+    whole[y : y + tile["height"], x : x + tile["width"]] = decode(rle, tile["height"], tile["width"])
+    return encode(whole)
 
 
 def _without_repetitions(detections: list[dict[str, Any]], iou: float) -> list[dict[str, Any]]:

@@ -19,12 +19,12 @@ from pycocotools import mask as coco_mask
 
 from converters.cli.errors import DatasetError
 from converters.cli.options import progress
-from finetune.comparison.evidence import Truth
-from finetune.comparison.evidence import decode as decode_mask
 from finetune.measures.bootstrap import interval, resample
+from finetune.measures.masks import decode as decode_mask
 from finetune.measures.metrics import BOUNDARY_RATIOS, boundary
 from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import PredictionSet, Run, image_scores
+from finetune.runs.truth import Truth
 from finetune.segmentation.images import MarkedImage
 from finetune.segmentation.models import Segmenter, decode, embed_prompts, enlarged
 from finetune.segmentation.prompts import Mask, Prompt, box_of, inner_point, noisy_box, spread_points

@@ -209,7 +209,8 @@ def labelled(dataset: Dataset) -> int:
 
 def measure_run(folder: Path, dataset: Dataset) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each prediction set of a run with what compare measures of it on test."""
-    from finetune.comparison.evidence import gather, plain, truth_of
+    from finetune.comparison.evidence import gather, plain
+    from finetune.runs.truth import truth_of
 
     for path in sorted(path for path in (folder / "predictions").iterdir() if path.is_dir()):
         answer = PredictionSet(path)

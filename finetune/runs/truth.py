@@ -1,0 +1,117 @@
+"""The ground truth of a dataset's part as arrays; one of it for all that is compared on that part."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from finetune.measures.masks import merged
+from finetune.runs.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The ground truth of one part: N images in the order of their ids."""
+
+    dataset: Dataset
+    part: str
+
+    @cached_property
+    def coco(self) -> dict[str, Any]:
+        self.dataset.format("coco")
+        return self.dataset.ground_truth(self.part)
+
+    @cached_property
+    def names(self) -> list[str]:
+        return self.dataset.images(self.part)
+
+    @cached_property
+    def ids(self) -> list[int]:
+        return [self.dataset.image_ids[name] for name in self.names]
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """0 for a good image, else the index of its class + 1; (N,)."""
+        labels = self.dataset.labels(self.part).values()
+        return np.array([0 if label is None else label + 1 for label in labels], np.int64)
+
+    @cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each image."""
+        by_id = {entry["id"]: (entry["height"], entry["width"]) for entry in self.coco["images"]}
+        return [by_id[id_] for id_ in self.ids]
+
+    @cached_property
+    def annotations(self) -> list[list[dict[str, Any]]]:
+        """COCO annotations of each image."""
+        return grouped(self.coco["annotations"], self.ids)
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """A name for each image that byte-identical ones share, and the tiles of one image."""
+        first = {
+            key.replace("/", "__"): group[0].replace("/", "__")
+            for group in self.dataset.card.get("duplicates", ())
+            for key in group
+        }
+        tiles = self.dataset.tiles
+        whole = [tiles["tiles"][name]["image"] if tiles else name for name in self.names]
+        return [first.get(name, name) for name in whole]
+
+    @property
+    def strata(self) -> list[int]:
+        """The label of each image, and of a tile that shows nothing the label of the image that it was cut from."""
+        of_group: dict[str, int] = {}
+        for group, label in zip(self.groups, self.labels.tolist(), strict=True):
+            of_group[group] = max(label, of_group.get(group, 0))
+        return [of_group[group] for group in self.groups]
+
+    @cached_property
+    def _encoded(self) -> list[dict[str, Any] | None]:
+        """All defects of each image as one RLE, which takes little memory and is fast to decode."""
+        found: list[dict[str, Any] | None] = []
+        for entries, size in zip(self.annotations, self.sizes, strict=True):
+            parts = [merged(entry["segmentation"], *size) for entry in entries]
+            found.append(coco_mask.merge(parts) if parts else None)
+        return found
+
+    @property
+    def masks(self) -> "Masks":
+        return Masks(self)
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """All defects of an image, H x W of 0 and 1."""
+        encoded = self._encoded[index]
+        return np.zeros(self.sizes[index], np.uint8) if encoded is None else coco_mask.decode(encoded)
+
+
+@dataclass(frozen=True)
+class Masks(Sequence[NDArray[np.uint8]]):
+    """The masks of a part, decoded when asked for."""
+
+    truth: Truth
+
+    def __len__(self) -> int:
+        return len(self.truth.names)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= len(self):
+            raise IndexError(index)
+        return self.truth.mask(index)
+
+
+@lru_cache(maxsize=32)
+def truth_of(dataset: Dataset, part: str) -> Truth:
+    return Truth(dataset, part)
+
+
+def grouped(entries: Iterable[dict[str, Any]], ids: Sequence[int]) -> list[list[dict[str, Any]]]:
+    """COCO entries image by image, in the order of ``ids``."""
+    found: dict[int, list[dict[str, Any]]] = {id_: [] for id_ in ids}
+    for entry in entries:
+        found[entry["image_id"]].append(entry)
+    return [found[id_] for id_ in ids]
