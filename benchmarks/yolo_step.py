@@ -33,9 +33,9 @@ def main(imgsz: int, batch: int, rounds: int) -> None:
 def compare(folder: Path, imgsz: int, batch: int, rounds: int) -> None:
     import torch
 
-    from finetune import yolo
+    from finetune.detection import environment
 
-    yolo.prepare_ultralytics(folder)
+    environment.prepare_ultralytics(folder)
     torch.set_num_threads(1)
     kinds = KINDS if torch.cpu._is_amx_tile_supported() else KINDS[:3]
     trainers = {kind: trainer_of(kind) for kind in kinds}
@@ -62,9 +62,9 @@ def trainer_of(kind: str) -> Any:
     from ultralytics.cfg import get_cfg
     from ultralytics.nn.tasks import DetectionModel
 
-    from finetune import yolo
+    from finetune.detection import recipe, runtime
 
-    model: Any = DetectionModel(yolo.LIGHT, nc=5, verbose=False).train()
+    model: Any = DetectionModel(recipe.LIGHT, nc=5, verbose=False).train()
     model.args = get_cfg()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     trainer = SimpleNamespace(device=torch.device("cpu"), model=model, optimizer=optimizer)
@@ -72,7 +72,7 @@ def trainer_of(kind: str) -> Any:
     if kind == "channels last":
         model.to(memory_format=torch.channels_last)
     elif kind != "usual":
-        yolo.suit_cpu(trainer)
+        runtime.suit_cpu(trainer)
     if kind == "and a fused AdamW":
         model.predict = plain
     return trainer

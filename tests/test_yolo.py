@@ -27,9 +27,11 @@ from click.testing import CliRunner
 from converters.cli.errors import DatasetError
 from converters.cli.options import to_json
 from finetune import yolo
+from finetune.detection import runtime, training
 from finetune.detection.crops import cut_train_part
 from finetune.detection.evaluation import metric_rows, spread
 from finetune.detection.figures import draw_figures, measure, worst_images
+from finetune.detection.recipe import Recipe
 from finetune.measures.metrics import box_confusion, box_metrics, size_metrics
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.predictions import Run
@@ -139,7 +141,7 @@ def test_a_cpu_keeps_channels_last_and_multiplies_bfloat16_where_it_can(monkeypa
     images, plain = torch.randn(2, 3, 8, 8), network.predict
     before = plain(images)["boxes"]
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
-    yolo.suit_cpu(SimpleNamespace(device=torch.device("cpu"), model=network, optimizer=optimizer))
+    runtime.suit_cpu(SimpleNamespace(device=torch.device("cpu"), model=network, optimizer=optimizer))
     assert optimizer.param_groups[0]["fused"] and not optimizer.param_groups[0]["foreach"]
     assert network.weight.is_contiguous(memory_format=torch.channels_last)
     assert network.weight.dtype == torch.float32 and (network.predict is not plain) == amx
@@ -306,7 +308,7 @@ def test_ctrl_c_waits_for_the_end_of_a_training_step():
             self.step_ends = function
 
     model, ended = Model(), []
-    with pytest.raises(KeyboardInterrupt), yolo.interrupted_between_batches(model):
+    with pytest.raises(KeyboardInterrupt), runtime.interrupted_between_batches(model):
         model.step_ends(None)
         signal.raise_signal(signal.SIGINT)  # nothing happens yet
         with pytest.raises(KeyboardInterrupt):
@@ -315,7 +317,7 @@ def test_ctrl_c_waits_for_the_end_of_a_training_step():
             signal.raise_signal(signal.SIGINT)  # the second one does not wait
         ended.append("without another step, as after the last")
     assert ended
-    with yolo.interrupted_between_batches(model):
+    with runtime.interrupted_between_batches(model):
         model.step_ends(None)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
@@ -328,10 +330,10 @@ def test_an_interrupted_run_says_what_to_do_and_nothing_else(out, tmp_path, monk
         (tmp_path / "train" / "weights" / "last.pt").touch()
 
     def interrupted(*given):
-        with yolo.told_to_resume(tmp_path, yolo.has_last):
+        with training.told_to_resume(tmp_path, training.has_last):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(yolo, "train_and_evaluate", interrupted)
+    monkeypatch.setattr(training, "train_and_evaluate", interrupted)
     result = run_yolo("--category", "widget", "--out", out, "--runs", tmp_path / "runs")
     assert result.exit_code == 130 and result.stderr.count("\n") == 1
     assert result.stderr.startswith(f"Interrupted: {tmp_path}: the same command {said}")
@@ -342,15 +344,15 @@ def test_a_training_that_was_killed_at_its_very_end_counts_as_ended(tmp_path):
     import torch
     from ultralytics import YOLO
 
-    assert yolo.state_of(tmp_path) == "absent"
+    assert runtime.state_of(tmp_path) == "absent"
     saved = {"epoch": 0, "train_args": {"epochs": 2}, "model": None, "ema": YOLO("yolo11n.yaml").model}
     for epoch, state in enumerate(("unfinished", "ended")):
         for name in ("last.pt", "best.pt"):
             torch.save(saved | {"epoch": epoch, "optimizer": {"moments": torch.ones(9)}}, tmp_path / name)
-        assert yolo.state_of(tmp_path) == state
-    best = torch.load(yolo.best_of(tmp_path), weights_only=False)
+        assert runtime.state_of(tmp_path) == state
+    best = torch.load(runtime.best_of(tmp_path), weights_only=False)
     assert best["epoch"] == -1 and best["optimizer"] is None and best["model"] is not None
-    for name, look in (("last.pt", yolo.state_of), ("best.pt", yolo.best_of)):
+    for name, look in (("last.pt", runtime.state_of), ("best.pt", runtime.best_of)):
         (tmp_path / name).write_bytes(b"half")
         with pytest.raises(DatasetError, match=f"{name}: is damaged"):
             look(tmp_path)
@@ -362,7 +364,7 @@ def test_what_goes_to_the_processes_of_several_gpus_can_be_pickled_and_waits_the
     from ultralytics import YOLO
 
     model = YOLO("yolo11n.yaml")
-    with yolo.interrupted_between_batches(model, in_children=True):
+    with runtime.interrupted_between_batches(model, in_children=True):
         callbacks = pickle.loads(cloudpickle.dumps(model.callbacks))
         before = signal.getsignal(signal.SIGINT)
         callbacks["on_train_start"][-1](None)
@@ -376,7 +378,7 @@ def test_what_goes_to_the_processes_of_several_gpus_can_be_pickled_and_waits_the
 def test_processes_print_into_the_log_and_their_failure_is_one_line(tmp_path, capfd):
     log = tmp_path / "train.log"
     fail = "import sys; print('told', flush=True); sys.exit('out of memory')"
-    with pytest.raises(DatasetError, match="a training process failed"), yolo.printed_into(log, True):
+    with pytest.raises(DatasetError, match="a training process failed"), runtime.printed_into(log, True):
         subprocess.run([sys.executable, "-c", fail], check=True)
     assert log.read_text("utf-8") == "told\nout of memory\n"
     print("as before")
@@ -417,7 +419,7 @@ def begun(runs: Path, dataset: str, **others: object) -> tuple[Path, dict[str, o
     (folder / "train" / "weights").mkdir(parents=True)
     (folder / "train" / "weights" / "last.pt").touch()
     settings = {name: defaults[name] for name in ("task", "arch", "weights", "crop", "device", "seed")}
-    settings |= {"pretrain": None, "pretrain_epochs": None} | asdict(yolo.Recipe()) | others
+    settings |= {"pretrain": None, "pretrain_epochs": None} | asdict(Recipe()) | others
     (folder / "settings.json").write_text(json.dumps(settings), "utf-8")
     return folder, settings
 
@@ -427,7 +429,7 @@ def test_a_run_that_is_older_than_an_option_is_resumed_without_it(out, tmp_path,
     assert "synthetic_share" not in settings
     options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--resume")
     asked = []
-    monkeypatch.setattr(yolo, "train_and_evaluate", lambda *given: asked.append(given) or {})
+    monkeypatch.setattr(training, "train_and_evaluate", lambda *given: asked.append(given) or {})
     assert run_yolo(*options, "--json").exit_code == 0
     ((request, recipe, _),) = asked
     assert request.synthetic_share is None and request.resume and recipe.epochs == 7
@@ -453,7 +455,7 @@ def test_folds_that_were_not_trained_alike_are_not_put_together(tmp_path, monkey
 
     (other / "settings.json").write_text(json.dumps(settings | {"epochs": 7, "device": "0"}), "utf-8")
     asked = []
-    monkeypatch.setattr(yolo, "train_and_evaluate", lambda *given: asked.append(given) or {})
+    monkeypatch.setattr(training, "train_and_evaluate", lambda *given: asked.append(given) or {})
     assert run_yolo(*options, "--json").exit_code == 0
     assert [(request.resume, recipe.epochs) for request, recipe, _ in asked] == [(False, 7), (True, 7), (True, 7)]
 
@@ -479,8 +481,8 @@ def test_finished_folds_are_exported_too(tmp_path, monkeypatch):
         if fold != 1:
             finish(None, None, open_dataset(out, name))
     asked = []
-    monkeypatch.setattr(yolo, "train_and_evaluate", finish)
-    monkeypatch.setattr(yolo, "export_onnx", lambda *given: asked.append(given))
+    monkeypatch.setattr(training, "train_and_evaluate", finish)
+    monkeypatch.setattr(training, "export_onnx", lambda *given: asked.append(given))
     options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--folds", 3, "--resume")
     result = run_yolo(*options)
     assert result.exit_code == 0 and not asked, (result.output, result.exception)

@@ -19,6 +19,7 @@ from two_cpus import TwoCpus
 pytest.importorskip("ultralytics")
 
 from finetune import yolo
+from finetune.detection import runtime, training
 from finetune.detection.evaluation import predict
 from finetune.measures.metrics import box_metrics
 from finetune.runs.dataset import open_dataset
@@ -109,7 +110,7 @@ def test_measures_are_those_of_ultralytics(out, learned, tmp_path, monkeypatch):
     monkeypatch.setattr(val.nms, "non_max_suppression", one_class)
 
     dataset = open_dataset(out, "plate")
-    data = yolo.view_of(dataset, "detect", 0.9, tmp_path / "data")
+    data = training.view_of(dataset, "detect", 0.9, tmp_path / "data")
     model = YOLO(str(learned / "train" / "weights" / "best.pt"))
     settings = {"imgsz": SIZE, "batch": 1, "device": "cpu", "plots": False, "verbose": False, "project": str(tmp_path)}
     theirs = model.val(data=str(data), split="train", rect=False, **settings).box  # rect pads images, as no one else
@@ -240,7 +241,7 @@ def test_ctrl_c_in_the_last_validation_ends_the_run_and_nothing_is_trained_twice
 
         trainer.final_eval = final_eval
 
-    monkeypatch.setattr(yolo, "suit_cpu", press)
+    monkeypatch.setattr(runtime, "suit_cpu", press)
     options = ("--category", "plate", "--out", out, "--runs", tmp_path, "--device", "cpu")
     settings = ("--weights", "none", "--epochs", 2, "--imgsz", 64)
     result = run_yolo(*options, *settings)
@@ -278,11 +279,13 @@ def test_several_devices_train_together_and_ctrl_c_ends_them(out, tmp_path):
 def test_onnxruntime_gives_the_same_boxes(learned):
     """The exported file in onnxruntime alone, fed by Pillow and NumPy, beside the checkpoint in ultralytics."""
     pytest.importorskip("onnx")
-    runtime = pytest.importorskip("onnxruntime")
+    onnx_runtime = pytest.importorskip("onnxruntime")
     from ultralytics import YOLO
 
     best = learned / "train" / "weights" / "best.pt"
-    session = runtime.InferenceSession(yolo.export_onnx(best, "detect", SIZE), providers=["CPUExecutionProvider"])
+    session = onnx_runtime.InferenceSession(
+        runtime.export_onnx(best, "detect", SIZE), providers=["CPUExecutionProvider"]
+    )
     model = YOLO(str(best))
     images = sorted((learned / "train-data" / "images" / "test").iterdir())
     compared = 0
@@ -290,7 +293,7 @@ def test_onnxruntime_gives_the_same_boxes(learned):
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1)[None] / 255
         (rows,) = session.run(None, {"images": pixels})[0]  # boxes x (x0, y0, x1, y1, score, class)
-        (answer,) = model.predict(str(path), imgsz=SIZE, conf=yolo.LEAST_SCORE, device="cpu", verbose=False)
+        (answer,) = model.predict(str(path), imgsz=SIZE, conf=runtime.LEAST_SCORE, device="cpu", verbose=False)
         theirs = answer.boxes.data.numpy()
         rows, theirs = rows[rows[:, 4] > 0.05], theirs[theirs[:, 4] > 0.05]
         assert len(rows) == len(theirs)

@@ -24,12 +24,13 @@ import torch
 
 from converters.cli.errors import DatasetError
 from finetune import yolo_world
+from finetune.detection import world, world_training
+from finetune.detection.dataset_view import view_of
 from finetune.detection.vocabulary import read_vectors, write_vectors
 from finetune.measures.metrics import box_metrics
 from finetune.runs.dataset import open_dataset
 from finetune.runs.predictions import Run
 from finetune.training.weights import sha256
-from finetune.yolo import view_of
 
 ARCH = "yolov8s-worldv2"
 CLASSES = ["crack", "dent", "hole"]
@@ -148,7 +149,7 @@ def test_a_run_from_before_resume_is_measured_again(out, vectors, tmp_path, monk
     classes = [{"class": name, "instances": 1, "AP50": 0.5} for name in CLASSES]
     metrics = {"test": {"classes": classes, "mAP50": 0.5, "mAP50-95": 0.25}}
     cost = {"train_seconds": 1.0, "train_cpu_seconds": 2.0}
-    sets = {name: cost | {"metrics": metrics} for name in yolo_world.SETS}
+    sets = {name: cost | {"metrics": metrics} for name in world_training.SETS}
     about = {"model": "YOLO-World", "random_weights": True, "random_text_weights": False, "weights_sha256": None}
     Run(tmp_path, open_dataset(out, "widget"), settings).finish(text_model="open_clip 1", sets=sets, **about)
     for name in ("tuned", "prompt-tuned"):
@@ -157,14 +158,14 @@ def test_a_run_from_before_resume_is_measured_again(out, vectors, tmp_path, monk
     shutil.copy(vectors, tmp_path / "text_embeddings.npz")
     asked = []
 
-    def ask(name: str, load: object, words: yolo_world.Words, run: Run, device: str, cost: dict) -> dict:
+    def ask(name: str, load: object, words: world.Words, run: Run, device: str, cost: dict) -> dict:
         asked.append((name, words.prompts, words.source))
         return sets[name]
 
-    monkeypatch.setattr(yolo_world, "ask", ask)
+    monkeypatch.setattr(world_training, "ask", ask)
     result = run_world("--category", "widget", "--out", out, "--runs", tmp_path, "--eval-only", tmp_path)
     assert result.exit_code == 0, (result.output, result.exception)
-    assert asked == [(name, prompts, "open_clip 1") for name in yolo_world.SETS]
+    assert asked == [(name, prompts, "open_clip 1") for name in world_training.SETS]
     assert "text from openai" in result.output
 
 
@@ -179,12 +180,12 @@ def test_help_does_not_import_torch():
 
 
 def test_words_swapped_are_scores_swapped_and_any_number_of_them_can_be_asked(vectors, offline):
-    model = yolo_world.load_world(ARCH, None, seed=1)
+    model = world.load_world(ARCH, None, seed=1)
     given = read_vectors(vectors, CLASSES)
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
     def scores(order: list[int]) -> np.ndarray:
-        yolo_world.set_words(model, [CLASSES[index] for index in order], given[order])
+        world.set_words(model, [CLASSES[index] for index in order], given[order])
         with torch.inference_mode():
             return model.model.eval()(image)[0][0, 4:].numpy()  # classes x anchors, after the boxes
 
@@ -196,16 +197,16 @@ def test_words_swapped_are_scores_swapped_and_any_number_of_them_can_be_asked(ve
 
 def test_random_starts_are_equal_for_a_seed_and_leave_the_generator_alone():
     state = torch.random.get_rng_state()
-    one, same, other = (yolo_world.load_world(ARCH, None, seed).model.state_dict() for seed in (0, 0, 1))
+    one, same, other = (world.load_world(ARCH, None, seed).model.state_dict() for seed in (0, 0, 1))
     assert torch.equal(torch.random.get_rng_state(), state)
     name = "model.0.conv.weight"
     assert torch.equal(one[name], same[name]) and not torch.equal(one[name], other[name])
 
 
 def test_vectors_that_are_trained_do_not_decay_and_others_do(vectors):
-    start = yolo_world.load_world(ARCH, None).model
+    start = world.load_world(ARCH, None).model
     for tune_words, decays in ((True, {0.0}), (False, {0.0, 0.5})):
-        made = yolo_world.word_trainer(start, CLASSES, read_vectors(vectors, CLASSES), tune_words)
+        made = world.word_trainer(start, CLASSES, read_vectors(vectors, CLASSES), tune_words)
         trainer = object.__new__(made)
         trainer.data = {"channels": 3, "nc": 3}
         network = trainer.get_model()
@@ -221,9 +222,7 @@ def test_each_image_gets_its_own_order_of_words_as_from_ultralytics_and_learned_
     from ultralytics.models.yolo.world import WorldTrainer
 
     given = read_vectors(vectors, CLASSES)
-    trainer = object.__new__(
-        yolo_world.word_trainer(yolo_world.load_world(ARCH, None).model, CLASSES, given, tune_words)
-    )
+    trainer = object.__new__(world.word_trainer(world.load_world(ARCH, None).model, CLASSES, given, tune_words))
     trainer.data, trainer.device, trainer.args = {"channels": 3}, torch.device("cpu"), SimpleNamespace(multi_scale=0.0)
     trainer.model = trainer.get_model()
     trainer.text_embeddings = dict(zip(CLASSES, torch.from_numpy(given), strict=True))
@@ -244,7 +243,7 @@ def test_a_class_without_which_a_part_is_empty_is_not_held_back(out, tmp_path):
         if "__dent__" not in image.name:
             image.unlink()
     with pytest.raises(DatasetError, match="--keep-vocabulary dent: no image of val is left without it"):
-        yolo_world.hold_back(data, dataset, "dent")
+        world.hold_back(data, dataset, "dent")
 
 
 def test_a_class_held_back_leaves_the_training_view_and_the_dataset_stays_as_it_is(out, tmp_path):
@@ -254,7 +253,7 @@ def test_a_class_held_back_leaves_the_training_view_and_the_dataset_stays_as_it_
     seen = {
         part: {path.name for path in (data.parent / "images" / part).iterdir()} for part in ("train", "val", "test")
     }
-    yolo_world.hold_back(data, dataset, "dent")
+    world.hold_back(data, dataset, "dent")
     assert yaml.safe_load(data.read_text())["names"] == {0: "crack", 1: "hole"}
     for part in ("train", "val", "test"):
         left = {path.name for path in (data.parent / "images" / part).iterdir()}
@@ -304,7 +303,7 @@ def test_three_results_without_clip_network_or_trace_elsewhere(out, vectors, tmp
             detections = json.loads((folder / "predictions" / name / f"{part}.json").read_text())
             assert found["metrics"][part]["mAP50"] == box_metrics(dataset.ground_truth(part), detections).map50
 
-    start = yolo_world.load_world(ARCH, None, seed=0).model.half().float()  # checkpoints hold half precision
+    start = world.load_world(ARCH, None, seed=0).model.half().float()  # checkpoints hold half precision
     given = torch.from_numpy(read_vectors(vectors, CLASSES))[None]
     tuned, prompted = (
         YOLOWorld(str(folder / name / "weights" / "best.pt")).model.float() for name in ("tuned", "prompt-tuned")
@@ -333,7 +332,7 @@ def test_a_class_known_by_its_words_alone_is_measured_beside_the_trained_ones_fr
 ):
     from ultralytics import YOLOWorld
 
-    start = yolo_world.load_world(ARCH, None, seed=7)
+    start = world.load_world(ARCH, None, seed=7)
     start.save(tmp_path / "start.pt")
     options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--text-embeddings", vectors, *FAST)
     result = run_world(*options, "--keep-vocabulary", "dent", "--weights", tmp_path / "start.pt")
@@ -382,13 +381,13 @@ def test_an_interrupted_run_keeps_what_was_trained_goes_on_and_is_measured_again
     assert "was interrupted" in refusal(run_world(*map(str, script[2:])))
     began = {}
     with pytest.MonkeyPatch.context() as patch:
-        trained = yolo_world.word_trainer
+        trained = world.word_trainer
 
         def note(start: object, classes: list[str], words: np.ndarray, tune_words: bool) -> object:
             began[tune_words] = words
             return trained(start, classes, words, tune_words)
 
-        patch.setattr(yolo_world, "word_trainer", note)
+        patch.setattr(world_training, "word_trainer", note)
         result = run_world(*resume)
     assert result.exit_code == 0, (result.output, result.exception)
     assert "resumed" in result.output
@@ -440,7 +439,7 @@ def test_several_devices_tune_words_together_and_go_on_after_ctrl_c(out, vectors
         3 * [name for part in ("val", "test") for name in dataset.images(part)]
     )
     record = json.loads((folder / "run.json").read_text())
-    assert record["settings"]["device"] == "0,1" and list(record["sets"]) == list(yolo_world.SETS)
+    assert record["settings"]["device"] == "0,1" and list(record["sets"]) == list(world_training.SETS)
 
 
 @pytest.mark.slow
@@ -451,7 +450,7 @@ def test_folds_are_trained_one_after_another_and_finished_ones_are_kept(vectors,
     options = ("--category", "widget", "--out", tmp_path / "out", "--runs", tmp_path, "--folds", 3)
     result = run_world(*options, "--text-embeddings", vectors, *FAST)
     assert result.exit_code == 0, (result.output, result.exception)
-    for name in yolo_world.SETS:
+    for name in world_training.SETS:
         assert f"{name}: mean and standard deviation of 3 folds: mAP50 0.0" in result.output
     runs = [tmp_path / f"widget@kfold-3-{fold}" / "yolo-world" / "seed-0" for fold in range(3)]
     before = [sha256(run / "run.json") for run in runs]

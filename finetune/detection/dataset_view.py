@@ -6,11 +6,15 @@ import shlex
 import shutil
 from pathlib import Path
 
+import yaml
+from PIL import Image
+
 from converters.cli.errors import DatasetError
+from finetune.detection.crops import cut_train_part
+from finetune.detection.recipe import FORMATS
 from finetune.runs.dataset import Dataset
 
 MOST_APART = 1.25  # ratio of image sizes; training scales by as much
-FORMATS = {"detect": "yolo", "segment": "yolo-seg", "obb": "yolo-obb"}
 
 
 def named_by(data: Path) -> tuple[Path, str, str]:
@@ -38,8 +42,6 @@ def view_of(dataset: Dataset, task: str, background: float, folder: Path, crop: 
     Good images of the train part beyond the share ``background`` are left out of it. With ``crop``, the train part
     is squares of so many px instead of whole images.
     """
-    import yaml
-
     source = dataset.format(FORMATS[task])
     data = yaml.safe_load((source / "data.yaml").read_text("utf-8"))
     if data["split_sha256"] != dataset.split["sha256"]:
@@ -50,8 +52,6 @@ def view_of(dataset: Dataset, task: str, background: float, folder: Path, crop: 
     for name in {path.name for path in images.iterdir()}.difference(names):  # synthetic images beyond --synthetic-share
         (images / name).unlink()
     if crop:
-        from finetune.detection.crops import cut_train_part
-
         for part in (images, labels):
             shutil.rmtree(part)
             part.mkdir()
@@ -83,8 +83,6 @@ def check_scale(dataset: Dataset) -> None:
 
 def size_of_whole(dataset: Dataset, imgsz: int, crop: int) -> int:
     """Longest side of the images when they are looked at, px: as large as in training, on squares too."""
-    from PIL import Image
-
     if not crop:
         return imgsz
     with Image.open(dataset.image_file("val", dataset.images("val")[0])) as image:

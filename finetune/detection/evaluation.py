@@ -7,11 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from pycocotools import mask as coco_mask
+
 from converters.cli.errors import DatasetError
 from converters.cli.options import progress, table
-from finetune.detection.dataset_view import FORMATS
+from finetune.detection.figures import draw_figures, measure
+from finetune.detection.recipe import FORMATS
 from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import Run, image_scores, synthetic_images_of
+from finetune.runs.tiles import on_whole_images
 
 LEAST_SCORE = 0.001  # average precision wants the whole curve, not only the sure detections
 
@@ -50,9 +55,6 @@ def coco_results(answer: Any, image_id: int) -> Iterator[dict[str, Any]]:
 
 
 def _rle(mask: Any) -> dict[str, Any]:
-    import numpy as np
-    from pycocotools import mask as coco_mask
-
     encoded = coco_mask.encode(np.asfortranarray(mask.cpu().numpy().astype(np.uint8)))
     return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
 
@@ -73,9 +75,6 @@ def evaluate(
     With ``tiles`` of the run's dataset, the model looks at these, and what it finds is put together on whole images.
     Returns measures by part, and the seconds that an image of test took, from file to boxes.
     """
-    from finetune.detection.figures import draw_figures, measure
-    from finetune.runs.tiles import on_whole_images
-
     dataset = run.dataset
     found, seconds = {}, 0.0
     for part in ("val", "test"):

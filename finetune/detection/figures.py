@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from sklearn.metrics import ConfusionMatrixDisplay
 
 from finetune.measures.metrics import (
     best_box_threshold,
@@ -59,8 +62,6 @@ def draw_figures(
 
 def draw_precision_recall(path: Path, curves: Mapping[str, NDArray[np.float64]], title: str) -> None:
     """Precision by recall at IoU 0.5, a line for each class; ``curves`` as `precision_curves` gives them."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(6.0, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for name, curve in curves.items():
@@ -73,9 +74,6 @@ def draw_precision_recall(path: Path, curves: Mapping[str, NDArray[np.float64]],
 
 def draw_confusion(path: Path, confusion: NDArray[np.int64], classes: Sequence[str], title: str) -> None:
     """Instances of each class (row) by the class of the box that found them; as `box_confusion` counts them."""
-    from matplotlib.figure import Figure
-    from sklearn.metrics import ConfusionMatrixDisplay
-
     figure = Figure(figsize=(6.5, 5.5), layout="constrained")
     axes = figure.add_subplot()
     display = ConfusionMatrixDisplay(confusion, display_labels=[*classes, "nothing"])
@@ -104,8 +102,6 @@ def draw_worst(
     path: Path, dataset: Dataset, truth: dict[str, Any], detections: Sequence[dict[str, Any]], threshold: float
 ) -> None:
     """The worst images of test in one sheet: ground truth green, boxes with at least the threshold's score red."""
-    import cv2
-
     names = {number: name for name, number in dataset.image_ids.items()}
     tiles = []
     for id_ in worst_images(truth, detections, threshold)[:SHOWN]:

@@ -7,24 +7,26 @@ one that YOLO-World was trained with; it is loaded only if a vector is not at ha
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
 
 from converters.cli.errors import DatasetError
+from finetune.detection.recipe import PUBLISHED
 from finetune.training.weights import RANDOM, find_weights, sha256
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 TOWER = "ViT-B-32-quickgelu"  # plain ViT-B-32 computes another GELU than OpenAI's weights were trained with
-PUBLISHED = "openai"
 ADDRESS = "https://huggingface.co/timm/vit_base_patch32_clip_224.openai/resolve/main/open_clip_model.safetensors"
 WIDTH = 512
-TEMPLATE = "{defect} on a {category}"
 INSTALL = "--text-weights {wanted}: needs open_clip: pip install -e '.[world]', or name vectors with --text-embeddings"
 
 Prompts = Mapping[str, Sequence[str]]  # class -> one prompt, or several synonyms
@@ -63,8 +65,6 @@ def read_prompts(path: Path, classes: Sequence[str]) -> Prompts:
 
     Raises DatasetError for a class that is missing or unknown, and for what is no text.
     """
-    import yaml
-
     try:
         given = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -91,32 +91,26 @@ def _check_names(source: str, given: Sequence[str], classes: Sequence[str]) -> N
 # ------------------------------------------------------------------------------------------------------- vectors
 
 
-def unit(vectors: "NDArray[Any]") -> "NDArray[Any]":
+def unit(vectors: NDArray[Any]) -> NDArray[Any]:
     """Rows (N x D) brought to length 1."""
-    import numpy as np
-
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def averaged(groups: Iterable["NDArray[Any]"]) -> "NDArray[Any]":
+def averaged(groups: Iterable[NDArray[Any]]) -> NDArray[Any]:
     """N x D of length 1: for each group (K x D, synonyms) the mean of its unit vectors, brought to length 1."""
-    import numpy as np
-
     return unit(np.stack([unit(np.asarray(group, np.float64)).mean(axis=0) for group in groups])).astype(np.float32)
 
 
-def class_vectors(prompts: Prompts, encode: Callable[[Sequence[str]], "NDArray[Any]"]) -> "NDArray[Any]":
+def class_vectors(prompts: Prompts, encode: Callable[[Sequence[str]], NDArray[Any]]) -> NDArray[Any]:
     """Classes x 512 of length 1, from their prompts."""
     return averaged(encode(synonyms) for synonyms in prompts.values())
 
 
-def read_vectors(path: Path, classes: Sequence[str]) -> "NDArray[Any]":
+def read_vectors(path: Path, classes: Sequence[str]) -> NDArray[Any]:
     """Classes x 512, of length 1, from a file as ``write_vectors`` writes it: ``names`` and ``embeddings``.
 
     Several rows of one name are synonyms, and averaged. Raises DatasetError for anything else.
     """
-    import numpy as np
-
     flag = f"--text-embeddings {path}"
     try:
         with np.load(path, allow_pickle=False) as data:
@@ -133,10 +127,8 @@ def read_vectors(path: Path, classes: Sequence[str]) -> "NDArray[Any]":
     return averaged(vectors[[other == name for other in names]] for name in classes)
 
 
-def write_vectors(path: Path, classes: Sequence[str], vectors: "NDArray[Any]") -> None:
+def write_vectors(path: Path, classes: Sequence[str], vectors: NDArray[Any]) -> None:
     """Write vectors (classes x 512) as ``--text-embeddings`` reads them."""
-    import numpy as np
-
     np.savez(path, names=np.array(classes), embeddings=np.asarray(vectors, np.float32))
 
 
@@ -160,10 +152,8 @@ class TextTower:
     def file(self, text: str) -> Path:
         return self.cache / f"{hashlib.sha256((self.model + chr(10) + text).encode()).hexdigest()[:32]}.npy"
 
-    def encode(self, texts: Sequence[str]) -> "NDArray[Any]":
+    def encode(self, texts: Sequence[str]) -> NDArray[Any]:
         """N x 512, of length 1; from the cache where a text was asked before."""
-        import numpy as np
-
         self.cache.mkdir(parents=True, exist_ok=True)
         new = [text for text in texts if not self.file(text).is_file()]
         if new:
@@ -171,9 +161,7 @@ class TextTower:
                 np.save(self.file(text), vector)
         return np.stack([np.load(self.file(text), allow_pickle=False) for text in texts])
 
-    def _ask(self, texts: Sequence[str]) -> "NDArray[Any]":
-        import torch
-
+    def _ask(self, texts: Sequence[str]) -> NDArray[Any]:
         network, tokenize = load_tower(self.checkpoint, self.seed)
         with torch.inference_mode():  # one by one: what a text gives does not depend on its neighbours
             vectors = [network.encode_text(tokenize([text]), normalize=True)[0] for text in texts]
@@ -182,10 +170,6 @@ class TextTower:
 
 def load_tower(checkpoint: Path | None, seed: int) -> tuple[Any, Callable[[list[str]], Any]]:
     """The network and its tokenizer; raises DatasetError for a file that holds no such network."""
-    import logging
-
-    import torch
-
     open_clip = import_open_clip(RANDOM if checkpoint is None else str(checkpoint))
     logging.disable(logging.WARNING)  # of random weights, which were asked for by name
     with torch.random.fork_rng(devices=[]):
@@ -213,7 +197,6 @@ def fetch_tower(name: str) -> Path:
     """OpenAI's weights from the hub that open_clip takes them from, into torch's cache of checkpoints."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import huggingface_hub as hub
-    import torch
     from open_clip.pretrained import get_pretrained_cfg
 
     where = {

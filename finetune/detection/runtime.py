@@ -1,0 +1,291 @@
+"""ultralytics at work: checkpoints, one training, its log, Ctrl-C, and what makes it quick on a CPU."""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch.utils._pytree import tree_map_only
+from ultralytics import YOLO
+from ultralytics.nn.tasks import BaseModel
+from ultralytics.utils.downloads import attempt_download_asset
+from ultralytics.utils.patches import torch_load
+from ultralytics.utils.torch_utils import select_device, strip_optimizer, unwrap_model
+
+from converters.cli.errors import DatasetError
+from converters.cli.options import progress
+from finetune.detection.evaluation import LEAST_SCORE
+from finetune.detection.recipe import LIGHT, SUFFIXES, Recipe
+from finetune.detection.runs import CHECKPOINTS
+from finetune.runs.predictions import Run
+
+
+def addresses(names: Iterable[str]) -> dict[str, str]:
+    """Where ultralytics publishes its checkpoints, by name."""
+    return {name: f"https://github.com/ultralytics/assets/releases/download/v8.4.0/{name}" for name in names}
+
+
+def fetch_weights(name: str) -> Path:
+    """A published checkpoint by ultralytics' own download, into torch's cache of checkpoints."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Path(attempt_download_asset(path))
+
+
+def load_model(arch: str, weights: Path | None, task: str) -> Any:
+    """A model from a checkpoint or, for None, of the named architecture with random weights."""
+    if weights is None:
+        return YOLO(LIGHT if arch == LIGHT.stem else f"{arch}{SUFFIXES[task]}.yaml", task=task)
+    model = read_checkpoint(YOLO, weights, f"yolo11n{SUFFIXES[task]}.pt")
+    if model.task != task:
+        raise DatasetError(
+            f"--weights {weights}: was trained for the task {model.task}, not {task}: "
+            f"add --task {model.task}, or choose other weights"
+        )
+    return model
+
+
+def read_checkpoint(kind: Callable[[str], Any], weights: Path, published: str) -> Any:
+    """What ``kind`` (YOLO or YOLOWorld) makes of a checkpoint; raises DatasetError for a file that is none.
+
+    Of files not called .pt, ultralytics makes a network with random weights (.yaml), or keeps the name as the model.
+    """
+    why = f"a {weights.suffix} file" if weights.suffix else "its name has no suffix"
+    if weights.suffix.lower() == ".pt":
+        try:
+            model = kind(str(weights))
+            if isinstance(model.model, BaseModel):
+                return model
+            why = type(model.model).__name__
+        except Exception as error:  # whatever a foreign file makes its loader raise
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            why = why.removeprefix(f"ERROR ❌️ {weights} ").rstrip(".")
+    raise DatasetError(
+        f"--weights {weights}: is no checkpoint of ultralytics ({why}); name a .pt file that its training has "
+        f"written, a published one such as {published}, or none for random weights"
+    )
+
+
+def check_freeze(model: Any, recipe: Recipe) -> None:
+    """Raise DatasetError for a recipe that freezes all layers of the model."""
+    if recipe.freeze >= (layers := len(model.model.model)):
+        raise DatasetError(f"--freeze {recipe.freeze}: the network has {layers} layers, and one has to learn")
+
+
+def check_device(device: str) -> None:
+    """Raise DatasetError for a device that this machine does not have."""
+    try:
+        select_device(device, verbose=False)
+    except ValueError:
+        raise DatasetError(f"--device {device}: not on this machine; leave it out, or name cpu") from None
+
+
+def train(
+    model: Any,
+    data: Path,
+    recipe: Recipe,
+    run: Run,
+    device: str,
+    seed: int,
+    name: str = "train",
+    trainer: Callable[..., Any] | None = None,
+    resume: bool = False,
+) -> Path:
+    """Train in the run's folder ``name`` with val choosing the epoch; return the best checkpoint.
+
+    ``trainer`` makes ultralytics' trainer, where it isn't the usual one of the model. With ``resume``, ``model`` is
+    the last.pt of the same folder, and continues with the settings and the epoch that it holds.
+    """
+    threads, several = int(os.environ["OMP_NUM_THREADS"]), "," in device
+    each = max(1, threads // (device.count(",") + 1))  # several devices have a process each
+    model.add_callback("on_train_start", lambda trainer: torch.set_num_threads(each))  # it trains on cores - 1
+    model.add_callback("on_train_start", check_all_read)
+    model.add_callback("on_train_start", suit_cpu)
+    folder = run.folder.absolute() / name
+    overrides = {"resume": True, "save_dir": str(folder)} if resume else recipe.overrides()
+    log = folder.with_suffix(".log")
+    with (
+        nullcontext() if several else epochs_shown(model, recipe.epochs),
+        printed_into(log, several),
+        interrupted_between_batches(model, several),
+    ):
+        model.train(
+            trainer=trainer,
+            data=str(data),
+            project=str(folder.parent),
+            name=name,
+            exist_ok=True,
+            device=device or None,
+            seed=seed,
+            verbose=False,
+            plots=False,
+            **overrides,
+        )
+    return folder / CHECKPOINTS / "best.pt"
+
+
+@contextmanager
+def epochs_shown(model: Any, epochs: int) -> Iterator[None]:
+    bar: Any
+    with progress(None, epochs, "training", item_show_func=lambda item: item) as bar:
+        model.add_callback("on_train_start", lambda trainer: bar.update(trainer.start_epoch))
+        model.add_callback("on_fit_epoch_end", lambda trainer: bar.update(1, f"val mAP50 {_map50(trainer):.3f}"))
+        yield
+
+
+@contextmanager
+def printed_into(log_file: Path, by_children: bool) -> Iterator[None]:
+    """Let what ultralytics prints go into a file, and what the processes that it starts for several GPUs print.
+
+    Raises DatasetError where these fail.
+    """
+    if by_children:
+        click.echo(f"on several devices; {log_file} tells how training goes", err=True)
+    with log_file.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        if not by_children:
+            yield
+            return
+        kept = [os.dup(stream) for stream in (1, 2)]
+        try:
+            for stream in (1, 2):
+                os.dup2(log.fileno(), stream)
+            yield
+        except subprocess.CalledProcessError:
+            raise DatasetError(f"{log_file}: a training process failed; the end of this file tells why") from None
+        finally:
+            for stream, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, stream)
+                os.close(copy)
+
+
+def check_all_read(trainer: Any) -> None:
+    """Raise DatasetError for an image that ultralytics could not read: it would train without it, and only log that."""
+    for dataset in (trainer.train_loader.dataset, trainer.test_loader.dataset):
+        read = {Path(file).name for file in dataset.im_files}
+        for link in sorted(Path(dataset.img_path).iterdir()):
+            if link.name not in read:
+                file = link.resolve()
+                raise DatasetError(f"{file}: ultralytics cannot read it: convert again with --overwrite")
+
+
+def suit_cpu(trainer: Any) -> None:
+    """On a CPU, keep channels last, update all weights in one go, and multiply bfloat16 matrices where it can (AMX).
+
+    ultralytics' own ``channels_last`` and ``amp`` know GPUs only. Weights stay float32, validation stays as it is.
+    What each saves: benchmarks/yolo_step.py.
+    """
+    if trainer.device.type != "cpu":
+        return
+    network = unwrap_model(trainer.model).to(memory_format=torch.channels_last)
+    for group in trainer.optimizer.param_groups:
+        if "fused" in group:  # of torch's optimizers
+            group |= {"fused": True, "foreach": False}
+    if not torch.cpu._is_amx_tile_supported():
+        return
+    plain = network.predict
+
+    def predict(*images: Any, **settings: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            answer = plain(*images, **settings)
+        return tree_map_only(torch.Tensor, torch.Tensor.float, answer)
+
+    network.predict = predict  # the copy of the network that is averaged and saved was made before
+
+
+class Interrupt:
+    """A Ctrl-C that waits. As a callback, it goes along to the processes that ultralytics starts for several GPUs."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+    def note(self, number: int, _: Any) -> None:
+        if self.wanted:  # the second one does not wait
+            raise KeyboardInterrupt
+        self.wanted = True
+
+    def check(self, _: Any = None) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+
+    def wait_in_child(self, _: Any) -> None:
+        """A child hears of one Ctrl-C twice, from the terminal and from torchrun."""
+        signal.signal(signal.SIGINT, lambda number, frame: setattr(self, "wanted", True))
+
+
+@contextmanager
+def interrupted_between_batches(model: Any, in_children: bool = False) -> Iterator[None]:
+    """Let Ctrl-C wait for the end of a training step, or of all, so that last.pt is never half written."""
+    interrupt = Interrupt()
+    model.add_callback("on_train_batch_end", interrupt.check)
+    if in_children:
+        model.add_callback("on_train_start", interrupt.wait_in_child)
+    if threading.current_thread() is not threading.main_thread():  # Python takes signals there only
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupt.note)  # workers that load images inherit it, and stay calm
+    try:
+        yield
+    except subprocess.CalledProcessError:
+        interrupt.check()
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    interrupt.check()  # it came after the last step, in validation
+
+
+def state_of(weights: Path) -> str:
+    """How far the training with these checkpoints has come: ``absent``, ``unfinished`` or ``ended``.
+
+    A last.pt holds the optimizer and the epoch, until ultralytics takes them out of it at the end.
+    """
+    if not (weights / "last.pt").is_file():
+        return "absent"
+    checkpoint = _read_checkpoint(weights / "last.pt")
+    done = checkpoint["epoch"] + 1
+    return "unfinished" if 0 < done < checkpoint["train_args"]["epochs"] else "ended"
+
+
+def best_of(weights: Path) -> Path:
+    """best.pt of a training that has ended, without the optimizer, even if a kill came before that was taken out."""
+    best = weights / "best.pt"
+    if _read_checkpoint(best)["epoch"] >= 0:
+        strip_optimizer(best)
+    return best
+
+
+def _read_checkpoint(file: Path) -> dict[str, Any]:
+    try:
+        return torch_load(file, map_location="cpu")
+    except Exception as error:  # whatever half a pickle makes its loader raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DatasetError(f"{file}: is damaged ({reason}); train again with --overwrite") from None
+
+
+def _map50(trainer: Any) -> float:
+    return float(trainer.metrics.get("metrics/mAP50(B)", 0.0))
+
+
+def facts_of(model: Any, checkpoint: Path | None) -> dict[str, Any]:
+    return {
+        "weights_bytes": checkpoint and checkpoint.stat().st_size,
+        "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
+        "device": str(next(model.model.parameters()).device),
+    }
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended, such as workers that load images."""
+    return sum(os.times()[:4])
+
+
+def export_onnx(best: Path, task: str, imgsz: int) -> Path:
+    """Write best.onnx beside best.pt: 1 x 3 x imgsz x imgsz of 0..1 in, boxes after NMS out (see docs/measurements)."""
+    model = load_model("", best, task)
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        return Path(model.export(format="onnx", imgsz=imgsz, nms=True, conf=LEAST_SCORE, simplify=False, device="cpu"))

@@ -1,0 +1,244 @@
+"""A run of YOLO: train on one dataset or on two in turn, predict val and test, and record what it cost.
+
+Val chooses the epoch and the threshold, test is looked at once, and all measures come from the saved predictions by
+pycocotools.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ultralytics.data import build_yolo_dataset
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import IterableSimpleNamespace
+
+from converters.cli.errors import DatasetError
+from finetune.detection import runs as yolo_runs
+from finetune.detection.dataset_view import check_scale, named_by, size_of_whole, view_of
+from finetune.detection.evaluation import evaluate, report, spread
+from finetune.detection.recipe import FORMATS, LIGHT, SIZES, SUFFIXES, Recipe
+from finetune.detection.runs import (
+    CHECKPOINTS,
+    check_batch,
+    check_parts,
+    continue_run,
+    cost_of,
+    fold_names,
+    has_last,
+    train_on_each,
+)
+from finetune.detection.runtime import (
+    addresses,
+    best_of,
+    check_device,
+    check_freeze,
+    cpu_seconds,
+    export_onnx,
+    facts_of,
+    fetch_weights,
+    load_model,
+    state_of,
+    train,
+)
+from finetune.runs.dataset import Dataset, check_apart, choose_dataset, open_dataset, whole_images
+from finetune.runs.predictions import Run, finished_run, read_run, start_run, told_to_resume, write_record
+from finetune.training.weights import RANDOM, find_weights, sha256
+
+STAGES = ("pretrain", "train")  # a run's trainings, each in a folder of its name
+
+
+@dataclass(frozen=True)
+class Request(yolo_runs.Request):
+    """What is asked for, apart from the recipe and the dataset; the fields are the command's options."""
+
+    task: str
+    crop: int
+    pretrain: str | None
+    pretrain_epochs: int | None
+    synthetic_share: float | None
+    export: str | None
+
+
+def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """Leave a whole run on one dataset; return its measures by part.
+
+    A run on tiles is a run of the dataset of whole images that they were cut from, and is measured on those.
+    """
+    dataset = replace(dataset, synthetic_share=request.synthetic_share)
+    first = open_dataset(request.out, request.pretrain) if request.pretrain else None
+    check(request, recipe, dataset, first)
+    check_device(request.device)
+    run, model = start(request, recipe, dataset, first)
+    parts = [part for part in (first, dataset) if part]
+    size = size_of_whole(dataset, recipe.imgsz, request.crop)
+    cpu = cpu_seconds()
+    with told_to_resume(run.folder, has_last):
+        best = train_in_turn(model, parts, request, recipe, run, size)
+        cost = cost_of(run.seconds, cpu_seconds() - cpu, request.resume)
+        model = load_model(request.arch, best, request.task)
+        tiles = dataset if dataset.tiles else None
+        measured = evaluate(model, run, request.task, size, request.device.split(",")[0], tiles=tiles)
+    run.finish(
+        model="YOLO",
+        random_weights=request.weights == RANDOM,
+        weights_sha256=run.settings["weights_sha256"],
+        pretrained_on=request.pretrain,
+        synthetic_images=sum(len(part.synthetic_images) for part in parts),
+        pretrain_synthetic_images=len(first.synthetic_images) if first else 0,
+        resumed=request.resume,
+        seconds_per_image=measured.pop("seconds_per_image"),
+        metrics=measured,
+        **cost,
+        **facts_of(model, best),
+    )
+    return measured
+
+
+def check(request: Request, recipe: Recipe, dataset: Dataset, first: Dataset | None) -> None:
+    """Raise DatasetError for what cannot be trained or measured; ``first`` is the dataset of --pretrain."""
+    whole = whole_images(request.out, dataset)
+    dataset.format(FORMATS[request.task])
+    if request.arch == LIGHT.stem and request.task != "detect":
+        raise DatasetError(f"--arch {request.arch}: finds boxes only; choose another for --task {request.task}")
+    if request.crop and (request.task != "detect" or dataset.tiles):
+        raise DatasetError("--crop: is for boxes on whole images; make tiles with the converter's --tile instead")
+    check_batch(recipe.batch, request.device)
+    if not dataset.classes:
+        raise DatasetError(f"{dataset.folder}: holds no defects to learn")
+    check_parts(whole)
+    if request.crop:
+        check_scale(whole)
+    if first:
+        first.format(FORMATS[request.task])
+        check_apart(whole_images(request.out, first), whole)
+
+
+def start(request: Request, recipe: Recipe, dataset: Dataset, first: Dataset | None) -> tuple[Run, Any]:
+    """The run and the model that it starts from; of an interrupted run, no model."""
+    whole, folder = whole_images(request.out, dataset), request.folder(dataset)
+    origin = {
+        "tiles": dataset.name if dataset.tiles else None,
+        "split_sha256": dataset.split["sha256"],
+        "label_settings": dataset.label_settings,
+        "pretrain_split_sha256": first and first.split["sha256"],
+    }
+    if request.resume:
+        return continue_run(folder, whole, origin), None
+    checkpoint = find_weights(
+        request.weights, addresses(f"{size}{SUFFIXES[request.task]}.pt" for size in SIZES), fetch_weights
+    )
+    if checkpoint and folder.resolve() in checkpoint.resolve().parents:
+        raise DatasetError(f"--weights {request.weights}: lies in the run that would be replaced; name another --run")
+    model = load_model(request.arch, checkpoint, request.task)
+    check_freeze(model, recipe)
+    settings = request.settings() | {"weights_sha256": checkpoint and sha256(checkpoint)} | asdict(recipe) | origin
+    return start_run(folder, whole, settings, request.overwrite, settings), model
+
+
+def whole_image_trainer(imgsz: int) -> Callable[..., Any]:
+    """ultralytics' trainer of boxes, which measures val on whole images of this size while it trains on squares."""
+
+    class WholeImageTrainer(DetectionTrainer):
+        def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
+            if mode == "train":
+                return super().build_dataset(img_path, mode, batch)
+            settings = IterableSimpleNamespace(**{**vars(self.args), "imgsz": imgsz})
+            return build_yolo_dataset(settings, img_path, batch, self.data, mode=mode, rect=True)
+
+    return WholeImageTrainer
+
+
+def train_in_turn(
+    model: Any, datasets: Sequence[Dataset], request: Request, recipe: Recipe, run: Run, size: int
+) -> Path:
+    """Train on each dataset, the next one from the best checkpoint of the one before; return the last best.
+
+    A model of None continues where an interrupted run stopped. ``size`` is that of whole images.
+    """
+    best = None
+    for name, dataset in zip(STAGES[-len(datasets) :], datasets, strict=True):
+        weights, data = run.folder / name / CHECKPOINTS, run.folder / f"{name}-data"
+        state = state_of(weights) if request.resume else "absent"
+        if state == "ended":
+            best = best_of(weights)
+            continue
+        if state == "unfinished":
+            model = load_model(request.arch, weights / "last.pt", request.task)
+        else:
+            model = load_model(request.arch, best, request.task) if best else model
+            shutil.rmtree(data, ignore_errors=True)
+            view_of(dataset, request.task, recipe.background, data, request.crop)
+        epochs = request.pretrain_epochs if name == "pretrain" and request.pretrain_epochs else recipe.epochs
+        own = replace(recipe, epochs=epochs)
+        trainer = whole_image_trainer(size) if request.crop else None
+        best = train(
+            model, data / "data.yaml", own, run, request.device, request.seed, name, trainer, state == "unfinished"
+        )
+        if request.crop:
+            shutil.rmtree(data)  # many files, which can be cut again
+    assert best is not None
+    return best
+
+
+def evaluate_again(request: Request, folder: Path, dataset: Dataset) -> dict[str, Any]:
+    """Predict and measure again with the best checkpoint of a finished run, and write that into the run."""
+    best = folder / STAGES[-1] / CHECKPOINTS / "best.pt"
+    dataset = whole_images(request.out, dataset)
+    record = finished_run(folder, dataset, "YOLO", [best.relative_to(folder)])
+    run, settings = Run(folder, dataset, record["settings"]), record["settings"]
+    check_device(request.device)
+    model = load_model(settings["arch"], best, settings["task"])
+    tiles = open_dataset(request.out, settings["tiles"]) if settings["tiles"] else None
+    size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
+    measured = evaluate(model, run, settings["task"], size, request.device.split(",")[0], tiles=tiles)
+    record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured, **facts_of(model, best)}
+    write_record(folder, record)
+    return measured
+
+
+def export_run(request: Request, folder: Path, dataset: Dataset) -> Path:
+    """Export the best checkpoint of a finished run, one of an earlier call too; ``dataset`` may be of its tiles."""
+    settings = read_run(folder, whole_images(request.out, dataset))["settings"]
+    size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
+    return export_onnx(folder / STAGES[-1] / CHECKPOINTS / "best.pt", settings["task"], size)
+
+
+def train_datasets(
+    name: str, folds: int | None, request: Request, recipe: Recipe, given: set[str]
+) -> dict[str, dict[str, Any]]:
+    """Leave a run on the dataset or on each of its folds; return the measures by dataset."""
+    datasets = [open_dataset(request.out, each, request.synthetic_share) for each in fold_names(name, folds)]
+    return train_on_each(datasets, request, recipe, given, train_and_evaluate, lambda record: record["metrics"])
+
+
+def report_all(found: dict[str, dict[str, Any]], request: Request, folder: Path | None = None) -> str:
+    """Runs and their measures on test as text for the terminal; of several folds, their spread too."""
+    lines = [
+        report(folder or request.folder(open_dataset(request.out, each)), measured["test"])
+        for each, measured in found.items()
+    ]
+    return "\n".join(lines + [spread([measured["test"] for measured in found.values()])] * (len(found) > 1))
+
+
+def read_data_option(
+    name: str | None, data: Path | None, folds: int | None, options: dict[str, Any], given: set[str]
+) -> str:
+    """The dataset's name; what --data says besides goes into ``options`` and ``given``.
+
+    Raises DatasetError where others say otherwise.
+    """
+    if data is None:
+        return choose_dataset(options["out"], name)
+    if name is not None:
+        raise DatasetError("--category and --data: both name the dataset; leave one of them out")
+    if folds:
+        raise DatasetError("--folds: needs --category NAME; a data.yaml is of one fold")
+    assert data is not None
+    out, name, task = named_by(data)
+    if "task" in given and options["task"] != task:
+        raise DatasetError(f"--task {options['task']}: {data} is for {task}; leave --task out, or name other data")
+    options |= {"out": out, "task": task}
+    given |= {"out", "task"}
+    return name

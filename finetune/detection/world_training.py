@@ -1,0 +1,287 @@
+"""A run of YOLO-World: words alone, fine-tuned on boxes, and prompt-tuned; three sets of predictions, one record."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from converters.cli.errors import DatasetError
+from converters.cli.options import table
+from finetune.detection import runs as yolo_runs
+from finetune.detection.dataset_view import view_of
+from finetune.detection.evaluation import evaluate, shown, spread
+from finetune.detection.recipe import ARCHS, Recipe
+from finetune.detection.runs import (
+    CHECKPOINTS,
+    check_batch,
+    check_parts,
+    continue_run,
+    cost_of,
+    fold_names,
+    has_last,
+    train_on_each,
+)
+from finetune.detection.runtime import (
+    addresses,
+    best_of,
+    check_device,
+    check_freeze,
+    cpu_seconds,
+    facts_of,
+    fetch_weights,
+    state_of,
+    train,
+)
+from finetune.detection.vocabulary import (
+    class_vectors,
+    find_tower,
+    prompts_from,
+    read_prompts,
+    read_vectors,
+    write_vectors,
+)
+from finetune.detection.world import Words, hold_back, load_world, set_words, settle_learned, word_trainer
+from finetune.runs.dataset import Dataset, open_dataset
+from finetune.runs.predictions import Run, finished_run, read_run, run_folder, start_run, told_to_resume, write_record
+from finetune.training.weights import find_weights, sha256
+
+SETS = {"zero-shot": "none", "tuned": "box", "prompt-tuned": "box"}  # and the labels that each needs
+MOST_CLASSES = 80  # ultralytics shows no more words than this in a training step
+PROMPT_LR = 1e-3  # few numbers, which may move far: a vector's components are about 0.04
+WORDS = "text_embeddings.npz"  # the vectors that a run was begun with, in its folder
+
+
+@dataclass(frozen=True)
+class Request(yolo_runs.Request):
+    """What is asked for, apart from the recipe and the dataset; the fields are the command's options."""
+
+    run_name: str  # ``main`` gives it one
+    template: str
+    prompts: str | None
+    text_weights: str
+    text_embeddings: str | None
+    keep_vocabulary: str | None
+
+    def folder(self, dataset: Dataset) -> Path:
+        return run_folder(self.runs, dataset, self.run_name, self.seed)
+
+
+def find_words(request: Request, dataset: Dataset) -> Words:
+    """Prompts and their vectors; raises DatasetError for what is missing or does not fit the dataset."""
+    classes, kept = dataset.classes, request.keep_vocabulary
+    if kept is not None and kept not in classes:
+        raise DatasetError(f"--keep-vocabulary {kept}: no such class; the dataset has {', '.join(classes)}")
+    if len(classes) == 1 and kept:
+        raise DatasetError(f"--keep-vocabulary {kept}: is the only class; nothing is left to train on")
+    if len(classes) > MOST_CLASSES:
+        raise DatasetError(f"{dataset.folder}: has {len(classes)} classes; YOLO-World trains on up to {MOST_CLASSES}")
+    if request.text_embeddings:
+        file = Path(request.text_embeddings)
+        return Words(classes, None, read_vectors(file, classes), f"file {file.name}", kept)
+    categories = list(dataset.card["settings"]["source"])
+    prompts = (
+        read_prompts(Path(request.prompts), classes)
+        if request.prompts
+        else prompts_from(request.template, classes, categories)
+    )
+    tower = find_tower(request.text_weights, request.seed, request.folder(dataset).parent / "text")
+    return Words(classes, prompts, class_vectors(prompts, tower.encode), tower.model, kept)
+
+
+def words_of(run: Run) -> Words:
+    """The words that a run was begun with."""
+    settings, classes = run.settings, run.dataset.classes
+    vectors = read_vectors(run.folder / WORDS, classes)
+    return Words(classes, settings["words"], vectors, settings["text_model"], settings["keep_vocabulary"])
+
+
+def tune(name: str, load_start: Callable[[], Any], words: Words, request: Request, recipe: Recipe, run: Run) -> None:
+    """Train in the run's folder ``name``, unless that had ended when the run was interrupted."""
+    weights, vectors = run.folder / name / CHECKPOINTS, words.of(words.trained)
+    tune_words = name == "prompt-tuned"
+    state = state_of(weights) if request.resume else "absent"
+    if state != "ended":
+        resume = state == "unfinished"
+        start = load_world("", weights / "last.pt") if resume else load_start()
+        if tune_words:
+            recipe = replace(recipe, freeze=len(start.model.model), lr=PROMPT_LR)
+            vectors = start.model.txt_feats[0].detach().numpy() if resume else vectors
+        trainer = word_trainer(start.model, words.trained, vectors, tune_words)
+        data = run.folder / "data" / "data.yaml"
+        train(start, data, recipe, run, request.device, request.seed, name, trainer, resume)
+    best = best_of(weights)
+    if tune_words:
+        settle_learned(best)
+
+
+def ask(
+    name: str, load_start: Callable[[], Any], words: Words, run: Run, device: str, cost: dict[str, Any]
+) -> dict[str, Any]:
+    """Predict, save and measure one of the three sets; what is known of it, with its ``cost``."""
+    best = None if name == "zero-shot" else run.folder / name / CHECKPOINTS / "best.pt"
+    model, vectors = load_world("", best) if best else load_start(), words.vectors
+    if name == "prompt-tuned":
+        vectors = words.with_learned(model.model.txt_feats[0].numpy())
+        write_vectors(run.folder / f"{name}.npz", words.classes, vectors)
+    set_words(model, words.classes, vectors)
+    about: dict[str, Any] = {
+        "model": "YOLO-World",
+        "prompt": "learned vectors" if name == "prompt-tuned" else "text",
+        "label": SETS[name],
+        "prompts": words.prompts,
+        "text_model": words.source,
+        "random_text_weights": is_random(words),
+        "known_by_words_only": list(words.classes) if name == "zero-shot" else [words.kept] if words.kept else [],
+    }
+    measured = evaluate(model, run, "detect", run.settings["imgsz"], device.split(",")[0], name, **about, **cost)
+    seconds = measured.pop("seconds_per_image")
+    return {**cost, "seconds_per_image": seconds, **facts_of(model, best), "metrics": measured}
+
+
+def three_results(
+    load_start: Callable[[], Any], words: Words, request: Request, recipe: Recipe, run: Run
+) -> dict[str, dict[str, Any]]:
+    """Zero-shot, fine-tuned and prompt-tuned: predictions of each are saved as a set; measures and costs by set.
+
+    ``load_start`` gives the start again each time, since training and predicting change a model.
+    """
+    results = {}
+    for name in SETS:
+        cost: dict[str, float | None] = {"train_seconds": 0.0, "train_cpu_seconds": 0.0}
+        if name != "zero-shot":
+            began, cpu = run.seconds, cpu_seconds()
+            tune(name, load_start, words, request, recipe, run)
+            cost = cost_of(run.seconds - began, cpu_seconds() - cpu, request.resume)
+        results[name] = ask(name, load_start, words, run, request.device, cost)
+    return results
+
+
+def is_random(words: Words) -> bool:
+    return " random " in words.source
+
+
+def rows_of(results: dict[str, dict[str, Any]], kept: str | None) -> Iterator[tuple[Any, ...]]:
+    """AP50 on test of each class in each set, and the means over classes."""
+    tests = [result["metrics"]["test"] for result in results.values()]
+    for entries in zip(*(test["classes"] for test in tests), strict=True):
+        name = entries[0]["class"]
+        called = f"{name} (words only)" if name == kept else name
+        yield called, entries[0]["instances"], *(f"{entry['AP50']:.3f}" for entry in entries)
+    instances = sum(entry["instances"] for entry in tests[0]["classes"])
+    yield "mAP50", instances, *(shown(test["mAP50"]) for test in tests)
+    yield "mAP50-95", instances, *(shown(test["mAP50-95"]) for test in tests)
+
+
+def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """Leave a whole run on one dataset; return its measures by set and part."""
+    dataset.format("yolo")
+    if not dataset.classes:
+        raise DatasetError(f"{dataset.folder}: holds no defects to learn")
+    check_parts(dataset)
+    check_batch(recipe.batch, request.device)
+    check_device(request.device)
+    checkpoint = find_weights(request.weights, addresses(f"{arch}.pt" for arch in ARCHS), fetch_weights)
+    run, words = start(request, recipe, dataset, checkpoint)
+    with told_to_resume(run.folder, has_last):
+        results = three_results(lambda: load_world(request.arch, checkpoint, request.seed), words, request, recipe, run)
+    run.finish(
+        model="YOLO-World",
+        random_weights=checkpoint is None,
+        random_text_weights=is_random(words),
+        weights_sha256=run.settings["weights_sha256"],
+        text_model=words.source,
+        resumed=request.resume,
+        sets=results,
+        **results["tuned"],
+    )
+    return measures_in({"sets": results})
+
+
+def train_datasets(
+    name: str, folds: int | None, request: Request, recipe: Recipe, given: set[str]
+) -> dict[str, dict[str, Any]]:
+    """Leave a run on the dataset or on each of its folds; return the measures by dataset and set."""
+    datasets = [open_dataset(request.out, each) for each in fold_names(name, folds)]
+    return train_on_each(datasets, request, recipe, given, train_and_evaluate, measures_in)
+
+
+def measures_in(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: found["metrics"] for name, found in record["sets"].items()}
+
+
+def start(request: Request, recipe: Recipe, dataset: Dataset, checkpoint: Path | None) -> tuple[Run, Words]:
+    """The run, begun or continued with, and its words; raises DatasetError for what cannot be trained."""
+    folder = request.folder(dataset)
+    for file in (checkpoint, request.text_embeddings):
+        if file and folder.resolve() in Path(file).resolve().parents:
+            raise DatasetError(f"{file}: lies in the run that would be replaced; name another run with --run")
+    origin = {
+        "split_sha256": dataset.split["sha256"],
+        "label_settings": dataset.label_settings,
+        "weights_sha256": checkpoint and sha256(checkpoint),
+    }
+    if request.resume:
+        run = continue_run(folder, dataset, origin)
+        return run, words_of(run)
+    words = find_words(request, dataset)
+    check_freeze(load_world(request.arch, checkpoint, request.seed), recipe)  # refused before a run is begun
+    settings = request.settings() | asdict(recipe) | {"prompt_lr": PROMPT_LR}
+    settings |= {"words": words.prompts, "text_model": words.source} | origin
+    run = start_run(folder, dataset, settings, request.overwrite, settings)
+    data = view_of(dataset, "detect", recipe.background, folder / "data")
+    if words.kept:
+        hold_back(data, dataset, words.kept)
+    write_vectors(folder / WORDS, words.classes, words.vectors)
+    return run, words
+
+
+def evaluate_again(request: Request, folder: Path, dataset: Dataset) -> dict[str, Any]:
+    """Predict and measure again with what a finished run started from and learned, and write that into the run."""
+    needed = [Path(name) / CHECKPOINTS / "best.pt" for name in SETS if name != "zero-shot"]
+    record = finished_run(folder, dataset, "YOLO-World", needed)
+    older = {"words": record["settings"]["prompts"], "text_model": record["text_model"]}  # where older runs have these
+    run = Run(folder, dataset, older | record["settings"])
+    check_device(request.device)
+    settings, words = run.settings, words_of(run)
+    checkpoint = find_weights(settings["weights"], addresses(f"{arch}.pt" for arch in ARCHS), fetch_weights)
+    if checkpoint and sha256(checkpoint) != record["weights_sha256"]:
+        raise DatasetError(f"--eval-only {folder}: {checkpoint} is no longer the file that this run started from")
+    for name, found in record["sets"].items():
+        cost = {key: found[key] for key in ("train_seconds", "train_cpu_seconds")}
+        load = partial(load_world, settings["arch"], checkpoint, settings["seed"])
+        record["sets"][name] = ask(name, load, words, run, request.device, cost)
+    record |= record["sets"]["tuned"]
+    write_record(folder, record)
+    return measures_in(record)
+
+
+def report(folder: Path, dataset: Dataset) -> str:
+    """A run and its measures on test as text for the terminal."""
+    record = read_run(folder, dataset)
+    settings = record["settings"]
+    begun = "random weights" if record["random_weights"] else settings["weights"]
+    text = (
+        "RANDOM text weights"
+        if record["random_text_weights"]
+        else f"text from {settings.get('text_embeddings') or settings['text_weights']}"
+    )
+    seconds = [found["train_seconds"] for found in record["sets"].values()]
+    trained = "resumed" if None in seconds else f"{sum(seconds):.0f} s of training"
+    synthetic = ", SYNTHETIC images" if record["synthetic"] else ""
+    return "\n".join(
+        [
+            f"{dataset.name}: YOLO-World from {begun}, {text}, seed {settings['seed']}, {trained}{synthetic}",
+            table(list(rows_of(record["sets"], settings["keep_vocabulary"])), ("AP50 on test", "instances", *SETS)),
+            f"run: {folder}",
+        ]
+    )
+
+
+def report_all(found: dict[str, dict[str, Any]], request: Request, folder: Path | None = None) -> str:
+    """Runs and their measures on test as text for the terminal; of several folds, their spread too."""
+    datasets = [open_dataset(request.out, each) for each in found]
+    lines = [report(folder or request.folder(dataset), dataset) for dataset in datasets]
+    for way in SETS if len(found) > 1 else ():
+        lines.append(f"{way}: {spread([measured[way]['test'] for measured in found.values()])}")
+    return "\n".join(lines)
