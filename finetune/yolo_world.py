@@ -57,7 +57,7 @@ ACTING = Acting(
 @click.option("--prompts", type=click.Path(), help="YAML file of `class: prompt` or `class: [prompt, synonym]`.")
 @click.option("--text-weights", default=PUBLISHED, help="CLIP's text tower: openai, open_clip FILE, or none (random).")
 @click.option("--text-embeddings", type=click.Path(), help="NPZ file of ready vectors (names, embeddings) instead.")
-@click.option("--keep-vocabulary", metavar="CLASS", help="Keep this class out of training: words alone.")
+@click.option("--keep-vocabulary", metavar="CLASS", help="Hold this class out of training and test it zero-shot.")
 @recipe_options(WORLD_RECIPE)
 @click.option("--folds", type=FOLDS, help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or the numbers of GPUs: 0 or 0,1.")
