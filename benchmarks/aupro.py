@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from finetune.measures.metrics import aupro
+from finetune.measures.pixels import aupro
 
 SIDE = 1024
 

@@ -18,17 +18,20 @@ import click
 import cv2
 import numpy as np
 
-from converters.cli.options import FOLDER, command, table
+from converters.cli.command import command
+from converters.cli.options import FOLDER
+from converters.cli.terminal import table
 from converters.datasets.splits import SplitRule, make_split
+from converters.formats.coco import CocoWriter
+from converters.formats.png_masks import MasksWriter
+from converters.formats.voc import VocWriter
 from converters.formats.writer import DatasetInfo, LabelledImage, Writer
-from converters.masks.instances import InstanceRule, find_instances, read_mask
+from converters.formats.yolo import DetectWriter, SegmentWriter
+from converters.masks.instances import InstanceRule, find_instances
 from converters.masks.png import id_png, index_png
+from converters.masks.reading import read_mask
 from converters.sources.reading import read_category
 from converters.sources.samples import Category, Sample
-from converters.to_coco import CocoWriter
-from converters.to_masks import MasksWriter
-from converters.to_voc import VocWriter
-from converters.to_yolo import DetectWriter, SegmentWriter
 
 Work = Callable[[Sample], object]
 LIMITS = {"boxes": 1.15, "COCO polygons": 1.35, "YOLO polygons": 1.6, "all formats": 5.0}
@@ -100,7 +103,7 @@ def peak_memory(folder: Path, copies: int) -> int:
         code = (
             "from converters.__main__ import main; "
             f"main(['all', *{options!r}], standalone_mode=False); "
-            "from finetune.runs.predictions import peak_memory_mb; print(peak_memory_mb())"
+            "from finetune.runs.run_folder import peak_memory_mb; print(peak_memory_mb())"
         )
         output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         return int(output.splitlines()[-1])

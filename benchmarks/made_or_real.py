@@ -22,8 +22,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from converters.datasets import splits
-from converters.masks.instances import read_mask
-from converters.verify import source_of
+from converters.datasets.origin import source_of
+from converters.masks.reading import read_mask
 
 SIDE, BANDS, FOLDS, NEIGHBOURS = 64, 16, 5, 5
 

@@ -16,7 +16,8 @@ import click
 import cv2
 import numpy as np
 
-from converters.cli.options import command, table
+from converters.cli.command import command
+from converters.cli.terminal import table
 
 LEAST_RATIO = 1.7
 MOST_GROWTH = 1.1  # of peak memory, from a fifth of the categories to all of them

@@ -19,7 +19,9 @@ from typing import Any
 
 import click
 
-from converters.cli.options import FOLDER, command, out_option, table
+from converters.cli.command import command
+from converters.cli.options import FOLDER, out_option
+from converters.cli.terminal import table
 
 REPOSITORY = Path(__file__).parents[1]
 LIMIT = 5.0  # CPU seconds

@@ -15,7 +15,8 @@ from typing import Any
 
 import click
 
-from converters.cli.options import command, table
+from converters.cli.command import command
+from converters.cli.terminal import table
 
 KINDS = ("usual", "channels last", "and a fused AdamW", "and bfloat16 (AMX)")
 

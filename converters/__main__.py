@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
+from converters.cli.command import OneLineErrors, command
 from converters.cli.errors import DatasetError
-from converters.cli.options import OneLineErrors, command, conversion_options, simplify_option
+from converters.cli.options import conversion_options, simplify_option
 
 COMMANDS = (
     "all",
@@ -48,10 +49,10 @@ def main() -> None:
 def convert_all(**options: Any) -> None:
     """Write yolo, yolo-seg, coco, masks and voc, reading each mask once."""
     from converters.datasets.conversion import run
-    from converters.to_coco import CocoWriter
-    from converters.to_masks import MasksWriter
-    from converters.to_voc import VocWriter
-    from converters.to_yolo import DetectWriter, SegmentWriter
+    from converters.formats.coco import CocoWriter
+    from converters.formats.png_masks import MasksWriter
+    from converters.formats.voc import VocWriter
+    from converters.formats.yolo import DetectWriter, SegmentWriter
 
     run([DetectWriter, SegmentWriter, CocoWriter, MasksWriter, VocWriter], **options)
 

@@ -5,271 +5,22 @@ synthetic ones, which lie in its folder ``synthetic/``. ``augment.json`` tells e
 ``synthetic.png`` shows some of them.
 """
 
-import dataclasses
-from collections import Counter
-from collections.abc import Generator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from converters.cli.errors import DatasetError
+from converters.cli.command import command
 from converters.cli.options import FOLDER as PATH
 from converters.cli.options import (
     any_seed_option,
-    command,
     images_option,
     json_option,
     max_pixels_option,
     out_option,
     overwrite_option,
-    progress,
-    table,
-    to_json,
 )
-from converters.datasets import splits
-from converters.datasets.card import HEADER, Summary, card_as_markdown, make_card, read_card
-from converters.datasets.splits import Split
-from converters.datasets.synthetic_images import FOLDER, KEYS, RECORD, read_synthetic
-from converters.sources.samples import GOOD, Category, Sample
-
-if TYPE_CHECKING:
-    from converters.synthetic.making import Made, Order, Stock
-
-PASTE, PERLIN, BOTH = "paste", "perlin", "both"
-SYNTHETIC = "synthetic"  # the class of defects made from noise; the last one, so that the others keep their index
-SHOWN = 12  # synthetic images on the sheet
-PER_WORKER = 20  # images; starting a process costs about as much as making them
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a run was asked for."""
-
-    count: int
-    method: str
-    place: str
-    balance: bool
-    seed: int
-
-    @property
-    def suffix(self) -> str:
-        """What the dataset's name says about it."""
-        return (
-            f"@{self.method}-{self.count}"
-            + ("-balanced" if self.balance else "")
-            + ("" if self.place == "prior" else f"-{self.place}")
-            + (f"-s{self.seed}" if self.seed else "")
-        )
-
-
-def shares(real: dict[str, int], count: int, balance: bool) -> dict[str, int]:
-    """How many of ``count`` synthetic images each defect type gets.
-
-    In proportion to the real ones, by the largest remainder; or, for ``balance``, to the types that have fewest.
-    """
-    if balance:
-        made = dict.fromkeys(real, 0)
-        for _ in range(count):
-            fewest = min(real, key=lambda name: (real[name] + made[name], name))
-            made[fewest] += 1
-        return made
-    total = sum(real.values())
-    made = {name: count * number // total for name, number in real.items()}
-    by_remainder = sorted(real, key=lambda name: (-(count * real[name] % total), name))
-    for name in by_remainder[: count - sum(made.values())]:
-        made[name] += 1
-    return made
-
-
-def orders_for(request: Request, real: dict[str, int]) -> "list[Order]":
-    """One order an image: the pasted ones by type, then those made from noise."""
-    from converters.synthetic.making import Order
-
-    pasted = {PASTE: request.count, PERLIN: 0, BOTH: request.count - request.count // 2}[request.method]
-    wanted = shares(real, pasted, request.balance)
-    orders = [(PASTE, name) for name, number in wanted.items() for _ in range(number)]
-    orders += [(PERLIN, SYNTHETIC)] * (request.count - pasted)
-    return [Order(index, method, defect) for index, (method, defect) in enumerate(orders)]
-
-
-def augment(
-    base: Path,
-    root: Path | None,
-    request: Request,
-    workers: int | None,
-    overwrite: bool,
-    max_pixels: int,
-    placing: str = "link",
-) -> Summary:
-    """Write the dataset with synthetic images beside the dataset ``base``; return what is in it.
-
-    Raises DatasetError if ``base`` is no dataset that can be added to, if its source is gone or has changed, or if a
-    type cannot be placed anywhere.
-    """
-    from converters.cli import publishing as staging
-    from converters.verify import source_of
-
-    staging.recover(base)
-    record, card = splits.read_split(base), read_card(base)
-    if record.get("base"):
-        raise DatasetError(f"{base}: has synthetic images already: name {record['base']['dataset']} instead")
-    if "tile" in card["settings"]:
-        raise DatasetError(f"{base}: holds tiles: name the dataset of whole images")
-    if request.method != PASTE and SYNTHETIC in card["classes"]:
-        raise DatasetError(f"{base}: has a class {SYNTHETIC} already, which noise would mix with: use --method {PASTE}")
-    if len(card["settings"]["source"]) > 1:
-        raise DatasetError(f"{base}: holds several categories: name a dataset of one")
-    (category,), samples = source_of(base, root, record, max_pixels)
-    left_out = {problem["file"] for problem in card["left_out"]}
-    train = [s for s in samples if record["parts"].get(s.key) == "train" and s.key not in left_out]
-    target = base.parent / (base.name + request.suffix)
-    if overwrite and category.folder.resolve() in (target.resolve(), *target.resolve().parents):
-        raise DatasetError(f"{target} would lie in the source {category.folder}: choose another --out")
-    from converters.synthetic.making import take_stock
-
-    stock = take_stock(train, card["settings"], request.place, base)
-    orders = orders_for(request, Counter(sample.defect for sample in train if sample.defect != GOOD))
-    staging.check_space(base, sum(stock.goods[i % len(stock.goods)].size for i in range(request.count)) * 3 // 2)
-    with staging.publish(target, overwrite) as folder:
-        made = list(_make(stock, orders, folder, request, workers))
-        _write_classes(folder, made)
-        images = read_synthetic(folder, category.name, max_pixels)
-        parts = record["parts"] | {sample.key: "train" for sample in images}
-        origin = {"dataset": base.name, "sha256": record["sha256"], "synthetic_images": splits.hash_sources(images)}
-        split = dataclasses.replace(splits.split_of(record), parts=parts, base=origin)
-        summary = _convert(folder, target, card, category, [*samples, *images], split, workers, placing)
-        _write_record(folder, request, stock, origin, made)
-        _write_sheet(folder, target.name, category, images, made)
-        if splits.read_split(base)["sha256"] != record["sha256"] or read_card(base) != card:
-            raise DatasetError(f"{base}: was written again meanwhile: start again")
-    return summary
-
-
-def _make(
-    stock: "Stock", orders: "Sequence[Order]", folder: Path, request: Request, workers: int | None
-) -> "Generator[Made, None, None]":
-    import os
-
-    from converters.cli.workers import in_processes
-    from converters.synthetic.making import Maker
-
-    for name in ("images", "masks"):
-        (folder / FOLDER / name).mkdir(parents=True)
-    maker = Maker(stock, folder / FOLDER, request.place, request.seed)
-    processes = workers or min(os.cpu_count() or 1, 1 + len(orders) // PER_WORKER)
-    results = (maker(order) for order in orders) if processes == 1 else in_processes(maker, orders, processes)
-    with closing(results), progress(results, len(orders), "making images") as bar:
-        yield from bar
-
-
-def _write_classes(folder: Path, made: "Sequence[Made]") -> None:
-    """The table that tells a reader of plain folders each image's class."""
-    import csv
-
-    with (folder / FOLDER / "classes.csv").open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("image", "class"))
-        rows.writerows((one.name, one.defect) for one in made)
-
-
-def _convert(
-    folder: Path,
-    target: Path,
-    card: dict[str, Any],
-    category: Category,
-    samples: list[Sample],
-    split: Split,
-    workers: int | None,
-    placing: str,
-) -> Summary:
-    """Write the formats that ``base`` has, the card and the split."""
-    import os
-
-    from converters.datasets import pipeline
-    from converters.formats.writer import DatasetInfo
-    from converters.masks.instances import InstanceRule
-
-    settings = card["settings"]
-    used = {pipeline.class_of(sample, settings["classes"]) for sample in samples if sample.key in split.parts}
-    classes = (*card["classes"], *sorted(used - {GOOD, *card["classes"]}))
-    tolerances = {name: said["tolerance"] for name, said in card.get("simplified", {}).items()}
-    info = DatasetInfo(target.name, classes, split.sha256, category.synthetic)
-    rule = InstanceRule(**{field.name: settings[field.name] for field in dataclasses.fields(InstanceRule)})
-    conversion = pipeline.Conversion(
-        out=target.parent,
-        classes=settings["classes"],
-        instances=rule,
-        images=placing,
-        workers=workers,
-        on_error="skip",
-    )
-    plans = pipeline.plan_images(samples, split.parts, classes, settings["classes"])
-    summary = Summary(target.name, classes, left_out=list(category.problems), unused=Counter(split.unused.values()))
-    writers = [_writer_as(name, tolerances.get(kind, 0.0)) for kind, name in card["formats"].items()]
-    pipeline.write_formats(folder, info, plans, summary, conversion, writers)
-    lost = [problem for problem in summary.left_out if problem.file.startswith(KEYS)]
-    if lost:
-        raise DatasetError(f"{target}: {lost[0]}")
-    source = os.path.relpath(category.folder.resolve(), target.resolve())
-    settings = settings | {"source": {category.name: Path(source).as_posix()}}
-    made = make_card(info, settings, card["formats"], summary, [category], card["options"])
-    made["synthetic_images"] = sum(key.startswith(f"{KEYS}/") for key in split.parts)
-    (folder / "card.json").write_text(to_json(made), "utf-8")
-    note = (
-        f"- {made['synthetic_images']} images of train were made from others of train: see {RECORD} and synthetic.png\n"
-    )
-    (folder / "card.md").write_text(card_as_markdown(info, summary, made) + note, "utf-8")
-    (folder / "split.json").write_text(split.to_json(), "utf-8")
-    return summary
-
-
-def _writer_as(name: str, tolerance: float) -> Any:
-    """The writer class that a card names, with the tolerance that the format has there."""
-    return lambda info: _writer(name)(dataclasses.replace(info, simplify=tolerance))
-
-
-def _writer(name: str) -> Any:
-    """The writer class that a card names."""
-    from converters import to_coco, to_masks, to_voc, to_yolo
-
-    return next(getattr(module, name) for module in (to_coco, to_masks, to_voc, to_yolo) if hasattr(module, name))
-
-
-def _write_record(
-    folder: Path, request: Request, stock: "Stock", origin: dict[str, str], made: "Sequence[Made]"
-) -> None:
-    from converters.synthetic.pasting import BORDER, SPREAD, VISIBLE
-
-    record = {
-        "schema": 1,
-        "base": origin,
-        **dataclasses.asdict(request),
-        "product": stock.kind,
-        "visible": VISIBLE,
-        "spread": SPREAD,
-        "border": BORDER,
-        "images": [{"image": one.name, "class": one.defect, **one.record} for one in made],
-    }
-    (folder / RECORD).write_text(to_json(record), "utf-8")
-
-
-def _write_sheet(folder: Path, name: str, category: Category, images: Sequence[Sample], made: "Sequence[Made]") -> None:
-    from converters.drawing.sheets import Child, synthetic_sheet
-    from converters.preview import spread, title
-
-    by_name = {sample.image.name: sample for sample in images}
-    by_key = {sample.key: sample for sample in category.samples}
-    children = [
-        Child(by_name[one.name], by_key[one.record["background"]], by_key[one.record["parts"][0]["source"]])
-        for one in spread(made, SHOWN)
-    ]
-    sheet = synthetic_sheet(
-        title(category, name.partition("@")[2]), f"{len(children)} of {len(made)} synthetic images", children
-    )
-    sheet.save(folder / "synthetic.png", compress_level=6)
+from converters.synthetic.augmentation import BOTH, PASTE, PERLIN
 
 
 @command()
@@ -298,34 +49,14 @@ def _write_sheet(folder: Path, name: str, category: Category, images: Sequence[S
 @max_pixels_option
 @overwrite_option
 @json_option
-def main(
-    name: str,
-    out: Path,
-    root: Path | None,
-    workers: int | None,
-    max_pixels: int,
-    images: str,
-    overwrite: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def main(**options: Any) -> None:
     """Write the dataset NAME@METHOD-COUNT: NAME and, in its train part, synthetic images with exact masks.
 
     Defects and good images come from the train part only; val and test are those of NAME.
     """
-    request = Request(**options)
-    summary = augment(out / name, root, request, workers, overwrite, max_pixels, images)
-    target = (out / name).parent / summary.dataset
-    if as_json:
-        click.echo(to_json({"dataset": summary.dataset, **summary.card()}), nl=False)
-        return
-    click.echo("\n".join([table(summary.rows, HEADER), *summary.notes()]))
-    counts = {summary.images["train", defect] for defect in summary.classes if defect != SYNTHETIC}
-    if request.balance and len(counts) > 1:
-        click.echo("the types still differ in number: a larger --count is needed to balance them", err=True)
-    click.echo(f"made {request.count} images; wrote {target}; look at {target}/synthetic.png")
-    if summary.left_out:
-        raise SystemExit(1)
+    from converters.synthetic.augmentation import augment_dataset
+
+    augment_dataset(**options)
 
 
 if __name__ == "__main__":

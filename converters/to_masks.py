@@ -3,42 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from converters.cli.errors import DatasetError
-from converters.cli.options import command, conversion_options, to_json
-from converters.datasets.splits import PARTS
-from converters.formats.writer import LabelledImage, Rendered, Writer
-
-MOST_INSTANCES = 65535
-
-
-class MasksWriter(Writer):
-    folder = "masks"
-    directories = tuple(f"{kind}/{part}" for kind in ("images", "semantic", "instance") for part in PARTS)
-
-    def render(self, image: LabelledImage) -> Rendered:
-        from converters.masks.png import id_png
-
-        if len(image.instances) > MOST_INSTANCES:
-            raise DatasetError(
-                f"{image.sample.mask}: more than {MOST_INSTANCES} instances; see --min-area, --merge-gap"
-            )
-        name = f"{image.part}/{image.stem}.png"
-        return Rendered(
-            {
-                f"semantic/{name}": image.class_png,
-                f"instance/{name}": id_png(image.ids, image.top, image.height),
-            }
-        )
-
-    def finish(self) -> None:
-        classes = {
-            "schema": 1,
-            "dataset": self.info.name,
-            "synthetic": self.info.synthetic,
-            "split_sha256": self.info.split_sha256,
-            "classes": {"0": "background", **{str(i + 1): name for i, name in enumerate(self.info.classes)}},
-        }
-        (self.root / "classes.json").write_text(to_json(classes), "utf-8")
+from converters.cli.command import command
+from converters.cli.options import conversion_options
+from converters.formats.png_masks import MasksWriter
 
 
 @command()

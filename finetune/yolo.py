@@ -24,20 +24,18 @@ import click
 if not __package__:  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from converters.cli.command import Acting, command, given_options
 from converters.cli.errors import DatasetError
 from converters.cli.options import (
     FOLDER,
     FOLDS,
-    Acting,
-    command,
-    given_options,
     json_option,
     out_option,
     overwrite_option,
     seed_option,
     synthetic_share_option,
-    to_json,
 )
+from converters.cli.terminal import to_json
 from finetune.detection.environment import prepare_ultralytics
 from finetune.detection.recipe import FORMATS, LIGHT, SIZES, Recipe, recipe_options
 from finetune.runs.dataset import open_dataset

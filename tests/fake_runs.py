@@ -10,7 +10,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from finetune.runs.dataset import Dataset
-from finetune.runs.predictions import Run, image_scores, run_folder
+from finetune.runs.predictions import image_scores
+from finetune.runs.run_folder import Run, run_folder
 from finetune.runs.truth import Truth
 
 Detections = list[dict[str, Any]]

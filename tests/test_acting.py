@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY, refusal
 
-from finetune.runs.predictions import synthetic_images_of
+from finetune.runs.run_folder import synthetic_images_of
 
 SCRIPTS = ("yolo", "yolo_world", "sam_decoder", "classifier")
 ALWAYS = {"--category", "--out", "--runs", "--device", "--json", "--eval-only"}

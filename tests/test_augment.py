@@ -15,11 +15,11 @@ from click.testing import Result
 from conftest import converted, refusal, run_cli, run_process, save_mask, tree, write_category
 from PIL import Image
 
-from converters.augment import Request, orders_for, shares
 from converters.datasets import splits
 from converters.datasets import synthetic_images as made
 from converters.masks.instances import Instance
 from converters.synthetic import pasting, perlin
+from converters.synthetic.augmentation import Request, orders_for, shares
 from converters.synthetic.product import Frame, find_foreground, frame_of, kind_of
 from finetune.runs.dataset import open_dataset
 

@@ -13,7 +13,8 @@ from conftest import converted, run_cli, write_category
 from converters.cli.errors import DatasetError
 from finetune.detection.runs import fold_names
 from finetune.runs.dataset import Dataset, how_to_make, open_dataset
-from finetune.runs.predictions import PredictionSet, Run, read_run
+from finetune.runs.predictions import PredictionSet
+from finetune.runs.run_folder import Run, read_run
 
 
 @pytest.fixture

@@ -22,15 +22,19 @@ pytest.importorskip("torchcam")
 import torch
 
 from finetune import classifier
-from finetune.classification import grad_cam as heatmaps
+from finetune.classification import ladder, training
 from finetune.classification import loop as fitting
 from finetune.classification.loop import Job, features_of, fit, load_network, logits_of, mean_logits, mix
-from finetune.classification.networks import build_network, head_of, known_networks, load_state, save_state, start_from
-from finetune.classification.pretext import CELLS, paint_defects
 from finetune.classification.recipes import ATTEMPTS, IMBALANCE, Attempt, seen_test
 from finetune.measures import decisions
 from finetune.runs.dataset import open_dataset
+from finetune.training import heat_maps as heatmaps
+from finetune.training import published as training_published
+from finetune.training.backbones import build_network, head_of, known_networks, start_from
+from finetune.training.checkpoints import load_state, save_state
 from finetune.training.images import augmentation, load_images, normalise
+from finetune.training.painted_defects import CELLS, paint_defects
+from finetune.training.published import fetch_weights
 from finetune.training.weights import find_weights
 
 torch.set_num_threads(1)
@@ -113,7 +117,7 @@ def test_our_own_network_has_no_published_weights(out, tmp_path):
 
 
 def test_published_weights_go_through_torchvision_and_fail_in_one_line(monkeypatch):
-    known = classifier.published("resnet18")
+    known = training_published.published("resnet18")
     assert {"DEFAULT", "IMAGENET1K_V1"} <= set(known)
 
     def refuse(*arguments: object, **settings: object) -> None:
@@ -122,9 +126,7 @@ def test_published_weights_go_through_torchvision_and_fail_in_one_line(monkeypat
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", refuse)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
     with pytest.raises(Exception, match=r"--weights DEFAULT: could not be downloaded \(no route to host\).*FILE"):
-        find_weights(
-            "DEFAULT", {name: known[name].url for name in known}, lambda name: classifier.fetch_weights(known[name])
-        )
+        find_weights("DEFAULT", {name: known[name].url for name in known}, lambda name: fetch_weights(known[name]))
 
 
 def test_unknown_architecture_is_refused(out, tmp_path):
@@ -487,7 +489,7 @@ def test_a_run_goes_on_with_the_weights_that_it_was_begun_with_alone(out, tmp_pa
 def test_a_run_is_measured_anew_with_its_own_precision(finished, out, tmp_path, monkeypatch):
     folder, _ = finished
     seen = []
-    monkeypatch.setattr(classifier, "evaluate", lambda run, job, *rest: (seen.append(job.precision) or {"test": {}},))
+    monkeypatch.setattr(training, "evaluate", lambda run, job, *rest: (seen.append(job.precision) or {"test": {}},))
     for given in ((), ("--precision", "bfloat16")):
         assert run(out, tmp_path, "--eval-only", folder, "--device", "cpu", *given).exit_code == 0
     assert seen == ["float32", "bfloat16"]
@@ -497,7 +499,7 @@ def test_other_processes_leave_it_to_the_first_one_to_look_at_the_run(out, tmp_p
     """The first one may just have made its folder, with no settings in it yet."""
     monkeypatch.setenv("RANK", "1")
     request = SimpleNamespace(resume=True, overwrite=False)
-    assert classifier.open_run(tmp_path, open_dataset(out, "tile"), {}, request).folder == tmp_path
+    assert training.open_run(tmp_path, open_dataset(out, "tile"), {}, request).folder == tmp_path
     assert not list(tmp_path.iterdir())
 
 
@@ -570,12 +572,12 @@ def test_made_up_defects_are_for_our_own_network(out, tmp_path):
 
 def test_pretext_is_for_the_attempts_of_a_ladder_that_have_one_and_for_all_methods_of_one_attempt():
     names = list(ATTEMPTS)
-    found = classifier.attempts_of(names, {"pretext": 7, "lr": 0.5})
+    found = ladder.attempts_of(names, {"pretext": 7, "lr": 0.5})
     assert {name: attempt.pretext for name, attempt in zip(names, found, strict=True) if attempt.pretext} == {
         "pretext": 7
     }
     assert {attempt.lr for attempt in found} == {0.5}
-    found = classifier.attempts_of(["focal", "focal"], {"pretext": 7, "arch": "fine"})
+    found = ladder.attempts_of(["focal", "focal"], {"pretext": 7, "arch": "fine"})
     assert [attempt.pretext for attempt in found] == [7, 7]
 
 
@@ -586,8 +588,8 @@ def test_stride_and_cost_that_would_do_nothing_are_refused(out, tmp_path):
     line = refusal(run(out, tmp_path, *FAST, "--imbalance", "thresholds", "--cost", "cost.csv"))
     assert "--cost: decides in place of the thresholds of --imbalance thresholds" in line
     for attempt in ("plain", "all"):  # some of the ladder are torchvision's
-        classifier.check_acting(
-            classifier.attempts_of([attempt] if attempt != "all" else list(ATTEMPTS), {}),
+        ladder.check_acting(
+            ladder.attempts_of([attempt] if attempt != "all" else list(ATTEMPTS), {}),
             "none",
             {"stride", "cost"},
         )

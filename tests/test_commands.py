@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY
 
-from converters.cli import options
+from converters.cli import command as cli_command
 
 MODULES = sorted(path.stem for path in (REPOSITORY / "converters").glob("*.py"))
 COMMANDS = [name for name in MODULES if "@command()" in (REPOSITORY / "converters" / f"{name}.py").read_text("utf-8")]
@@ -94,7 +94,7 @@ def test_an_interrupted_command_says_one_thing() -> None:
     usual = "nothing unfinished was published."
     for given, said in ((KeyboardInterrupt(), usual), (KeyboardInterrupt("continue"), "continue")):
 
-        @options.command()
+        @cli_command.command()
         def interrupted(error: KeyboardInterrupt = given) -> None:
             raise error
 

@@ -99,7 +99,7 @@ def test_measures_equal_those_computed_from_the_files(report: dict, runs: Path, 
 
 
 def test_boxes_equal_those_of_the_training_script(report: dict, runs: Path, widget: Dataset) -> None:
-    from finetune.measures.metrics import box_metrics
+    from finetune.measures.boxes import box_metrics
 
     expected = [
         box_metrics(widget.ground_truth("test"), json.loads(path.read_text())).map
@@ -109,7 +109,7 @@ def test_boxes_equal_those_of_the_training_script(report: dict, runs: Path, widg
 
 
 def test_pixel_measures_equal_scikit_learn_and_aupro(report: dict, runs: Path, widget: Dataset) -> None:
-    from finetune.measures.metrics import aupro
+    from finetune.measures.pixels import aupro
     from finetune.runs.predictions import PredictionSet
     from finetune.runs.truth import Truth
 
@@ -503,7 +503,7 @@ def test_runs_with_made_images_stand_beside_those_without(
     good = row_of(report, "bank@paste-2")
     assert (good["label"], good["synthetic_images"]) == ("good", None)
     known = [entry for entry in found if entry["category_id"] <= len(widget.classes)]
-    from finetune.measures.metrics import box_metrics
+    from finetune.measures.boxes import box_metrics
 
     expected = box_metrics(widget.ground_truth("test"), known).map50
     assert row["measures"]["map50"]["value"] == pytest.approx(expected, abs=1e-9)

@@ -13,8 +13,8 @@ from click.testing import Result
 from conftest import refusal, run_cli, save_mask
 from PIL import Image
 
-from converters.describe import LONGEST_BAR, bar
 from converters.importing import statistics as survey
+from converters.importing.source_card import LONGEST_BAR, bar
 from converters.sources.reading import read_category
 from converters.sources.samples import Sample
 

@@ -17,8 +17,8 @@ import pytest
 from click.testing import Result
 from conftest import run_cli, tree, write_category
 
-from converters import download
-from converters.sources import mvtec
+from converters.importing import archives
+from converters.sources import mvtec_facts
 from converters.sources.reading import read_category
 
 CATEGORY = "zipper"
@@ -113,15 +113,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def publish(monkeypatch: pytest.MonkeyPatch, server: tuple[str, Behaviour]) -> Callable[..., bytes]:
     """``publish(data)`` makes data the official archive of the small zipper, and the server send it."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSE", 0.01)
+    monkeypatch.setattr(archives, "PAUSE", 0.01)
 
     def make(data: bytes, known_size: bool = False) -> bytes:
         size = {"bytes": len(data)} if known_size else {}
         archive = {"url": server[0], "sha256": hashlib.sha256(data).hexdigest(), **size}
         facts = {"train_good": 4, "test_good": 3, "defects": DEFECTS, "regions": 10, "side_px": 48, **archive}
         known = {"archive": archive | {"bytes": len(data)}, "categories": {CATEGORY: facts}}
-        monkeypatch.setattr(mvtec, "known_facts", lambda: known)
-        monkeypatch.setattr(download, "known_facts", lambda: known)
+        monkeypatch.setattr(mvtec_facts, "known_facts", lambda: known)
+        monkeypatch.setattr(archives, "known_facts", lambda: known)
         server[1].data = data
         return data
 
@@ -284,15 +284,15 @@ def test_a_busy_server_is_asked_again(publish: Any, server: Any, files: Any, tmp
     publish(pack(files))
     server[1].status = 503
     assert "503" in refused(run(tmp_path), tmp_path)
-    assert len(server[1].asked) == download.ATTEMPTS
+    assert len(server[1].asked) == archives.ATTEMPTS
 
 
 def test_a_slow_server_is_given_up(
     publish: Any, server: Any, files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "PATIENCE", 0.05)
-    monkeypatch.setattr(download, "SLOWEST", 10**6)
-    monkeypatch.setattr(download, "ATTEMPTS", 2)
+    monkeypatch.setattr(archives, "PATIENCE", 0.05)
+    monkeypatch.setattr(archives, "SLOWEST", 10**6)
+    monkeypatch.setattr(archives, "ATTEMPTS", 2)
     publish(pack(files))
     server[1].pause = 0.1
     started = time.monotonic()
@@ -303,8 +303,8 @@ def test_a_slow_server_is_given_up(
 def test_a_silent_server_is_given_up(
     publish: Any, server: Any, files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "TIMEOUT", 0.1)
-    monkeypatch.setattr(download, "ATTEMPTS", 2)
+    monkeypatch.setattr(archives, "TIMEOUT", 0.1)
+    monkeypatch.setattr(archives, "ATTEMPTS", 2)
     publish(pack(files))
     server[1].pause = 0.5
     assert "timed out" in refused(run(tmp_path), tmp_path)
@@ -372,7 +372,7 @@ def test_hostile_members_are_refused_by_name(publish: Any, files: Any, tmp_path:
 def test_a_bomb_is_stopped(
     publish: Any, files: Any, tmp_path: Path, members: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "SLACK", 1_000_000)
+    monkeypatch.setattr(archives, "SLACK", 1_000_000)
     data = publish(pack(files | members))
     assert len(data) < 100_000
     assert "unpacks to far more" in refused(run(tmp_path), tmp_path)
@@ -402,9 +402,9 @@ def test_missing_images_are_counted_before_anything_is_published(publish: Any, f
 
 def test_the_data_file_knows_every_archive() -> None:
     """A size where it is known, and a SHA-256 everywhere."""
-    facts = json.loads((Path(download.__file__).parent / "sources" / "mvtec_facts.json").read_text())
+    facts = json.loads((Path(mvtec_facts.__file__).with_suffix(".json")).read_text())
     names = ["all", *facts["categories"]]
     assert len(names) == 16
     for name in names:
-        archive = download.find_archive(name)
+        archive = archives.find_archive(name)
         assert archive.url.startswith("https://") and len(archive.sha256) == 64

@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from masks import random_masks, whole
 
 from converters.cli.errors import DatasetError
-from converters.masks.instances import InstanceRule, find_instances, mask_of
+from converters.masks.instances import InstanceRule, find_instances
 from converters.masks.polygons import centre_ring, corner_rings, filled_by_parity, filled_with_lines
+from converters.masks.reading import mask_of
 from converters.sources.reading import read_category
-from converters.verification import readback
+from converters.verification import readers
 
 pytestmark = [
     pytest.mark.slow,
@@ -78,7 +79,7 @@ def test_verify_agrees_differs_or_refuses_whatever_a_dataset_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ultralytics.utils.patches")  # it changes how Pillow opens files, as in a real run
-    monkeypatch.setattr(readback, "find_spec", lambda name: None)  # but its loader takes seconds
+    monkeypatch.setattr(readers, "find_spec", lambda name: None)  # but its loader takes seconds
     folder = write_category(tmp_path / "data", masks={"crack": 3}, good=(1, 3))
     dataset = converted("all", folder, tmp_path / "out", "--images", "copy")
     rng = random.Random(0)

@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 from masks import random_masks
 from pycocotools import mask as coco_mask
 
-from converters import to_coco, to_yolo
 from converters.cli.errors import DatasetError
-from converters.from_coco import decode, run_lengths
-from converters.from_yolo import decode_row, label_file
-from converters.importing.labels import unite
-from converters.masks.instances import find_instances, read_mask
+from converters.formats.coco import polygons
+from converters.formats.yolo import polygon_row
+from converters.importing.coco_labels import decode, run_lengths
+from converters.importing.mask_folder import unite
+from converters.importing.yolo_labels import decode_row, label_file
+from converters.masks import rle
+from converters.masks.instances import find_instances
+from converters.masks.reading import read_mask
 from converters.sources.reading import read_category
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
@@ -119,7 +122,7 @@ def check_all(source: Path, seen: dict[str, np.ndarray]) -> None:
 def test_any_mask_survives_coco(mask: np.ndarray, kind: str) -> None:
     height, width = mask.shape
     written = [
-        to_coco.polygons(instance) if kind == "polygon" else to_coco.rle(instance, width, height)
+        polygons(instance) if kind == "polygon" else rle.rle(instance, width, height)
         for instance in find_instances(mask)
     ]
     through_json = json.loads(json.dumps(written))
@@ -131,7 +134,7 @@ def test_any_mask_survives_coco(mask: np.ndarray, kind: str) -> None:
 @given(random_masks())
 def test_any_mask_survives_yolo(mask: np.ndarray) -> None:
     height, width = mask.shape
-    rows = [to_yolo.polygon_row(instance, 3, width, height) for instance in find_instances(mask)]
+    rows = [polygon_row(instance, 3, width, height) for instance in find_instances(mask)]
     decoded = [decode_row(row, width, height) for row in rows]
     union, _, count = unite((("dent", m) for _, m in decoded), mask.shape, False)
     assert (union == mask).all() and count == len(rows) and {index for index, _ in decoded} <= {3}

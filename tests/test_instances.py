@@ -14,7 +14,8 @@ from PIL import Image
 from scipy import ndimage
 
 from converters.cli.errors import DatasetError
-from converters.masks.instances import InstanceRule, ReadMask, find_instances, read_mask
+from converters.masks.instances import InstanceRule, find_instances
+from converters.masks.reading import ReadMask, read_mask
 
 MASK = blobs(0, (48, 40))
 EXACT = settings(derandomize=True, deadline=None, max_examples=150)

@@ -16,7 +16,7 @@ from conftest import REPOSITORY, refusal, run_cli, run_process, save_mask, tree
 from converters.cli.workers import in_processes
 from converters.datasets.conversion import convert
 from converters.datasets.pipeline import Conversion
-from converters.to_masks import MasksWriter
+from converters.formats.png_masks import MasksWriter
 
 MakeCategory = Callable[..., Path]
 

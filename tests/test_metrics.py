@@ -12,8 +12,9 @@ from pycocotools.cocoeval import COCOeval
 from scipy.ndimage import distance_transform_cdt
 from sklearn import metrics as sk
 
-from finetune.measures import metrics
+from finetune.measures import boxes, pixels
 from finetune.measures.bootstrap import interval, over_seeds, resample, share_interval
+from finetune.measures.scores import auroc, average_precision, best_threshold, decisions, macro_f1, score_levels
 
 RANDOM = np.random.default_rng(3)
 ONES = np.ones((1, 200))
@@ -27,45 +28,45 @@ WEIGHTS = RANDOM.integers(0, 4, (5, 200)).astype(float)
 
 @pytest.mark.parametrize("weights", [ONES, WEIGHTS], ids=["plain", "resampled"])
 def test_auroc_and_ap_equal_scikit_learn(weights: np.ndarray) -> None:
-    levels = metrics.score_levels(LABELS, SCORES, weights)
-    for row, area, precision in zip(weights, metrics.auroc(levels), metrics.average_precision(levels), strict=True):
+    levels = score_levels(LABELS, SCORES, weights)
+    for row, area, precision in zip(weights, auroc(levels), average_precision(levels), strict=True):
         assert area == pytest.approx(sk.roc_auc_score(LABELS, SCORES, sample_weight=row), abs=1e-9)
         assert precision == pytest.approx(sk.average_precision_score(LABELS, SCORES, sample_weight=row), abs=1e-9)
 
 
 def test_areas_are_nan_where_a_side_is_empty() -> None:
-    levels = metrics.score_levels(np.zeros(3), np.arange(3), np.ones((1, 3)))
-    assert np.isnan(metrics.auroc(levels)).all() and np.isnan(metrics.average_precision(levels)).all()
+    levels = score_levels(np.zeros(3), np.arange(3), np.ones((1, 3)))
+    assert np.isnan(auroc(levels)).all() and np.isnan(average_precision(levels)).all()
 
 
 def test_decisions_equal_scikit_learn() -> None:
     called = SCORES >= 0.6
     kinds = [(LABELS == 1) & called, (LABELS == 0) & called, (LABELS == 1) & ~called, (LABELS == 0) & ~called]
-    found = metrics.decisions(*(np.array([kind.sum()], float) for kind in kinds))
+    found = decisions(*(np.array([kind.sum()], float) for kind in kinds))
     assert found["f1"][0] == pytest.approx(sk.f1_score(LABELS, called), abs=1e-9)
     assert found["balanced_accuracy"][0] == pytest.approx(sk.balanced_accuracy_score(LABELS, called), abs=1e-9)
     assert found["false_alarms"][0] == pytest.approx(100 * called[LABELS == 0].mean(), abs=1e-9)
 
 
 def test_threshold_has_the_best_f1_of_all() -> None:
-    chosen = metrics.best_threshold(LABELS, SCORES)
+    chosen = best_threshold(LABELS, SCORES)
     best = max(sk.f1_score(LABELS, cut <= SCORES) for cut in np.unique(SCORES))
     assert sk.f1_score(LABELS, chosen <= SCORES) == pytest.approx(best, abs=1e-12)
 
 
 def test_threshold_lies_halfway_between_separated_sides() -> None:
-    assert metrics.best_threshold(np.array([0, 0, 1]), np.array([0.1, 0.2, 0.8])) == pytest.approx(0.5)
+    assert best_threshold(np.array([0, 0, 1]), np.array([0.1, 0.2, 0.8])) == pytest.approx(0.5)
 
 
 def test_threshold_without_defects_is_a_quantile_of_good_images() -> None:
-    assert metrics.best_threshold(np.zeros(101), np.arange(101)) == pytest.approx(95)
+    assert best_threshold(np.zeros(101), np.arange(101)) == pytest.approx(95)
 
 
 def test_macro_f1_equals_scikit_learn_over_the_types_that_occur() -> None:
     truth, predicted = RANDOM.integers(0, 4, 90), RANDOM.integers(0, 5, 90)  # class 4 is predicted but never shown
     matrix = sk.confusion_matrix(truth, predicted, labels=range(5)).astype(float)
     expected = sk.f1_score(truth, predicted, labels=[1, 2, 3], average="macro")
-    assert metrics.macro_f1(matrix[None])[0] == pytest.approx(expected, abs=1e-9)
+    assert macro_f1(matrix[None])[0] == pytest.approx(expected, abs=1e-9)
 
 
 # -------------------------------------------------------------------------------------------------------- boxes
@@ -111,13 +112,13 @@ def by_pycocotools(truth: dict, detections: list[dict], use_classes: bool = True
 def test_box_metrics_equal_pycocotools(seed: int) -> None:
     truth, detections = synthetic_boxes(seed=seed)
     stats = by_pycocotools(truth, detections)
-    found = metrics.box_metrics(truth, detections)
+    found = boxes.box_metrics(truth, detections)
     assert (found.map, found.map50) == pytest.approx((stats[0], stats[1]), abs=1e-9)
-    precision, recall = metrics.box_precision(metrics.match_boxes(truth, detections), np.ones((1, 12)))
+    precision, recall = boxes.box_precision(boxes.match_boxes(truth, detections), np.ones((1, 12)))
     assert np.nanmean(precision) == pytest.approx(stats[0], abs=1e-9)
     assert np.nanmean(precision[..., 0]) == pytest.approx(stats[1], abs=1e-9)
     assert np.nanmean(recall) == pytest.approx(stats[8], abs=1e-9)
-    any_class, _ = metrics.box_precision(metrics.match_boxes(truth, detections, use_classes=False), np.ones((1, 12)))
+    any_class, _ = boxes.box_precision(boxes.match_boxes(truth, detections, use_classes=False), np.ones((1, 12)))
     assert any_class.mean() == pytest.approx(by_pycocotools(truth, detections, use_classes=False)[0], abs=1e-9)
 
 
@@ -133,28 +134,28 @@ def test_box_precision_of_a_resample_is_that_of_the_images_repeated() -> None:
     annotations = [e | {"id": i} for i, e in enumerate(repeated(truth["annotations"], "image_id"), start=1)]
     bigger = truth | {"images": repeated(truth["images"], "id"), "annotations": annotations}
     expected = by_pycocotools(bigger, repeated(detections, "image_id"))
-    precision, recall = metrics.box_precision(metrics.match_boxes(truth, detections), weights)
+    precision, recall = boxes.box_precision(boxes.match_boxes(truth, detections), weights)
     assert np.nanmean(precision) == pytest.approx(expected[0], abs=1e-9)
     assert np.nanmean(recall) == pytest.approx(expected[8], abs=1e-9)
 
 
 def test_no_detections_are_zero_precision() -> None:
     truth, _ = synthetic_boxes()
-    precision, recall = metrics.box_precision(metrics.match_boxes(truth, []), np.ones((1, 12)))
+    precision, recall = boxes.box_precision(boxes.match_boxes(truth, []), np.ones((1, 12)))
     assert np.nanmax(precision) == np.nanmax(recall) == 0
-    assert metrics.best_box_threshold(metrics.match_boxes(truth, [])) > 1
+    assert boxes.best_box_threshold(boxes.match_boxes(truth, [])) > 1
 
 
 def test_box_threshold_has_the_best_f1() -> None:
     truth, detections = synthetic_boxes()
-    matches = metrics.match_boxes(truth, detections)
+    matches = boxes.match_boxes(truth, detections)
     scores, hit = (
         np.concatenate([getattr(m, name) if name == "scores" else m.hit[0] for m in matches])
         for name in ("scores", "hit")
     )
     total = len(truth["annotations"])
     f1 = {cut: 2 * hit[scores >= cut].sum() / ((scores >= cut).sum() + total) for cut in np.unique(scores)}
-    assert f1[metrics.best_box_threshold(matches)] >= max(f1.values()) - 0.03  # ties in scores are cut as a whole
+    assert f1[boxes.best_box_threshold(matches)] >= max(f1.values()) - 0.03  # ties in scores are cut as a whole
 
 
 # ------------------------------------------------------------------------------------------------------- pixels
@@ -163,15 +164,15 @@ def test_box_threshold_has_the_best_f1() -> None:
 @pytest.mark.parametrize("name", cases())
 def test_aupro_equals_anomalib_and_mvtec(name: str) -> None:
     recorded = json.loads(RECORDED.read_text())["aupro"][name]
-    for limit, value in zip(LIMITS, metrics.aupro(*cases()[name], LIMITS), strict=True):
+    for limit, value in zip(LIMITS, pixels.aupro(*cases()[name], LIMITS), strict=True):
         assert value == pytest.approx(recorded[str(limit)]["mvtec"], abs=1e-6)
         assert value == pytest.approx(recorded[str(limit)]["anomalib"], abs=1e-6)
 
 
 def test_pro_curve_equals_its_definition_at_every_threshold() -> None:
     maps, masks = cases()["many ties"]
-    rate, overlap = metrics.pro_curve(maps, masks)
-    shares = [metrics.regions(mask) for mask in masks]
+    rate, overlap = pixels.pro_curve(maps, masks)
+    shares = [pixels.regions(mask) for mask in masks]
     count = sum(share.sum() for _, _, share in shares)
     for cut in np.unique(maps):
         hit = maps >= cut
@@ -184,13 +185,13 @@ def test_regions_connect_at_corners_and_weigh_the_same() -> None:
     mask = np.zeros((9, 9), np.uint8)
     mask[0:2, 0:2] = mask[2:4, 2:4] = 1  # one region of 8 pixels
     mask[8, 8] = 1
-    _, _, share = metrics.regions(mask)
+    _, _, share = pixels.regions(mask)
     assert sorted(set(share)) == [1 / 8, 1] and share.sum() == pytest.approx(2)
 
 
 def test_aupro_without_any_defect_is_refused() -> None:
     with pytest.raises(ValueError, match="no defect region"):
-        metrics.aupro(np.zeros((1, 4, 4)), np.zeros((1, 4, 4), np.uint8))
+        pixels.aupro(np.zeros((1, 4, 4)), np.zeros((1, 4, 4), np.uint8))
 
 
 def test_aupro_of_levels_equals_aupro() -> None:
@@ -199,14 +200,14 @@ def test_aupro_of_levels_equals_aupro() -> None:
     index = index.reshape(maps.shape)
     shares, negative = np.zeros((1, len(distinct))), np.zeros((1, len(distinct)))
     for levels, mask in zip(index, masks, strict=True):
-        rows, columns, share = metrics.regions(mask)
+        rows, columns, share = pixels.regions(mask)
         np.add.at(shares[0], levels[rows, columns], share)
         np.add.at(negative[0], levels[mask == 0], 1)
-    for limit, value in zip(LIMITS, metrics.aupro(maps, masks, LIMITS), strict=True):
-        assert metrics.aupro_of_levels(shares, negative, limit)[0] == pytest.approx(value, abs=1e-9)
+    for limit, value in zip(LIMITS, pixels.aupro(maps, masks, LIMITS), strict=True):
+        assert pixels.aupro_of_levels(shares, negative, limit)[0] == pytest.approx(value, abs=1e-9)
 
 
-@pytest.mark.parametrize("ratio", metrics.BOUNDARY_RATIOS)
+@pytest.mark.parametrize("ratio", pixels.BOUNDARY_RATIOS)
 def test_boundary_is_what_lies_within_the_distance_of_the_contour(ratio: float) -> None:
     mask = np.zeros((300, 400), np.uint8)
     mask[0:120, 50:200] = 1  # touches the edge, which counts as contour
@@ -214,11 +215,11 @@ def test_boundary_is_what_lies_within_the_distance_of_the_contour(ratio: float) 
     mask[200:203, 300:390] = 1
     distance = distance_transform_cdt(np.pad(mask, 1), metric="chessboard")[1:-1, 1:-1]
     expected = (mask > 0) & (distance <= round(ratio * 500))
-    assert (metrics.boundary(mask, ratio) == expected).all()
+    assert (pixels.boundary(mask, ratio) == expected).all()
 
 
 def test_iou_and_dice_of_known_counts() -> None:
-    found = metrics.overlap_measures(np.array([6.0]), np.array([2.0]), np.array([4.0]))
+    found = pixels.overlap_measures(np.array([6.0]), np.array([2.0]), np.array([4.0]))
     assert found["iou"][0] == pytest.approx(6 / 12) and found["dice"][0] == pytest.approx(12 / 18)
 
 

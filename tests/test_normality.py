@@ -12,6 +12,8 @@ from PIL import Image
 from test_classifier import SIDE, write_images
 
 from finetune import normality
+from finetune.anomaly.features import build_backbone
+from finetune.anomaly.memory import coreset, distance_maps, remember
 from finetune.runs.dataset import open_dataset
 from finetune.runs.predictions import PredictionSet
 
@@ -38,7 +40,7 @@ def run(out: Path, runs: Path, *arguments: object) -> Result:
 
 def test_coreset_takes_the_farthest_point_each_time():
     points = torch.tensor([[0.0], [0.1], [0.2], [5.0], [10.0]])
-    chosen = points[normality.coreset(points, 3, seed=0)][:, 0].tolist()
+    chosen = points[coreset(points, 3, seed=0)][:, 0].tolist()
     assert {5.0, 10.0} <= set(chosen) and min(chosen) < 1
 
 
@@ -46,7 +48,7 @@ def test_coreset_remembers_rare_looks_that_chance_forgets():
     generator = torch.Generator().manual_seed(0)
     usual, rare = torch.randn(1950, 2, generator=generator) / 10, 5 + 5 * torch.rand(50, 2, generator=generator)
     features = torch.cat([usual, rare])
-    ours = features[normality.coreset(features, 40, seed=0)]
+    ours = features[coreset(features, 40, seed=0)]
     theirs = features[torch.randperm(2000, generator=generator)[:40]]
     assert torch.cdist(features, ours).amin(1).max() < torch.cdist(features, theirs).amin(1).max() / 2
 
@@ -56,9 +58,9 @@ def test_remembered_images_are_at_distance_nought(out):
 
     images = load_images(open_dataset(out, "tile"), "train", 64)
     good = images.subset((images.labels == 0).nonzero()[:, 0])
-    backbone = normality.build_backbone("resnet18", None, 64, seed=0)
-    memory = normality.remember(backbone, good, 1.0, "cpu", seed=0)
-    maps = normality.distance_maps(backbone, memory, good, "cpu", "good")
+    backbone = build_backbone("resnet18", None, 64, seed=0)
+    memory = remember(backbone, good, 1.0, "cpu", seed=0)
+    maps = distance_maps(backbone, memory, good, "cpu", "good")
     assert max(heat.max() for heat in maps) < 0.02
 
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from masks import random_masks, whole
 from pycocotools import mask as coco_mask
 
+from converters.formats.coco import polygons
+from converters.formats.yolo import box_row, polygon_row, rotated_box_row
 from converters.masks.instances import Instance, InstanceRule, find_instances
 from converters.masks.polygons import corner_rings, smallest_rectangle
-from converters.to_coco import polygons, rle
-from converters.to_yolo import box_row, polygon_row, rotated_box_row
+from converters.masks.rle import rle
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 EXACT = settings(derandomize=True, deadline=None, max_examples=300)

@@ -11,10 +11,10 @@ from hypothesis import given
 from masks import random_masks
 from PIL import Image
 
-from converters.drawing import sheets
+from converters.drawing import panels
+from converters.drawing.contact_sheets import rank_by_area, spread, title
 from converters.masks.instances import Instance, InstanceRule, find_instances
 from converters.masks.polygons import corner_rings
-from converters.preview import rank_by_area, spread, title
 from converters.sources.reading import read_category
 
 
@@ -34,9 +34,9 @@ def widget(make_category: Callable[..., Path]) -> Path:
     return make_category(masks={"scratch": [line(n + 1) for n in range(8)]}, good=(2, 1), size=(60, 40))
 
 
-def shows(sheet: Image.Image, colour: sheets.Colour) -> bool:
+def shows(sheet: Image.Image, colour: panels.Colour) -> bool:
     """Is a pixel of exactly this colour among the panels, below the legend?"""
-    return bool((np.asarray(sheet)[sheets.HEAD + sheets.LEGEND :] == colour).all(axis=2).any())
+    return bool((np.asarray(sheet)[panels.HEAD + panels.LEGEND :] == colour).all(axis=2).any())
 
 
 def test_one_sheet_a_defect_type_and_one_of_good_images(widget: Path, tmp_path: Path) -> None:
@@ -44,12 +44,12 @@ def test_one_sheet_a_defect_type_and_one_of_good_images(widget: Path, tmp_path: 
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (tmp_path / "out" / "widget").glob("*.png")) == ["good.png", "scratch.png"]
     with Image.open(tmp_path / "out" / "widget" / "scratch.png") as sheet:
-        assert sheet.size == (1600, sheets.HEAD + sheets.LEGEND + 6 * sheets.ROW + sheets.EDGE)
-        assert shows(sheet, sheets.POLYGON)
-        assert shows(sheet, sheets.BOX)
+        assert sheet.size == (1600, panels.HEAD + panels.LEGEND + 6 * panels.ROW + panels.EDGE)
+        assert shows(sheet, panels.POLYGON)
+        assert shows(sheet, panels.BOX)
     with Image.open(tmp_path / "out" / "widget" / "good.png") as sheet:
-        assert sheet.size == (1600, sheets.HEAD + 2 * sheets.ROW + sheets.EDGE)
-        assert not shows(sheet, sheets.POLYGON)
+        assert sheet.size == (1600, panels.HEAD + 2 * panels.ROW + panels.EDGE)
+        assert not shows(sheet, panels.POLYGON)
 
 
 def test_images_are_ranked_by_defect_area(widget: Path) -> None:
@@ -87,7 +87,7 @@ def test_bad_masks_are_listed_and_the_rest_is_drawn(widget: Path, tmp_path: Path
 def test_instances_below_min_area_leave_the_image_whole(widget: Path, tmp_path: Path) -> None:
     assert run(widget, tmp_path / "out", "--min-area", 100).exit_code == 0
     with Image.open(tmp_path / "out" / "widget" / "scratch.png") as sheet:
-        assert not shows(sheet, sheets.POLYGON)
+        assert not shows(sheet, panels.POLYGON)
 
 
 def test_synthetic_data_is_called_so(widget: Path) -> None:
@@ -111,13 +111,13 @@ def pixel(x: int, y: int) -> Instance:
     ],
 )
 def test_zoom_region(instances: list[Instance], size: tuple[int, int], region: tuple[int, ...]) -> None:
-    assert sheets.zoom_region(instances, *size) == region
+    assert panels.zoom_region(instances, *size) == region
 
 
 def test_outlines_lie_on_the_edges_of_the_pixels_shown() -> None:
     image = np.zeros((100, 100, 3), np.uint8)
     image[40:50, 60:65] = 255
-    view = sheets.View((40, 30, 80, 70))
+    view = panels.View((40, 30, 80, 70))
     bright = np.argwhere((view.show(image) == 255).all(axis=2))
     (x0, y0), (x1, y1) = view.place(np.array([(60, 40), (65, 50)]))
     assert np.abs(bright.min(axis=0) - (y0, x0)).max() <= 0.5
@@ -127,7 +127,7 @@ def test_outlines_lie_on_the_edges_of_the_pixels_shown() -> None:
 @given(random_masks())
 def test_outline_edges_are_the_border_without_bridges(mask: np.ndarray) -> None:
     rings = [ring for instance in find_instances(mask) for ring in corner_rings(instance)]
-    length = sum(np.abs(np.diff(sheets.outline_edges(ring), axis=1)).sum() for ring in rings)
+    length = sum(np.abs(np.diff(panels.outline_edges(ring), axis=1)).sum() for ring in rings)
     padded = np.pad(mask, 1).astype(int)
     assert length == np.abs(np.diff(padded, axis=0)).sum() + np.abs(np.diff(padded, axis=1)).sum()
 
@@ -135,7 +135,7 @@ def test_outline_edges_are_the_border_without_bridges(mask: np.ndarray) -> None:
 def test_paint_tints_the_mask_only() -> None:
     mask = np.zeros((10, 10), np.uint8)
     mask[3, 4] = 1
-    view = sheets.View((0, 0, 10, 10))
+    view = panels.View((0, 0, 10, 10))
     plain = view.show(np.zeros((10, 10, 3), np.uint8))
     painted = plain.copy()
     view.paint(painted, mask, (200, 100, 0), 0.5)

@@ -12,13 +12,13 @@ from conftest import converted, refusal, tree
 from test_acting import written
 from test_classifier import SIDE, write_images
 
-from finetune.runs.predictions import read_begun
+from finetune.runs.run_folder import read_begun
 
 pytest.importorskip("torchcam")
 
 import torch
 
-from finetune.classification.networks import build_network
+from finetune.training.backbones import build_network
 
 torch.set_num_threads(1)
 SCRIPTS = ("yolo", "yolo_world", "sam_decoder", "classifier", "normality")

@@ -17,7 +17,7 @@ from conftest import converted, refusal, write_category
 from converters.augment import main as augment
 from converters.datasets.synthetic_images import KEYS
 from finetune.runs.dataset import Dataset, open_dataset
-from finetune.runs.predictions import Run
+from finetune.runs.run_folder import Run
 from finetune.sam_decoder import main
 from finetune.segmentation import loop as sam_fitting
 from finetune.segmentation.embedding_sources import encoding_source, recolour

@@ -12,8 +12,10 @@ from conftest import tree
 from PIL import Image
 
 from converters import sample
-from converters.sample import CATEGORIES, DEFECTS
-from converters.synthetic.scenes import image_rng, render_defect, render_files, render_good
+from converters.synthetic import catalogue, sample_dataset
+from converters.synthetic.camera import image_rng
+from converters.synthetic.catalogue import CATEGORIES, DEFECTS
+from converters.synthetic.scenes import render_defect, render_files, render_good
 
 EACH = [(category, defect) for category in CATEGORIES for defect in DEFECTS]
 
@@ -48,8 +50,8 @@ def test_layout_and_counts(small: Path) -> None:
 
 
 def test_full_counts() -> None:
-    assert [sample.FULL_COUNTS[kind] for kind in ("train/good", "test/good")] == [60, 60]
-    assert all(sample.FULL_COUNTS[defect] == 40 for defect in DEFECTS)
+    assert [catalogue.FULL_COUNTS[kind] for kind in ("train/good", "test/good")] == [60, 60]
+    assert all(catalogue.FULL_COUNTS[defect] == 40 for defect in DEFECTS)
 
 
 def test_note_says_synthetic(small: Path) -> None:
@@ -80,7 +82,7 @@ def test_files_hold_the_rendered_colours(small: Path) -> None:
 
 
 def test_same_seed_same_bytes(small: Path, tmp_path: Path) -> None:
-    sample.write_sample(tmp_path, seed=0, small=True)
+    sample_dataset.write_sample(tmp_path, seed=0, small=True)
     assert tree(tmp_path) == tree(small)
 
 
@@ -107,7 +109,7 @@ def test_existing_target_is_refused_without_overwrite(small: Path) -> None:
 
 
 def test_overwrite_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "SMALL_COUNTS", {"train/good": 1, "test/good": 1, **dict.fromkeys(DEFECTS, 1)})
+    monkeypatch.setattr(sample_dataset, "SMALL_COUNTS", {"train/good": 1, "test/good": 1, **dict.fromkeys(DEFECTS, 1)})
     target = tmp_path / "synthetic"
     for seed in ("0", "1"):
         arguments = ["--to", str(target), "--small", "--seed", seed, "--overwrite"]
@@ -234,7 +236,7 @@ def auroc(good: np.ndarray, bad: np.ndarray) -> float:
 def separation(category: str, seed: int = 0) -> dict[str, dict[str, float]]:
     """{number: {"all" or defect: max(AUROC, 1 - AUROC) against all good images}} on the full set."""
     rows: dict[str, list[dict[str, float]]] = {}
-    for kind, count in sample.FULL_COUNTS.items():
+    for kind, count in catalogue.FULL_COUNTS.items():
         for n in range(count):
             rng = image_rng(seed, category, kind, n)
             image = render_defect(category, kind, rng)[0] if kind in DEFECTS else render_good(category, rng)

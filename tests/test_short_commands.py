@@ -17,7 +17,7 @@ from converters.cli.errors import DatasetError
 from finetune.compare import main as compare
 from finetune.normality import main as normality
 from finetune.runs.dataset import choose_dataset, open_dataset
-from finetune.runs.predictions import Run
+from finetune.runs.run_folder import Run
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from converters.masks.instances import Instance, InstanceRule, find_instances
 from converters.masks.polygons import centre_ring, corner_rings, filled_by_parity, filled_with_lines, simplified
-from converters.verification import readback
+from converters.verification import readers
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 DISC = cv2.circle(cv2.circle(np.zeros((64, 64), np.uint8), (32, 30), 24, 1, -1), (30, 32), 9, 0, -1)
@@ -96,7 +96,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def without_ultralytics(monkeypatch) -> None:
-    monkeypatch.setattr(readback, "find_spec", lambda name: None)
+    monkeypatch.setattr(readers, "find_spec", lambda name: None)
 
 
 def test_card_and_table_state_the_iou_that_pycocotools_finds(folder: Path, tmp_path: Path) -> None:

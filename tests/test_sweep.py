@@ -21,9 +21,10 @@ from scipy import stats
 from test_compare import SIZE, discs
 
 from converters.cli.errors import DatasetError
-from finetune.sweep import main, make_report, ray_at, run_cells, write
+from finetune.sweep import main
 from finetune.sweeps import learning_curve
 from finetune.sweeps.cells import Cell, CellError, Sweep, cells, make_dataset, recipes, run_cell
+from finetune.sweeps.grid import make_report, ray_at, run_cells, write
 
 # A training script with the options that all of them share; how it behaves is written in a file beside it.
 SCRIPT = f"""
@@ -273,7 +274,7 @@ def test_bad_usage_is_one_line(arguments: tuple[str, ...], hint: str) -> None:
 def test_categories_are_looked_for_before_ray_starts(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], hint: str
 ) -> None:
-    monkeypatch.setattr("finetune.sweep.ray_at", None)
+    monkeypatch.setattr("finetune.sweeps.grid.ray_at", None)
     options = ("--models", "yolo", "--root", root / "data", "--out", tmp_path, *arguments)
     assert hint in refusal(CliRunner().invoke(main, [str(option) for option in options]))
 

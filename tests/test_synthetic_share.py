@@ -13,7 +13,7 @@ from test_augment import augment, write_wedges
 from converters.cli.errors import DatasetError
 from finetune.detection.dataset_view import view_of
 from finetune.runs.dataset import Dataset, open_dataset
-from finetune.runs.predictions import Run
+from finetune.runs.run_folder import Run
 
 NAME, COUNT = "wedge@paste-12", 12
 

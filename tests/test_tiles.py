@@ -17,9 +17,9 @@ from pycocotools.coco import COCO
 from scipy import ndimage
 
 from converters.datasets.tiles import TileRule, grid
-from converters.verification import readback
+from converters.verification import readers
+from finetune.detection.tiles import on_whole_images
 from finetune.runs.dataset import open_dataset
-from finetune.runs.tiles import on_whole_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 MakeCategory = Callable[..., Path]
@@ -29,7 +29,7 @@ SIZE = (80, 56)  # width, height: 3 x 2 tiles of 32 px, the last ones on the edg
 
 @pytest.fixture(autouse=True)
 def without_ultralytics(monkeypatch) -> None:
-    monkeypatch.setattr(readback, "find_spec", lambda name: None)
+    monkeypatch.setattr(readers, "find_spec", lambda name: None)
 
 
 @pytest.fixture

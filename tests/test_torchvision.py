@@ -9,7 +9,7 @@ from conftest import converted
 from PIL import Image
 from pycocotools.coco import COCO
 
-from converters.datasets.splits import PARTS
+from converters.sources.samples import PARTS
 
 datasets = pytest.importorskip("torchvision.datasets")
 

@@ -10,13 +10,13 @@ from click.testing import Result
 from conftest import converted, refusal, run_cli, tree
 from PIL import Image
 
-from converters.verification import readback
+from converters.verification import readers
 
 
 @pytest.fixture
 def dataset(make_category, tmp_path, monkeypatch) -> Path:
     """All formats of one category, read back without ultralytics (slow to import; see the slow tests)."""
-    monkeypatch.setattr(readback, "find_spec", lambda name: None)
+    monkeypatch.setattr(readers, "find_spec", lambda name: None)
     out = tmp_path / "out"
     folder = make_category()
     converted("to_yolo", folder, out, "--task", "obb")
@@ -168,7 +168,7 @@ def test_the_folder_of_datasets_names_those_in_it(dataset):
 
 
 def test_left_out_files_and_small_instances_are_no_differences(make_category, tmp_path, monkeypatch):
-    monkeypatch.setattr(readback, "find_spec", lambda name: None)
+    monkeypatch.setattr(readers, "find_spec", lambda name: None)
     folder = make_category()
     (folder / "ground_truth" / "crack" / "000_mask.png").unlink()
     options = ("--root", folder, "--out", tmp_path / "out", "--on-error", "skip", "--min-area", 50)

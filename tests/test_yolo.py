@@ -25,16 +25,16 @@ import torch
 from click.testing import CliRunner
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import to_json
+from converters.cli.terminal import to_json
 from finetune import yolo
 from finetune.detection import runtime, training
 from finetune.detection.crops import cut_train_part
 from finetune.detection.evaluation import metric_rows, spread
 from finetune.detection.figures import draw_figures, measure, worst_images
 from finetune.detection.recipe import Recipe
-from finetune.measures.metrics import box_confusion, box_metrics, size_metrics
+from finetune.measures.boxes import box_confusion, box_metrics, size_metrics
 from finetune.runs.dataset import Dataset, open_dataset
-from finetune.runs.predictions import Run
+from finetune.runs.run_folder import Run
 from finetune.training.weights import find_weights
 
 FAST = ("--weights", "none", "--epochs", 1, "--imgsz", 64, "--batch", 4, "--device", "cpu")

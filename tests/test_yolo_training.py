@@ -21,7 +21,7 @@ pytest.importorskip("ultralytics")
 from finetune import yolo
 from finetune.detection import runtime, training
 from finetune.detection.evaluation import predict
-from finetune.measures.metrics import box_metrics
+from finetune.measures.boxes import box_metrics
 from finetune.runs.dataset import open_dataset
 
 pytestmark = pytest.mark.slow

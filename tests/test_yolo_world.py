@@ -27,10 +27,10 @@ from finetune import yolo_world
 from finetune.detection import world, world_training
 from finetune.detection.dataset_view import view_of
 from finetune.detection.vocabulary import read_vectors, write_vectors
-from finetune.measures.metrics import box_metrics
+from finetune.measures.boxes import box_metrics
+from finetune.runs.checksums import sha256
 from finetune.runs.dataset import open_dataset
-from finetune.runs.predictions import Run
-from finetune.training.weights import sha256
+from finetune.runs.run_folder import Run
 
 ARCH = "yolov8s-worldv2"
 CLASSES = ["crack", "dent", "hole"]

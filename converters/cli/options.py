@@ -1,159 +1,14 @@
-"""The command line's common ground: shared options, one error style, tables and progress bars."""
+"""Options that several commands share."""
 
-import json
 import math
-import multiprocessing
-import sys
-import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
-from click.exceptions import NoArgsIsHelpError
-
-from converters.cli.errors import DatasetError
 
 # Modules of converters.sources.reading, in the order in which a folder is tried; four could be taken for MVTec AD's.
 LAYOUTS = ("loco", "mvtec_ad_2", "btad", "kolektor", "mvtec", "visa", "magnetic_tile", "folder")
-TRAINING = (
-    "torch",
-    "torchvision",
-    "ultralytics",
-    "cloudpickle",
-    "torchcam",
-    "segment_anything",
-    "imblearn",
-    "matplotlib",
-    "sklearn",
-    "scipy",
-    "jinja2",
-)
-# Of training commands: what --eval-only honours, what leaves others unused, and what does nothing without another.
-MEASURING = ("--eval-only", "--category", "--data", "--out", "--runs", "--device", "--json")
-OVERRULED = {"--resume": ("--overwrite",)}
-NEEDS = {"--pretrain-epochs": "--pretrain"}
-ARGUMENTS = "converters.arguments"  # key of click's ctx.meta: the words of the command line
-MISSING_LIBRARY = "{error}: OpenCV needs it; on Debian or Ubuntu run `apt-get install libgl1 libglib2.0-0`"
-
-
-class OneLineErrors(click.Command):
-    """Usage errors in one line, as all others, instead of click's three."""
-
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
-        try:
-            return super().make_context(info_name, args, parent, **extra)
-        except NoArgsIsHelpError:
-            raise
-        except click.UsageError as error:
-            command_path = error.ctx.command_path if error.ctx else info_name
-            message = " ".join(error.format_message().split())
-            raise DatasetError(f"{message.rstrip('.')}. See `{command_path} --help`.") from None
-
-
-def given_options(ctx: click.Context, replayed: bool = True) -> set[str]:
-    """Names of the parameters that stand on the command line or, where ``replayed``, in the run of --config."""
-    sources = [ParameterSource.COMMANDLINE, *([ParameterSource.DEFAULT_MAP] if replayed else [])]
-    return {option.name for option in ctx.command.params if ctx.get_parameter_source(option.name) in sources}
-
-
-@dataclass(frozen=True)
-class Acting:
-    """Beside which others the options of a training command act; all are named by their flags."""
-
-    beside_eval_only: Collection[str] = ()  # what is honoured there besides MEASURING
-    needs: Mapping[str, str] = field(default_factory=dict)  # option -> `--other` or `--other value`
-    overruled: Mapping[str, Collection[str]] = field(default_factory=dict)  # option -> those that it leaves unused
-
-    def check(self, ctx: click.Context) -> None:
-        """Raise DatasetError for an option on the command line that would do nothing there."""
-        flags = {option.name: option.opts[0] for option in ctx.command.params}
-        values = {flags[key]: value for key, value in ctx.params.items()}
-        said = {flags[key] for key in given_options(ctx)}
-        given = sorted(flags[key] for key in given_options(ctx, replayed=False))
-        for flag in given if values.get("--eval-only") else ():
-            if flag not in {*MEASURING, *self.beside_eval_only}:
-                raise DatasetError(
-                    f"{flag}: is not used with --eval-only RUN, which goes by the settings of that finished run; "
-                    f"leave {flag} out"
-                )
-        for stronger, others in {**OVERRULED, **self.overruled}.items():
-            for flag in given if stronger in said else ():
-                if flag in others:
-                    raise DatasetError(f"{flag}: is not used with {stronger}; leave one of them out")
-        for flag, wanted in {**NEEDS, **self.needs}.items():
-            other, _, value = wanted.partition(" ")
-            if flag in given and (values[other] != value if value else values[other] is None):
-                raise DatasetError(f"{flag}: is used with {wanted} only; add that, or leave {flag} out")
-
-
-class Command(OneLineErrors):
-    """A click command that turns what users can cause into one line and a documented exit code."""
-
-    def __init__(self, *given: Any, acting: Acting | None = None, **settings: Any) -> None:
-        super().__init__(*given, **settings)
-        self.acting = acting
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[ARGUMENTS] = list(args)
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        if self.acting:
-            self.acting.check(ctx)
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # about files that we refuse in one line
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as interrupt:
-            click.echo(f"Interrupted: {str(interrupt) or 'nothing unfinished was published.'}", err=True)
-            ctx.exit(130)
-        except BrokenPipeError:
-            ctx.exit(141)  # the reader of our output (head, less) has gone; as a shell reports it
-        except ImportError as error:
-            if ".so" in str(error):
-                raise DatasetError(MISSING_LIBRARY.format(error=error)) from error
-            if error.name and error.name.partition(".")[0] in TRAINING:
-                raise DatasetError(f"{error.name} is not installed: pip install -e '.[train]'") from error
-            raise
-        except OSError as error:
-            raise DatasetError(f"{error.filename or 'file system'}: {error.strerror or error}") from error
-
-
-def command(**settings: Any) -> Any:
-    """``click.command`` with the project's errors and exit codes; ``--help`` shows every default."""
-    context: dict[str, Any] = {"show_default": True, "help_option_names": ["-h", "--help"]}
-    return click.command(cls=Command, context_settings=context, **settings)
-
-
-def progress(items: Iterable[Any] | None, length: int, label: str, **settings: Any) -> Any:
-    """click's progress bar on stderr, with an estimate; nothing where stderr is no terminal, or in a worker."""
-    hidden = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
-    return click.progressbar(items, length=length, label=label, file=sys.stderr, hidden=hidden, **settings)
-
-
-def table(rows: Sequence[Sequence[Any]], header: Sequence[str], style: str = "simple") -> str:
-    """Rows as text; ``style`` is any of tabulate's (``simple`` for terminals, ``github`` for Markdown)."""
-    from tabulate import tabulate
-
-    return tabulate(rows, header, tablefmt=style, disable_numparse=True, colalign=_alignment(rows, header))
-
-
-def _alignment(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> list[str] | None:
-    if not rows:
-        return None
-    columns = list(zip(*rows, strict=True))
-    return ["right" if all(_numeric(cell) for cell in column) else "left" for column in columns[: len(header)]]
-
-
-def _numeric(cell: Any) -> bool:
-    return isinstance(cell, int | float) or str(cell)[:1].isdigit() or cell in ("", "-")
-
-
-def to_json(value: Any) -> str:
-    """JSON as every file of ours is written: readable, stable, UTF-8."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def _bundle(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -198,7 +53,6 @@ class FoldCount(click.IntRange):
 FOLDER = click.Path(path_type=Path)
 FOLDS = FoldCount(3)
 CHOICE = click.Choice
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result table as JSON.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
 out_option = click.option("--out", type=FOLDER, default="datasets_out", help="Where datasets are written.")

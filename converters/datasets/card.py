@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import table
-from converters.datasets.splits import COMBINED, PARTS, duplicates
+from converters.cli.terminal import table
+from converters.datasets.splits import COMBINED
 from converters.formats.writer import TOO_SMALL, DatasetInfo, Outcome, Writer
-from converters.sources.mvtec import missing_images
-from converters.sources.samples import GOOD, Category, Problem
+from converters.sources.duplicates import duplicates
+from converters.sources.mvtec_facts import missing_images
+from converters.sources.samples import GOOD, PARTS, Category, Problem
 
 HEADER = ("split", "class", "images", "instances")
 

@@ -46,13 +46,13 @@ def write_format(dataset: Path, name: str) -> None:
 
 
 def _convert(dataset: Path, name: str, card: dict[str, Any], record: dict[str, Any]) -> None:
+    from converters.datasets.origin import source_of
     from converters.datasets.pipeline import Conversion, convert_dataset
+    from converters.formats.coco import CocoWriter
+    from converters.formats.png_masks import MasksWriter
+    from converters.formats.voc import VocWriter
+    from converters.formats.yolo import DetectWriter, ObbWriter, SegmentWriter
     from converters.masks.instances import InstanceRule
-    from converters.to_coco import CocoWriter
-    from converters.to_masks import MasksWriter
-    from converters.to_voc import VocWriter
-    from converters.to_yolo import DetectWriter, ObbWriter, SegmentWriter
-    from converters.verify import source_of
 
     writers = {w.folder: w for w in (DetectWriter, ObbWriter, SegmentWriter, CocoWriter, MasksWriter, VocWriter)}
     settings, options = card["settings"], card["options"]

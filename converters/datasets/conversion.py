@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import progress, table, to_json
+from converters.cli.terminal import progress, table, to_json
 from converters.cli.workers import in_processes
 from converters.datasets.card import HEADER, Summary
 from converters.datasets.pipeline import Conversion, convert_dataset

@@ -14,14 +14,15 @@ import click
 
 from converters.cli import publishing as staging
 from converters.cli.errors import DatasetError
-from converters.cli.options import progress, to_json
+from converters.cli.terminal import progress, to_json
 from converters.cli.workers import in_processes
 from converters.datasets import splits, tiles
 from converters.datasets.card import Simplification, Summary, card_as_markdown, make_card, read_card
 from converters.datasets.splits import Split, SplitRule
 from converters.datasets.tiles import TileRule
 from converters.formats.writer import TOO_SMALL, DatasetInfo, LabelledImage, Outcome, Planned, Writer, check_length
-from converters.masks.instances import Instance, InstanceRule, ReadMask, cropped, find_instances, mask_of
+from converters.masks.instances import Instance, InstanceRule, cropped, find_instances
+from converters.masks.reading import ReadMask, mask_of
 from converters.sources.samples import GOOD, Category, Problem, Sample
 
 MOST_CLASSES = 254  # 0 is background and 255 VOC's void

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import to_json
-from converters.sources.samples import GOOD, Problem, Sample
+from converters.cli.terminal import to_json
+from converters.sources.duplicates import Unit, grouped_by_content
+from converters.sources.samples import GOOD, PARTS, Problem, Sample
 
-PARTS = ("train", "val", "test")
 SCHEMA = 1
 COMBINED = "combined"  # MVTec's type for images that show several defects
-Unit = tuple[Sample, ...]  # byte-identical images; usually one
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def make_split(samples: Sequence[Sample], rule: SplitRule) -> Split:
     if rule.protocol == "kfold" and rule.fold >= rule.folds:
         raise DatasetError(f"--fold {rule.fold} is not below --folds {rule.folds}; the first fold is 0")
     kept = [sample for sample in samples if not (sample.defect == COMBINED and _drops_combined(rule))]
-    units = _units(kept)
+    units = grouped_by_content(kept)
     pinned = {unit: "train" for unit in units if any(_belongs_to_train(sample, rule) for sample in unit)}
     free = sorted((unit for unit in units if unit not in pinned), key=lambda unit: _rank(unit, rule.seed))
     assigned = pinned | protocols[rule.protocol](free, rule)
@@ -211,18 +210,6 @@ def _cut(ranked: list[Unit], ratios: tuple[int, int, int]) -> tuple[list[Unit], 
     return ranked[:train], ranked[train : train + val], ranked[train + val :]
 
 
-def _units(samples: Iterable[Sample]) -> list[Unit]:
-    by_content: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        by_content[sample.image_digest].append(sample)
-    return [tuple(sorted(unit, key=lambda sample: sample.key)) for unit in by_content.values()]
-
-
-def duplicates(samples: Iterable[Sample]) -> list[list[str]]:
-    """Keys of byte-identical images, group by group."""
-    return sorted([sample.key for sample in unit] for unit in _units(samples) if len(unit) > 1)
-
-
 def _strata(ranked: Iterable[Unit]) -> dict[tuple[str, str], list[Unit]]:
     """Ranked units by category and defect type (of a unit's first image), good ones in front."""
     strata: dict[tuple[str, str], list[Unit]] = defaultdict(list)
@@ -249,7 +236,7 @@ def contradictions(samples: Iterable[Sample]) -> list[Problem]:
     """Byte-identical images of which one counts as good, or as another defect, than the other."""
     return [
         Problem(sample.key, f"is byte-identical to {unit[0].key}, which counts as {unit[0].defect}: remove one of them")
-        for unit in _units(samples)
+        for unit in grouped_by_content(samples)
         for sample in unit[1:]
         if (sample.category, sample.defect) != (unit[0].category, unit[0].defect)
     ]

@@ -19,6 +19,7 @@ from converters.sources.samples import FORMATS, Crop
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+
 RECORD = "tiles.json"
 
 

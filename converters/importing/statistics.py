@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import progress
-from converters.datasets.splits import duplicates
-from converters.masks.instances import Instance, InstanceRule, find_instances, mask_of
-from converters.sources.mvtec import known_counts, missing_images
+from converters.cli.terminal import progress
+from converters.masks.reading import instances_of
+from converters.sources.duplicates import duplicates
+from converters.sources.mvtec_facts import known_counts, missing_images
 from converters.sources.samples import GOOD, Category, Problem, Sample
 
 Grey = NDArray[np.uint8]  # H x W
-
 STATISTICS = (
     "mean grey level",
     "standard deviation of grey levels",
@@ -169,17 +168,6 @@ def measure(sample: Sample) -> Measured | Problem:
         return Problem(sample.key, str(error))
     area = sum(instance.area for instance in instances)
     return Measured(sample, image_statistics(grey), perceptual_hash(grey), len(instances), area, in_between)
-
-
-def instances_of(sample: Sample, rule: InstanceRule = InstanceRule()) -> tuple[list[Instance], int]:
-    """Instances of a sample, and how many of its mask's pixels are neither 0 nor the maximum.
-
-    Raises DatasetError if the mask cannot be used, or is empty.
-    """
-    if sample.mask is None:
-        return [], 0
-    read = mask_of(sample)
-    return find_instances(read.mask, rule, read.xywh), read.in_between
 
 
 def image_statistics(image: Grey) -> tuple[float, ...]:

@@ -18,7 +18,6 @@ from converters.masks.instances import Instance, Mask
 
 Chain = NDArray[np.int32]  # N x 2, (x, y): border pixels in order, background on the walker's right
 Ring = NDArray[Any]  # N x 2, (x, y) in pixels, pixel edges at whole numbers, not closed
-
 # Freeman directions, counter-clockwise as seen on screen, y downwards: E NE N NW W SW S SE.
 _STEPS = np.array([(1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1)])
 _DIRECTION = np.full((3, 3), -1)  # [dy + 1, dx + 1] -> direction

@@ -8,7 +8,7 @@ other suffix.
 from collections.abc import Iterator
 from pathlib import Path
 
-from converters.sources.mvtec import masks_by_stem, orphans, with_only_mask
+from converters.sources.pairing import masks_by_stem, orphans, with_only_mask
 from converters.sources.samples import GOOD, Listed, Problem, files
 
 TREE = "train/ok and test/{ok,ko}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from converters.cli.errors import DatasetError
-from converters.sources.mvtec import masks_by_stem, orphans, with_only_mask
+from converters.sources.pairing import masks_by_stem, orphans, with_only_mask
 from converters.sources.samples import GOOD, Listed, Problem, files, fits_text_files
 
 TREE = "images/ and masks/"

@@ -8,7 +8,7 @@ defective images; defects of both are divided again, since the layout knows no d
 from collections.abc import Iterator
 from pathlib import Path
 
-from converters.sources.mvtec import orphans
+from converters.sources.pairing import orphans
 from converters.sources.samples import Listed, Problem, files
 
 TREE = "train/ and test/ with NAME.png beside NAME_GT.png"

@@ -10,7 +10,7 @@ area on a region counts as found (its saturation): a matter of LOCO's own measur
 from collections.abc import Iterator
 from pathlib import Path
 
-from converters.sources.mvtec import orphans
+from converters.sources.pairing import orphans
 from converters.sources.samples import GOOD, Listed, Problem, files, folders
 
 TREE = "validation/good and test/{logical,structural}_anomalies"

@@ -9,7 +9,7 @@ black, and one that is not is an error.
 from collections.abc import Iterator
 from pathlib import Path
 
-from converters.sources.mvtec import orphans
+from converters.sources.pairing import orphans
 from converters.sources.samples import GOOD, Listed, Problem, files, folders
 
 TREE = "MT_*/Imgs with NAME.jpg beside NAME.png"

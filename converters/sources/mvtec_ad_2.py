@@ -8,7 +8,7 @@ folders test_private and test_private_mixed have no published masks and are not 
 from collections.abc import Iterator
 from pathlib import Path
 
-from converters.sources.mvtec import masks_by_stem, orphans, with_only_mask
+from converters.sources.pairing import masks_by_stem, orphans, with_only_mask
 from converters.sources.samples import GOOD, Listed, Problem, files
 
 TREE = "train/good and test_public/ (test_private has no masks and is not read)"

@@ -16,7 +16,8 @@ from typing import Protocol, cast
 import click
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import LAYOUTS, progress
+from converters.cli.options import LAYOUTS
+from converters.cli.terminal import progress
 from converters.sources.samples import NO_TEXT, Category, Listed, Problem, Sample, fits_text_files, folders, read_sample
 
 DEFAULT_ROOT = Path("data/mvtec_anomaly_detection")

@@ -18,6 +18,8 @@ from converters.cli.errors import DatasetError
 if TYPE_CHECKING:
     from PIL import ImageFile
 
+
+PARTS = ("train", "val", "test")
 GOOD = "good"
 Crop = tuple[int, int, int, int]  # a part of an image: x, y, width, height in pixels
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from converters.cli.errors import DatasetError
-from converters.sources.mvtec import orphans
+from converters.sources.pairing import orphans
 from converters.sources.samples import GOOD, Listed, Problem, files, fits_text_files
 
 TREE = "Data/Images/{Normal,Anomaly}"

@@ -16,7 +16,6 @@ from converters.masks.instances import Instance
 from converters.synthetic.product import Frame, Mask, Pixels
 
 Values = NDArray[Any]  # h x w x C, uint8 or float32, 0..255
-
 VISIBLE = 10  # grey levels by which the synthetic image differs from its parent
 SPREAD = 2  # px: a pixel this near to a visible difference belongs to the defect, or masks would fall to pieces
 BORDER = 3  # px around the mask in which the defect fades into its parent

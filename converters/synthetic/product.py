@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]  # H x W or H x W x 3
 Mask = NDArray[np.uint8]  # H x W, 0 or 1
-
 BORDER = 0.02  # of the shorter side: the rim that shows the background
 LEAST, MOST = 0.02, 0.9  # share of the image that a product covers
 MOST_OF_RIM = 0.25  # share of the rim that a product may cover

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from converters.cli.options import progress
+from converters.cli.terminal import progress
 from finetune.classification.imbalance import balance_features, epoch_indices, make_loss
-from finetune.classification.networks import build_network, head_of, load_saved, load_state, save_state, start_from
 from finetune.classification.pretext import learn_pretext, pretext_loss
 from finetune.classification.recipes import Attempt
 from finetune.measures.decisions import measure, softmax
+from finetune.training.backbones import build_network, head_of, start_from
+from finetune.training.checkpoints import load_saved, load_state, save_state
 from finetune.training.images import Images, augmentation, normalise
 from finetune.training.processes import as_first, leads, place, wait_for_all
 

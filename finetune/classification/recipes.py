@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-OWN = ("fine", "deep")  # networks of ours, beside torchvision's
-
 
 @dataclass(frozen=True)
 class Attempt:

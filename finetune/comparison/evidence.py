@@ -13,18 +13,37 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from converters.cli.errors import DatasetError
-from finetune.measures import metrics
+from finetune.measures import pixels as measures_pixels
+from finetune.measures import scores as measures_scores
+from finetune.measures.boxes import ClassMatches, best_box_threshold, box_precision, match_boxes
 from finetune.measures.masks import TOP, best_level, components_of, decode
-from finetune.measures.metrics import BOUNDARY_RATIOS, PRO_LIMITS, ClassMatches, Floats
+from finetune.measures.pixels import (
+    BOUNDARY_RATIOS,
+    PRO_LIMITS,
+    area_to,
+    aupro_of_levels,
+    boundary,
+    overlap_measures,
+    pro_curve,
+)
+from finetune.measures.scores import (
+    GOOD_QUANTILE,
+    Floats,
+    Levels,
+    auroc,
+    best_threshold,
+    decisions,
+    divided,
+    macro_f1,
+    mean_known,
+    score_levels,
+)
 from finetune.runs.predictions import PredictionSet, image_scores
 from finetune.runs.truth import Truth, grouped
 
 MOST_PAINTED = 100  # detections of an image, as in COCO
 FAR = 10  # image sides: pycocotools walks outlines step by step, and for hours where a point lies beyond reason
 COARSE = 1024  # levels of pixel scores that the intervals (not the estimates) are computed from
-
-
-# ------------------------------------------------------------------------------------------------ what a set says
 
 
 @dataclass(frozen=True)
@@ -118,9 +137,6 @@ def _box_of(segmentation: Any, height: int, width: int) -> list[float]:
     return [float(value) for value in coco_mask.toBbox(segmentation)]
 
 
-# ------------------------------------------------------------------------------------------------------ evidence
-
-
 @dataclass(frozen=True)
 class Pixels:
     """Pixel counts of N test images. What needs a threshold is None for a set without val."""
@@ -160,7 +176,7 @@ def gather(source: PredictionSet, test: Truth, val: Truth) -> Evidence:
         raise DatasetError(f"{source.source}: holds no predictions for test (test.json, test_scores.csv)")
     if source.has_results("val") and not source.has_results("test"):
         raise DatasetError(f"{source.source}: holds val.json, but no test.json: predict both again")
-    threshold = None if tuning is None else metrics.best_threshold(val.labels > 0, tuning.scores[:, 0])
+    threshold = None if tuning is None else best_threshold(val.labels > 0, tuning.scores[:, 0])
     level = None if tuning is None or tuning.kind is None else _best_level(tuning)
     answer = _with_boxes(answer, level)
     tuning = None if tuning is None else _with_boxes(tuning, level)
@@ -169,8 +185,8 @@ def gather(source: PredictionSet, test: Truth, val: Truth) -> Evidence:
     matches = any_class = box_threshold = None
     if answer.detections is not None:
         found = [entry for entries in answer.detections for entry in entries]
-        any_class = metrics.match_boxes(test.coco, found, use_classes=False)
-        matches = metrics.match_boxes(test.coco, found) if tells_classes else None
+        any_class = match_boxes(test.coco, found, use_classes=False)
+        matches = match_boxes(test.coco, found) if tells_classes else None
         if tuning is not None and tuning.detections is not None:
             box_threshold = _best_box_threshold(tuning, tells_classes)
     predicted = np.argmax(classes, axis=1) + 1 if tells_classes else None
@@ -200,9 +216,9 @@ def _best_box_threshold(tuning: Answer, use_classes: bool) -> float:
     assert tuning.detections is not None
     if not tuning.truth.labels.any():
         surest = [max((entry["score"] for entry in found), default=0.0) for found in tuning.detections]
-        return float(np.nextafter(np.quantile(surest, metrics.GOOD_QUANTILE), np.inf))
+        return float(np.nextafter(np.quantile(surest, GOOD_QUANTILE), np.inf))
     found = [entry for entries in tuning.detections for entry in entries]
-    return metrics.best_box_threshold(metrics.match_boxes(tuning.truth.coco, found, use_classes))
+    return best_box_threshold(match_boxes(tuning.truth.coco, found, use_classes))
 
 
 def _best_level(tuning: Answer) -> float:
@@ -221,7 +237,7 @@ def _count_pixels(answer: Answer, level: float | None) -> Pixels:
     counts: dict[str, list[float]] = {}
     for index in range(size):
         scores, mask = answer.pixel_scores(index), truth.mask(index)
-        rows, columns, share = metrics.regions(mask)
+        rows, columns, share = measures_pixels.regions(mask)
         positive[index] = np.bincount(scores[rows, columns], minlength=TOP + 1)
         negative[index] = np.bincount(scores.ravel(), minlength=TOP + 1) - positive[index]
         shares[index] = np.bincount(scores[rows, columns], weights=share, minlength=TOP + 1)
@@ -230,15 +246,15 @@ def _count_pixels(answer: Answer, level: float | None) -> Pixels:
             for name, value in _counts(hit, mask, float(share[hit[rows, columns] > 0].sum())).items():
                 counts.setdefault(name, []).append(value)
     starts = _coarse(positive, negative, shares)
-    levels = metrics.Levels(*(side.sum(axis=0, dtype=float)[None] for side in (positive, negative)))
+    levels = Levels(*(side.sum(axis=0, dtype=float)[None] for side in (positive, negative)))
     maps = (answer.pixel_scores(index) for index in range(size))
     return Pixels(
         kind=str(answer.kind),
         positive=np.add.reduceat(positive, starts, axis=1, dtype=float),
         negative=np.add.reduceat(negative, starts, axis=1, dtype=float),
         shares=np.add.reduceat(shares, starts, axis=1, dtype=float),
-        average_precision=float(metrics.average_precision(levels)[0]),
-        curve=metrics.pro_curve(maps, truth.masks) if answer.kind == "heat maps" and positive.any() else None,
+        average_precision=float(measures_scores.average_precision(levels)[0]),
+        curve=pro_curve(maps, truth.masks) if answer.kind == "heat maps" and positive.any() else None,
         level=level,
         counts={name: np.array(values) for name, values in counts.items()},
     )
@@ -256,7 +272,7 @@ def _counts(hit: NDArray[np.uint8], mask: NDArray[np.uint8], share: float) -> di
     }
     for ratio in BOUNDARY_RATIOS:
         if hit.any() or mask.any():
-            ours, theirs = (metrics.boundary(side, ratio) for side in (hit, mask))
+            ours, theirs = (boundary(side, ratio) for side in (hit, mask))
             counts[f"inter{ratio}"] = int(np.count_nonzero(ours & theirs))
             counts[f"union{ratio}"] = int(np.count_nonzero(ours | theirs))
         else:
@@ -277,9 +293,6 @@ def _coarse(positive: NDArray[Any], negative: NDArray[Any], shares: NDArray[Any]
     return np.flatnonzero(np.diff(bins, prepend=-1)).astype(np.int64)
 
 
-# ------------------------------------------------------------------------------------------------------ measures
-
-
 def measure(evidence: Sequence[Evidence], weights: Sequence[NDArray[Any]], exact: bool = False) -> dict[str, Floats]:
     """Every measure of one run in B resamples; (B,) each. ``CLASS/ap50`` and ``CLASS/found`` are those of one class.
 
@@ -288,16 +301,16 @@ def measure(evidence: Sequence[Evidence], weights: Sequence[NDArray[Any]], exact
     ``exact`` uses all levels of pixel scores, for weights of one.
     """
     folds = [_ranking(item, weight, exact) for item, weight in zip(evidence, weights, strict=True)]
-    found = {name: metrics.mean_known(np.stack([fold[name] for fold in folds], axis=-1)) for name in folds[0]}
+    found = {name: mean_known(np.stack([fold[name] for fold in folds], axis=-1)) for name in folds[0]}
     if all(item.threshold is not None for item in evidence):
-        found |= metrics.decisions(*_added(_outcomes, evidence, weights))
+        found |= decisions(*_added(_outcomes, evidence, weights))
         caught, shown = _added(_caught, evidence, weights)
         found |= {
-            f"{name}/found": metrics.divided(caught[index], shown[index])
+            f"{name}/found": divided(caught[index], shown[index])
             for index, name in enumerate(evidence[0].truth.dataset.classes)
         }
     if all(item.tells_classes and item.threshold is not None for item in evidence):
-        found["macro_f1"] = metrics.macro_f1(_added(_confusion, evidence, weights))
+        found["macro_f1"] = macro_f1(_added(_confusion, evidence, weights))
     if all(item.pixels and item.pixels.level is not None for item in evidence):
         found |= _of_counts(evidence, weights)
     return found
@@ -308,17 +321,17 @@ def _added(function: Any, evidence: Sequence[Evidence], weights: Sequence[NDArra
 
 
 def _ranking(item: Evidence, weights: NDArray[Any], exact: bool) -> dict[str, Floats]:
-    levels = metrics.score_levels(item.truth.labels > 0, item.answer.scores[:, 0], weights)
-    found = {"auroc": metrics.auroc(levels), "ap": metrics.average_precision(levels)}
+    levels = score_levels(item.truth.labels > 0, item.answer.scores[:, 0], weights)
+    found = {"auroc": auroc(levels), "ap": measures_scores.average_precision(levels)}
     if item.matches is not None:
-        precision, recall = metrics.box_precision(item.matches, weights)
+        precision, recall = box_precision(item.matches, weights)
         found |= {
-            "map": metrics.mean_known(precision.reshape(len(weights), -1)),
-            "map50": metrics.mean_known(precision[:, :, 0]),
-            "ar": metrics.mean_known(recall.reshape(len(weights), -1)),
+            "map": mean_known(precision.reshape(len(weights), -1)),
+            "map50": mean_known(precision[:, :, 0]),
+            "ar": mean_known(recall.reshape(len(weights), -1)),
         } | {f"{name}/ap50": precision[:, index, 0] for index, name in enumerate(item.truth.dataset.classes)}
     if item.any_class is not None:
-        precision, _ = metrics.box_precision(item.any_class, weights)
+        precision, _ = box_precision(item.any_class, weights)
         found["ap50_any"] = precision[:, 0, 0]
     if item.pixels is None:
         return found
@@ -326,16 +339,16 @@ def _ranking(item: Evidence, weights: NDArray[Any], exact: bool) -> dict[str, Fl
     if exact:
         found["pixel_ap"] = np.full(len(weights), pixels.average_precision)
     else:
-        coarse = metrics.Levels(weights @ pixels.positive, weights @ pixels.negative)
-        found["pixel_ap"] = metrics.average_precision(coarse)
+        coarse = Levels(weights @ pixels.positive, weights @ pixels.negative)
+        found["pixel_ap"] = measures_scores.average_precision(coarse)
     for limit in PRO_LIMITS if pixels.kind == "heat maps" else ():
         if pixels.curve is None:  # no defect in this test part, which may be one of several folds
             found[f"aupro_{limit}"] = np.full(len(weights), np.nan)
         elif exact:
-            found[f"aupro_{limit}"] = np.full(len(weights), metrics.area_to(*pixels.curve, limit))
+            found[f"aupro_{limit}"] = np.full(len(weights), area_to(*pixels.curve, limit))
         else:
             shares, negative = weights @ pixels.shares, weights @ pixels.negative
-            found[f"aupro_{limit}"] = metrics.aupro_of_levels(shares, negative, limit)
+            found[f"aupro_{limit}"] = aupro_of_levels(shares, negative, limit)
     return found
 
 
@@ -376,13 +389,13 @@ def _of_counts(evidence: Sequence[Evidence], weights: Sequence[NDArray[Any]]) ->
     total = {
         name: np.sum([weight @ pixels.counts[name] for pixels, weight in pairs], axis=0) for name in pairs[0][0].counts
     }
-    found = metrics.overlap_measures(total["true"], total["false"], total["missed"])
+    found = overlap_measures(total["true"], total["false"], total["missed"])
     for ratio in BOUNDARY_RATIOS:
-        found[f"boundary_iou_{ratio}"] = metrics.divided(total[f"inter{ratio}"], total[f"union{ratio}"])
+        found[f"boundary_iou_{ratio}"] = divided(total[f"inter{ratio}"], total[f"union{ratio}"])
     regions = np.sum([weight @ pixels.shares.sum(axis=1) for pixels, weight in pairs], axis=0)
     return found | {
-        "pro": metrics.divided(total["share"], regions),
-        "pixel_fpr": metrics.divided(total["false"], total["good"]),
+        "pro": divided(total["share"], regions),
+        "pixel_fpr": divided(total["false"], total["good"]),
     }
 
 

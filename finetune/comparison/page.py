@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from finetune.comparison.evidence import Evidence
 from finetune.comparison.gallery import KINDS, make_cases
 from finetune.comparison.tables import HEADLINES, MEASURES, cell
-from finetune.measures import metrics
+from finetune.measures import boxes, pixels, scores
 
 TEMPLATES = Path(__file__).with_name("templates")
 GRID = np.linspace(0, 1, 101)
@@ -102,9 +102,6 @@ def forest_reach(report: dict[str, Any]) -> float:
     return max(bounds, default=1.0) or 1.0
 
 
-# -------------------------------------------------------------------------------------------------------- charts
-
-
 def make_charts(evidence: dict[str, dict[str, list[Evidence]]], oracles: set[str]) -> list[Chart]:
     """ROC and precision-recall of images, box precision over IoU, and PRO; each a mean over seeds and folds.
 
@@ -176,7 +173,7 @@ def _polyline(points: Iterable[Any], x_range: tuple[float, float]) -> str:
 def _side_counts(item: Evidence) -> tuple[NDArray[Any], NDArray[Any]]:
     """True and false positives over falling thresholds, from none to all; both L + 1."""
     ones = np.ones((1, len(item.truth.names)))
-    levels = metrics.score_levels(item.truth.labels > 0, item.answer.scores[:, 0], ones)
+    levels = scores.score_levels(item.truth.labels > 0, item.answer.scores[:, 0], ones)
     true, false = levels.at_least
     return np.append(0, true[0, ::-1]), np.append(0, false[0, ::-1])
 
@@ -201,14 +198,14 @@ def _precision_recall(item: Evidence) -> NDArray[Any] | None:
 def _over_iou(item: Evidence) -> NDArray[Any] | None:
     if item.matches is None or not any(match.instances.any() for match in item.matches):
         return None
-    precision, _ = metrics.box_precision(item.matches, np.ones((1, len(item.truth.names))))
+    precision, _ = boxes.box_precision(item.matches, np.ones((1, len(item.truth.names))))
     return np.stack([np.linspace(0.5, 0.95, 10), np.nanmean(precision[0], axis=0)])
 
 
 def _pro(item: Evidence) -> NDArray[Any] | None:
     if item.pixels is None or item.pixels.curve is None:
         return None
-    grid = GRID * metrics.PRO_LIMITS[0]
+    grid = GRID * pixels.PRO_LIMITS[0]
     return np.stack([grid, np.interp(grid, *item.pixels.curve)])
 
 
@@ -218,9 +215,6 @@ def _pro_point(item: Evidence) -> tuple[float, float] | None:
         return None
     counts = item.pixels.counts
     return counts["false"].sum() / counts["good"].sum(), counts["share"].sum() / item.pixels.shares.sum()
-
-
-# ------------------------------------------------------------------------------------------------- numbers as text
 
 
 def breakable(name: str) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import progress
+from converters.cli.terminal import progress
 from finetune.comparison.tables import MEASURES, Measure, cell, reach
 from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import PredictionSet
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from finetune.comparison.evidence import Evidence
 
+
 BASELINE = "classifier"
 FEW = 5  # test images of a class under which its number carries a warning
 CHEAPNESS = {"none": 0, "good": 0, "class": 1, "box": 2, "mask": 3}  # label kinds, by what they cost a person
@@ -25,8 +26,6 @@ PLURALS = {"none": "no labels", "good": "good images", "class": "class labels", 
 GIVEN = ("image", "which defect")  # what an oracle's prompt gives away: which images have defects, and of what type
 COSTS = ("parameters", "train_seconds", "seconds_per_image", "device", "peak_memory_mb", "weights_bytes")
 Values = dict[str, tuple[float, Any]]  # a measure's name -> its value, and B resampled ones
-
-
 SENTENCES = {
     "auroc": "Telling defective images from good ones",
     "map50": "Finding and naming each defect with a box",
@@ -88,9 +87,6 @@ class Row:
     @property
     def oracle(self) -> bool:
         return bool(self.about.get("oracle"))
-
-
-# ----------------------------------------------------------------------------------------------------- measuring
 
 
 def measure_rows(rows: Sequence[Row], datasets: Sequence[Dataset], count: int, seed: int) -> list[Values]:
@@ -165,9 +161,6 @@ def choose_baseline(rows: Sequence[Row], wanted: str | None) -> Row:
     return min(rows, key=lambda row: (row.oracle, CHEAPNESS.get(str(row.label), 4)))
 
 
-# --------------------------------------------------------------------------------------------------------- report
-
-
 def make_report(
     datasets: Sequence[Dataset], rows: Sequence[Row], wanted: str | None, count: int, seed: int
 ) -> dict[str, Any]:
@@ -226,7 +219,8 @@ def describe_class(known: dict[str, Any], values: Values, oracle: bool) -> dict[
 
 
 def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
-    from finetune.comparison.evidence import TOP, confusion
+    from finetune.comparison.evidence import confusion
+    from finetune.measures.masks import TOP
     from finetune.runs.labelling import label_clicks
 
     first = row.first

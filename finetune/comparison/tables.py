@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from converters.cli.options import table
+from converters.cli.terminal import table
 
 
 @dataclass(frozen=True)

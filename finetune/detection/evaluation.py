@@ -11,12 +11,13 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import progress, table
+from converters.cli.terminal import progress, table
 from finetune.detection.figures import draw_figures, measure
 from finetune.detection.recipe import FORMATS
+from finetune.detection.tiles import on_whole_images
 from finetune.runs.dataset import Dataset
-from finetune.runs.predictions import Run, image_scores, synthetic_images_of
-from finetune.runs.tiles import on_whole_images
+from finetune.runs.predictions import image_scores
+from finetune.runs.run_folder import Run, synthetic_images_of
 
 LEAST_SCORE = 0.001  # average precision wants the whole curve, not only the sure detections
 

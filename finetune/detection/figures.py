@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import ConfusionMatrixDisplay
 
-from finetune.measures.metrics import (
+from finetune.measures.boxes import (
     best_box_threshold,
     box_confusion,
     box_metrics,

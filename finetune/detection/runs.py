@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from converters.cli.errors import DatasetError
-from converters.datasets.splits import PARTS
+from converters.sources.samples import PARTS
 from finetune.runs.dataset import Dataset, whole_images
-from finetune.runs.predictions import SETTINGS, Run, read_begun, read_run, run_folder
+from finetune.runs.run_folder import SETTINGS, Run, read_begun, read_run, run_folder
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
 
 CHECKPOINTS = Path("weights")  # where ultralytics keeps last.pt and best.pt, in the folder of a training
 ASIDE = {"out", "runs", "run_name", "export", "overwrite", "resume"}  # options that are no setting of a run

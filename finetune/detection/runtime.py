@@ -19,11 +19,11 @@ from ultralytics.utils.patches import torch_load
 from ultralytics.utils.torch_utils import select_device, strip_optimizer, unwrap_model
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import progress
+from converters.cli.terminal import progress
 from finetune.detection.evaluation import LEAST_SCORE
 from finetune.detection.recipe import LIGHT, SUFFIXES, Recipe
 from finetune.detection.runs import CHECKPOINTS
-from finetune.runs.predictions import Run
+from finetune.runs.run_folder import Run
 
 
 def addresses(names: Iterable[str]) -> dict[str, str]:

@@ -42,9 +42,10 @@ from finetune.detection.runtime import (
     state_of,
     train,
 )
+from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset, check_apart, choose_dataset, open_dataset, whole_images
-from finetune.runs.predictions import Run, finished_run, read_run, start_run, told_to_resume, write_record
-from finetune.training.weights import RANDOM, find_weights, sha256
+from finetune.runs.run_folder import Run, finished_run, read_run, start_run, told_to_resume, write_record
+from finetune.training.weights import RANDOM, find_weights
 
 STAGES = ("pretrain", "train")  # a run's trainings, each in a folder of its name
 

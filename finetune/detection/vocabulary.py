@@ -22,17 +22,14 @@ from numpy.typing import NDArray
 
 from converters.cli.errors import DatasetError
 from finetune.detection.recipe import PUBLISHED
-from finetune.training.weights import RANDOM, find_weights, sha256
+from finetune.runs.checksums import sha256
+from finetune.training.weights import RANDOM, find_weights
 
 TOWER = "ViT-B-32-quickgelu"  # plain ViT-B-32 computes another GELU than OpenAI's weights were trained with
 ADDRESS = "https://huggingface.co/timm/vit_base_patch32_clip_224.openai/resolve/main/open_clip_model.safetensors"
 WIDTH = 512
 INSTALL = "--text-weights {wanted}: needs open_clip: pip install -e '.[world]', or name vectors with --text-embeddings"
-
 Prompts = Mapping[str, Sequence[str]]  # class -> one prompt, or several synonyms
-
-
-# ------------------------------------------------------------------------------------------------------- prompts
 
 
 def prompts_from(template: str, classes: Sequence[str], categories: Sequence[str]) -> Prompts:
@@ -88,9 +85,6 @@ def _check_names(source: str, given: Sequence[str], classes: Sequence[str]) -> N
         raise DatasetError(f"{source}: {', '.join(unknown)}: no such class; the dataset has {', '.join(classes)}")
 
 
-# ------------------------------------------------------------------------------------------------------- vectors
-
-
 def unit(vectors: NDArray[Any]) -> NDArray[Any]:
     """Rows (N x D) brought to length 1."""
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -130,9 +124,6 @@ def read_vectors(path: Path, classes: Sequence[str]) -> NDArray[Any]:
 def write_vectors(path: Path, classes: Sequence[str], vectors: NDArray[Any]) -> None:
     """Write vectors (classes x 512) as ``--text-embeddings`` reads them."""
     np.savez(path, names=np.array(classes), embeddings=np.asarray(vectors, np.float32))
-
-
-# --------------------------------------------------------------------------------------------------------- tower
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import table
+from converters.cli.terminal import table
 from finetune.detection import runs as yolo_runs
 from finetune.detection.dataset_view import view_of
 from finetune.detection.evaluation import evaluate, shown, spread
@@ -42,9 +42,10 @@ from finetune.detection.vocabulary import (
     write_vectors,
 )
 from finetune.detection.world import Words, hold_back, load_world, set_words, settle_learned, word_trainer
+from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset, open_dataset
-from finetune.runs.predictions import Run, finished_run, read_run, run_folder, start_run, told_to_resume, write_record
-from finetune.training.weights import find_weights, sha256
+from finetune.runs.run_folder import Run, finished_run, read_run, run_folder, start_run, told_to_resume, write_record
+from finetune.training.weights import find_weights
 
 SETS = {"zero-shot": "none", "tuned": "box", "prompt-tuned": "box"}  # and the labels that each needs
 MOST_CLASSES = 80  # ultralytics shows no more words than this in a training step

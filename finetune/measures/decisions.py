@@ -3,15 +3,11 @@
 Probabilities are N x C float arrays whose rows add up to 1, column 0 is good; labels are N class indices.
 """
 
-import csv
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from converters.cli.errors import DatasetError
 
 Array = NDArray[Any]
 RATIOS = np.geomspace(0.1, 10, 21)  # of a class's threshold to the others'
@@ -71,21 +67,6 @@ def fit_thresholds(probabilities: Array, labels: Array) -> list[float]:
         tried = [np.where(np.arange(len(thresholds)) == index, ratio, thresholds) for ratio in by_distance]
         thresholds = max(tried, key=lambda values: measure(labels, decide(probabilities, values))["macro_f1"])
     return [float(value) for value in thresholds]
-
-
-def read_costs(path: Path, names: Sequence[str]) -> Array:
-    """A CSV of what each decision (column) costs for each truth (row), C x C, with class names on both sides."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = [row for row in csv.reader(file) if row]
-        table = {row[0]: dict(zip(header[1:], map(float, row[1:]), strict=True)) for row in rows}
-        return np.array([[table[truth][decision] for decision in names] for truth in names])
-    except OSError as error:
-        raise DatasetError(f"--cost {path}: {error.strerror}") from None
-    except (ValueError, KeyError) as error:
-        raise DatasetError(
-            f"--cost {path}: needs a row and a column of numbers for each of {', '.join(names)} ({error})"
-        ) from None
 
 
 def cheapest(probabilities: Array, costs: Array) -> Array:

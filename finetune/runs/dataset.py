@@ -15,13 +15,15 @@ from converters.cli.errors import DatasetError
 from converters.cli.publishing import MARKER, recover
 from converters.datasets.card import read_card
 from converters.datasets.completion import write_format
-from converters.datasets.splits import PARTS, read_split
+from converters.datasets.splits import read_split
 from converters.datasets.synthetic_images import KEYS
 from converters.datasets.tiles import RECORD
-from finetune.training.weights import sha256
+from converters.sources.samples import PARTS
+from finetune.runs.checksums import sha256
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
 
 SUFFIXES = {  # what the converters add to a category's name, and the options that make them do so
     r"tile-(\d+)": "--tile {}",

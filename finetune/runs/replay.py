@@ -14,8 +14,9 @@ from typing import Any
 
 import click
 
+from converters.cli.command import ARGUMENTS
 from converters.cli.errors import DatasetError
-from converters.cli.options import ARGUMENTS, FOLDER
+from converters.cli.options import FOLDER
 
 # Not replayed: it belongs to the moment, or writes a file where the run has written one.
 MOMENTARY = ("--config", "--overwrite", "--resume", "--eval-only", "--export", "--json")

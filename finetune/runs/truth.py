@@ -1,4 +1,4 @@
-"""The ground truth of a dataset's part as arrays; one of it for all that is compared on that part."""
+"""The ground truth of a part: annotations, and their masks decoded when they are asked for."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -18,7 +18,6 @@ from converters.cli.errors import DatasetError
 
 HEADER = 128  # bytes before the values of a .npy file
 GB = 10**9
-
 Half = NDArray[np.float16]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import progress
+from converters.cli.terminal import progress
 from finetune.segmentation.embedding_cache import GB, EmbeddingCache
 from finetune.segmentation.images import MarkedImage
 from finetune.segmentation.models import Segmenter, framed, hash_of

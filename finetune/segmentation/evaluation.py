@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import progress
+from converters.cli.terminal import progress
 from finetune.measures.bootstrap import interval, resample
 from finetune.measures.masks import decode as decode_mask
-from finetune.measures.metrics import BOUNDARY_RATIOS, boundary
+from finetune.measures.pixels import BOUNDARY_RATIOS, boundary
 from finetune.runs.dataset import Dataset
-from finetune.runs.predictions import PredictionSet, Run, image_scores
+from finetune.runs.predictions import PredictionSet, image_scores
+from finetune.runs.run_folder import Run
 from finetune.runs.truth import Truth
 from finetune.segmentation.images import MarkedImage
 from finetune.segmentation.models import Segmenter, decode, embed_prompts, enlarged
@@ -38,7 +39,6 @@ TOP = 65535  # of a 16-bit heat map
 MOST_BOXES = 30  # of an image, the surest ones
 RESAMPLES = 2000
 MEASURES = ("iou", "dice", *(f"boundary_iou_{ratio}" for ratio in BOUNDARY_RATIOS))
-
 Heat = NDArray[np.uint16]
 
 
@@ -52,9 +52,6 @@ class Row:
     measures: dict[str, float]
     rival: float  # IoU of the filled prompt box; NaN without boxes
     rle: dict[str, Any] | None  # what was found; None for nothing
-
-
-# ----------------------------------------------------------------------------------------------- asked by a person
 
 
 def make_prompt(kind: str, mask: Mask, seed: str) -> Prompt:
@@ -147,9 +144,6 @@ def detection(image_id: int, kind: int, score: float, rle: dict[str, Any]) -> di
 def mean_iou(segmenter: Segmenter, source: Source, images: Sequence[MarkedImage], kind: str = "gt-box") -> float:
     rows, _ = ask(segmenter, source, images, kind, ("iou",))
     return float(np.mean([row.measures["iou"] for row in rows]))
-
-
-# ------------------------------------------------------------------------------------------------ asked by nobody
 
 
 @dataclass(frozen=True)
@@ -317,9 +311,6 @@ def read_boxes(folder: Path, dataset: Dataset) -> dict[str, dict[int, list[dict[
 def boxes_sha256(folder: Path) -> str:
     """Of the files in which another run's boxes lie."""
     return hashlib.sha256(b"".join(file.read_bytes() for file in boxes_files(folder).values())).hexdigest()
-
-
-# -------------------------------------------------------------------------------------------------------- in figures
 
 
 def summarise(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from converters.cli.options import progress
-from finetune.classification.networks import load_saved, save_state
+from converters.cli.terminal import progress
 from finetune.segmentation.images import MarkedImage
 from finetune.segmentation.models import Segmenter, trained_state
 from finetune.segmentation.steps import Averaged, Recipe, Source, optimizer_of, scene_of, take_step
+from finetune.training.checkpoints import load_saved, save_state
 from finetune.training.processes import add_up, as_first, leads, place
 
 

@@ -22,11 +22,11 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
 from converters.cli.errors import DatasetError
-from finetune.classification.networks import load_state
+from finetune.runs.checksums import sha256
 from finetune.segmentation.images import fitted
 from finetune.segmentation.mobile import build_mobile, renamed
 from finetune.segmentation.prompts import Prompt
-from finetune.training.weights import sha256
+from finetune.training.checkpoints import load_state
 
 TINY, MOBILE = "tiny", "mobile_sam"
 ARCHS = (TINY, MOBILE, "vit_b", "vit_l", "vit_h")
@@ -196,9 +196,6 @@ def hash_of(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-# -------------------------------------------------------------------------------------------------------------- use
-
-
 def framed(sam: Sam, pixels: NDArray[np.uint8]) -> Tensor:
     """An image (H x W x 3, RGB) as the encoder takes it, 3 x S x S, by the steps of SamPredictor."""
     resized = ResizeLongestSide(sam.image_encoder.img_size).apply_image(pixels)
@@ -255,9 +252,6 @@ def enlarged(sam: Sam, low: Tensor, size: tuple[int, int]) -> Tensor:
     return sam.postprocess_masks(low, fitted(size, sam.image_encoder.img_size), size)
 
 
-# ----------------------------------------------------------------------------------------------------------- LoRA
-
-
 def add_lora(encoder: nn.Module, rank: int) -> None:
     """Put low-rank adapters beside the attention's linear layers; all but them is frozen. E. Hu et al., ICLR 2022.
 
@@ -282,9 +276,6 @@ def merge_lora(encoder: nn.Module) -> None:
         layer.merge(safe_merge=True)
         parent, _, child = name.rpartition(".")
         setattr(encoder.get_submodule(parent), child, layer.get_base_layer())
-
-
-# ---------------------------------------------------------------------------------------------------- save and load
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from finetune.runs.dataset import Dataset
-from finetune.runs.predictions import Run, image_scores
+from finetune.runs.predictions import image_scores
+from finetune.runs.run_folder import Run
 from finetune.segmentation.embedding_sources import encode
 from finetune.segmentation.evaluation import (
     AUTO,
@@ -36,7 +37,6 @@ from finetune.segmentation.steps import Source
 
 MODEL = "SAM decoder"
 ABOUT = {"model": MODEL, "label": "mask"}  # of every set
-
 Parts = dict[str, list[MarkedImage]]
 Boxes = dict[str, dict[int, list[dict[str, Any]]]]  # another model's, by part and image id
 

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.cli.errors import DatasetError
+from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset
-from finetune.runs.predictions import Run, check_begun, read_run, run_folder, start_run
-from finetune.training.weights import find_weights, sha256
+from finetune.runs.run_folder import Run, check_begun, read_run, run_folder, start_run
+from finetune.training.weights import find_weights
 
 if TYPE_CHECKING:
     from finetune.segmentation.images import MarkedImage
     from finetune.segmentation.models import Origin, Segmenter, Tiny
     from finetune.segmentation.report import Boxes, Parts
     from finetune.segmentation.steps import Recipe
+
 
 ARCHS = ("tiny", "mobile_sam", "vit_b", "vit_l", "vit_h")
 WARM_UP = 2600  # steps

@@ -1,4 +1,4 @@
-"""What SAM's decoder learns in a step: a scene, prompts, the loss and its gradients; sam_fitting.py is the loop.
+"""What SAM's decoder learns in a step: a scene, prompts, the loss and its gradients; ``loop`` repeats it.
 
 Prompts are simulated as in A. Kirillov et al., Segment Anything, ICCV 2023: an interaction begins with a point or a
 noisy box, and continues with points where the answer is wrong, together with that answer as a mask prompt.
@@ -25,7 +25,6 @@ FOCAL, DICE, IOU = 20.0, 1.0, 1.0  # weights of the loss's three terms
 GAMMA, ALPHA = 2.0, 0.25  # T. Lin et al., Focal Loss for Dense Object Detection, ICCV 2017
 NEAR = 4  # cells around an instance's box that count as near it
 FINER = 2  # the loss is taken at this many times the decoder's own resolution, or at the image's if that is less
-
 Losses = Callable[[Tensor, Tensor], Tensor]  # (N x M x h x w logits, N x h x w targets) -> N x M
 
 
@@ -205,9 +204,6 @@ def token_answers(segmenter: Segmenter, embedding: Tensor, fast: bool = False) -
     dense = segmenter.sam.prompt_encoder(None, None, None)[1].expand(len(segmenter.tokens), -1, -1, -1)
     low, ious = decode(segmenter.sam, embedding, segmenter.tokens, dense, fast)
     return low[:, :1], ious[:, :1]
-
-
-# ------------------------------------------------------------------------------------------------------------ step
 
 
 def choose_trained(segmenter: Segmenter, recipe: Recipe) -> None:

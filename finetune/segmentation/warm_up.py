@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from converters.cli.options import progress
+from converters.cli.terminal import progress
 from finetune.segmentation.images import VIEWS, MarkedImage
 from finetune.segmentation.models import Segmenter, Tiny, code_places, framed
 from finetune.segmentation.prompts import Mask

@@ -18,7 +18,8 @@ from converters.cli.errors import DatasetError
 from converters.datasets.splits import SplitRule
 from finetune.comparison.tables import MEASURES
 from finetune.runs.dataset import Dataset, open_dataset
-from finetune.runs.predictions import PredictionSet, read_run, run_folder
+from finetune.runs.predictions import PredictionSet
+from finetune.runs.run_folder import read_run, run_folder
 
 HERE = Path(__file__).resolve().parents[1]
 ALL = "all"

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from converters.cli.options import table
+from converters.cli.terminal import table
 from finetune.comparison.standings import GIVEN, PLURALS, SENTENCES
 from finetune.comparison.tables import HEADLINES, MEASURES, cell, paper_tables, reach
 from finetune.sweeps.cells import ALL
@@ -41,9 +41,6 @@ def interval_over_folds(values: Sequence[float], least: float = -math.inf, most:
 
 def order(shots: str) -> float:
     return math.inf if shots == ALL else int(shots)
-
-
-# -------------------------------------------------------------------------------------------------------- numbers
 
 
 def scores(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -183,9 +180,6 @@ def _of_all_folds(line: Sequence[dict[str, Any]], name: str) -> list[list[float]
     return [value for value in values if None not in value]
 
 
-# ----------------------------------------------------------------------------------------------------------- text
-
-
 def as_markdown(report: dict[str, Any]) -> str:
     """report.md: for each category a picture, a table and what the labels bought."""
     failed = [entry for entry in report["cells"] if entry["status"] == "failed"]
@@ -281,9 +275,6 @@ def paper_reports(report: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for category in report["categories"]
     ]
-
-
-# --------------------------------------------------------------------------------------------------------- picture
 
 
 def shown_in_picture(report: dict[str, Any], category: str) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import progress
+from converters.cli.terminal import progress
 from finetune.runs.dataset import Dataset, read_image
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, which torchvision's weights were trained with

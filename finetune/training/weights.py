@@ -1,6 +1,5 @@
 """What ``--weights`` means: a file, a name that its own library can fetch, or ``none``, which is random."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -37,8 +36,3 @@ def find_weights(
             f"{flag} {wanted}: could not be downloaded ({reason}). On a machine with a network get {known[wanted]} "
             f"and name that file with {flag} FILE, or start from random weights with {flag} none"
         ) from None
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

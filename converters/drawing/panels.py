@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from converters.masks.instances import Instance, find_instances, mask_of
+from converters.masks.instances import Instance, find_instances
 from converters.masks.polygons import Ring, corner_rings
+from converters.masks.reading import mask_of
 from converters.sources.samples import Sample
 
 Rgb = NDArray[np.uint8]  # H x W x 3
 Region = tuple[int, int, int, int]  # x0, y0, x1, y1
 Colour = tuple[int, int, int]
-
 # Okabe and Ito's palette for all kinds of colour vision: https://jfly.uni-koeln.de/color/
 MASK: Colour = (230, 120, 0)
 BOX: Colour = (86, 180, 233)
@@ -32,7 +32,6 @@ PAPER: Colour = (255, 255, 255)
 EMPTY: Colour = (228, 230, 233)
 INK: Colour = (24, 28, 34)
 FAINT: Colour = (98, 106, 116)
-
 PANEL = 300  # px, each side
 INSET = 3  # px around what a panel shows, so that outlines on its border are whole
 GAP = 13
@@ -43,7 +42,6 @@ HEAD = 100
 LEGEND = 56
 CAPTION = 34
 ROW = CAPTION + PANEL + 16
-
 MASK_OPACITY = 0.75
 PIXELS_SHOW_FROM = 4.0  # screen pixels per image pixel from which pixels are shown as squares
 LEAST_REGION = 24  # px

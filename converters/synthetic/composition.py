@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import progress
-from converters.masks.instances import Instance, InstanceRule, find_instances, mask_of
-from converters.preview import spread
+from converters.cli.terminal import progress
+from converters.drawing.contact_sheets import spread
+from converters.masks.instances import Instance, InstanceRule, find_instances
+from converters.masks.reading import mask_of
 from converters.sources.samples import GOOD, Sample
 from converters.synthetic import pasting, perlin
 from converters.synthetic.pasting import Cut, Source

@@ -1,10 +1,5 @@
-"""The classifier's networks: any of torchvision's by name, and two of our own that start from random weights.
+"""Networks that classifiers and feature maps start from: our own two and all of torchvision's."""
 
-Every network takes N x 3 x S x S (float32, normalised) and returns logits, N x C. Its last part is a `Head`, whose
-input are the penultimate features, N x F.
-"""
-
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters.cli.errors import DatasetError
-from finetune.classification.pretext import CELLS
-from finetune.classification.recipes import OWN
+from finetune.training.checkpoints import load_state
+from finetune.training.painted_defects import CELLS
+from finetune.training.published import OWN
 
 CHANNELS = (32, 64, 128, 256)
 LOOKS = 6  # cells of the feature map that FineNet looks at most
@@ -185,35 +181,6 @@ def head_of(network: nn.Module) -> tuple[str, Head]:
 def cam_layer(network: nn.Module) -> nn.Module | None:
     """The last feature map of our own networks; None for torchvision's, where torchcam finds it."""
     return network.features if isinstance(network, FineNet | DeepNet) else None
-
-
-def load_state(path: Path, flag: str = "--weights") -> dict[str, Tensor]:
-    """A state_dict from a file, read without running any code in it; raises DatasetError for anything else."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises whatever its unpickler and its zip reader do
-        raise DatasetError(
-            f"{flag} {path}: is no checkpoint that loads with weights_only=True; name a file that "
-            "`torch.save(model.state_dict(), FILE)` has written"
-        ) from None
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DatasetError(f"{flag} {path}: holds no state_dict (names and tensors): save model.state_dict()")
-    return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key): state[key] for key in state}
-
-
-def load_saved(path: Path) -> dict[str, Any]:
-    """What ``save_state`` has saved of a training, for --resume; raises DatasetError for a damaged file."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # as above
-        raise DatasetError(f"--resume: {path} is damaged: train again with --overwrite") from None
-
-
-def save_state(state: dict[str, Any], path: Path) -> None:
-    """Save it whole or not at all: a process that is killed leaves the file as it was."""
-    partial = path.with_name(f"{path.name}.partial")
-    torch.save(state, partial)
-    partial.replace(path)
 
 
 def start_from(network: nn.Module, path: Path, arch: str) -> None:

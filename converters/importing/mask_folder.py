@@ -17,7 +17,7 @@ import numpy as np
 
 from converters.cli import publishing as staging
 from converters.cli.errors import DatasetError
-from converters.cli.options import progress
+from converters.cli.terminal import progress
 from converters.datasets.splits import COMBINED
 from converters.masks.instances import Mask
 from converters.sources.folder import HEADER, TABLE

@@ -1,12 +1,8 @@
-"""Measures on saved predictions. No model code, no torch.
-
-Measures that get an interval take ``weights``, B x N: how often each of N images counts in each of B resamples
-(see ``finetune.measures.bootstrap``); a row of ones gives the plain measure, equal to scikit-learn's and pycocotools'.
-"""
+"""Measures of boxes, equal to pycocotools' where all images count once; ``weights`` as in ``scores``."""
 
 import contextlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,93 +11,9 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-Floats = NDArray[np.float64]
-BOUNDARY_RATIOS = (0.02, 0.005)  # of the diagonal; Cheng et al. use 0.02, small defects need the finer one
-PRO_LIMITS = (0.3, 0.05)  # false-positive rates up to which the PRO curve is integrated
+from finetune.measures.scores import Floats, mean_known
+
 SIZES = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}  # COCO's, square px
-GOOD_QUANTILE = 0.95  # threshold among good images where val holds no defects
-
-
-# ---------------------------------------------------------------------------------------------- scores of images
-
-
-@dataclass(frozen=True)
-class Levels:
-    """Weight of positives and of negatives at each distinct score, scores ascending; both B x L."""
-
-    positive: Floats
-    negative: Floats
-
-    @property
-    def at_least(self) -> tuple[Floats, Floats]:
-        """True and false positives with the threshold at each score, from the lowest score on; both B x L."""
-        return _cumulated(self.positive), _cumulated(self.negative)
-
-
-def _cumulated(values: NDArray[Any]) -> Floats:
-    return np.cumsum(values[:, ::-1], axis=1)[:, ::-1]
-
-
-def score_levels(labels: NDArray[Any], scores: NDArray[Any], weights: NDArray[Any]) -> Levels:
-    """Bring N labels (0 or 1) and N scores to levels; ``weights`` B x N."""
-    distinct, index = np.unique(scores, return_inverse=True)
-    one_hot = np.zeros((len(scores), len(distinct)))
-    one_hot[np.arange(len(scores)), index] = 1
-    positive = np.asarray(labels, bool)
-    return Levels(weights[:, positive] @ one_hot[positive], weights[:, ~positive] @ one_hot[~positive])
-
-
-def auroc(levels: Levels) -> Floats:
-    """Area under the ROC curve in 0..1, ties counted half; NaN where a side is empty; (B,)."""
-    below = np.cumsum(levels.negative, axis=1) - levels.negative
-    pairs = (levels.positive * (below + levels.negative / 2)).sum(axis=1)
-    return divided(pairs, levels.positive.sum(axis=1) * levels.negative.sum(axis=1))
-
-
-def average_precision(levels: Levels) -> Floats:
-    """Average precision without interpolation, as in scikit-learn; NaN without positives; (B,)."""
-    true, false = levels.at_least
-    precision = np.divide(true, true + false, out=np.zeros_like(true), where=true > 0)
-    return divided((levels.positive * precision).sum(axis=1), levels.positive.sum(axis=1))
-
-
-def best_threshold(labels: NDArray[Any], scores: NDArray[Any]) -> float:
-    """The threshold with the best F1, halfway to the next lower score so that it does not hug the val images.
-
-    Where val holds good images only, their 95 % quantile (few-shot splits). For val, never for test.
-    """
-    labels = np.asarray(labels, bool)
-    if not labels.any():
-        return float(np.quantile(scores, GOOD_QUANTILE))
-    true, false = (side[0] for side in score_levels(labels, scores, np.ones((1, len(scores)))).at_least)
-    best = int(np.argmax(2 * true / (true + false + labels.sum())))
-    distinct = np.unique(scores)
-    return float(distinct[best] if best == 0 else (distinct[best] + distinct[best - 1]) / 2)
-
-
-def decisions(true: Floats, false: Floats, missed: Floats, passed: Floats) -> dict[str, Floats]:
-    """What counts of images amount to: (B,) each of defects found, false alarms, defects missed, good ones passed."""
-    recall, specificity = divided(true, true + missed), divided(passed, passed + false)
-    return {
-        "f1": divided(2 * true, 2 * true + false + missed),
-        "balanced_accuracy": (recall + specificity) / 2,
-        "false_alarms": 100 * divided(false, false + passed),
-    }
-
-
-def macro_f1(confusion: Floats) -> Floats:
-    """Mean F1 over the classes that occur; ``confusion`` B x (1 + C) x (1 + C), truth by prediction, 0 is good.
-
-    Good is no class of its own here: a defect that passes as good is a miss, a good image called defective a
-    false alarm of that class.
-    """
-    true = np.diagonal(confusion, axis1=1, axis2=2)[:, 1:]
-    present = confusion.sum(axis=2)[:, 1:]
-    f1 = divided(2 * true, present + confusion.sum(axis=1)[:, 1:])
-    return mean_known(np.where(present > 0, f1, np.nan))
-
-
-# --------------------------------------------------------------------------------------------------------- boxes
 
 
 @dataclass(frozen=True)
@@ -329,109 +241,6 @@ def _index(dataset: dict[str, Any]) -> COCO:
 def _per_class(values: NDArray[Any], counts: Any) -> tuple[float, ...]:
     """Mean over all axes but the last, for classes that have instances."""
     return tuple(float(values[..., index].mean()) if count else float("nan") for index, count in enumerate(counts))
-
-
-# -------------------------------------------------------------------------------------------------------- pixels
-
-
-def boundary(mask: NDArray[np.uint8], ratio: float) -> NDArray[np.uint8]:
-    """Pixels of a mask (H x W, 0 or 1) within ``ratio`` of the image's diagonal of its contour.
-
-    The image's edge counts as contour. B. Cheng et al., Boundary IoU, CVPR 2021.
-    """
-    import cv2
-
-    distance = max(1, round(ratio * float(np.hypot(*mask.shape))))
-    padded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    inner = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=distance)
-    return np.asarray(mask - inner[1:-1, 1:-1], np.uint8)
-
-
-def regions(mask: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
-    """Connected defects of a mask (H x W), as MVTec counts them (8-connectivity).
-
-    Returns rows and columns of all P defect pixels, and each pixel's share of its region's area: they add up to
-    the number of regions.
-    """
-    import cv2
-
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    rows, columns = np.nonzero(mask)
-    return rows, columns, 1.0 / stats[labels[rows, columns], cv2.CC_STAT_AREA]
-
-
-def pro_curve(maps: Iterable[NDArray[Any]], masks: Sequence[NDArray[np.uint8]]) -> tuple[Floats, Floats]:
-    """False-positive rate and per-region overlap at every threshold that matters; both ascending from 0 to 1.
-
-    ``maps`` are N anomaly maps, H x W of any number type, higher is more anomalous, read one at a time; ``masks``
-    N ground truths of 0 and 1, gone through twice. P. Bergmann et al., MVTec AD, CVPR 2019 and IJCV 2021: a
-    region's overlap is the share of it at or above the threshold, averaged over all regions of all images.
-    Between two scores that occur in regions the overlap is constant, so only these scores (and the step just
-    above each) are corners of the curve. Memory: the negatives' scores once, in the maps' own type.
-    """
-    good = [int(mask.size - np.count_nonzero(mask)) for mask in masks]
-    negatives: NDArray[Any] | None = None
-    scores, shares, filled = [], [], 0
-    for score, mask, count in zip(maps, masks, good, strict=True):
-        if negatives is None:
-            negatives = np.empty(sum(good), score.dtype)
-        negatives[filled : filled + count] = score[mask == 0]
-        filled += count
-        rows, columns, share = regions(mask)
-        scores.append(score[rows, columns])
-        shares.append(share)
-    if negatives is None or not any(map(len, scores)):
-        raise ValueError("no defect region in the ground truth")
-    negatives.sort()
-    levels, index = np.unique(np.concatenate(scores), return_inverse=True)
-    overlap = _cumulated(np.bincount(index, weights=np.concatenate(shares))[None])[0]
-    overlap /= sum(share.sum() for share in shares)
-    above = [len(negatives) - np.searchsorted(negatives, levels, side) for side in ("right", "left")]
-    rate = np.stack(above, axis=1)[::-1].ravel() / max(1, len(negatives))
-    overlap = np.repeat(np.append(overlap, 0.0), 2)[::-1][1:-1]  # just above a score: what the score above reached
-    return np.concatenate([[0.0], rate, [1.0]]), np.concatenate([[0.0], overlap, [1.0]])
-
-
-def area_to(rate: Floats, overlap: Floats, limit: float) -> float:
-    """Area under a curve up to ``limit`` on its first axis, divided by the limit; 0..1."""
-    inside = rate <= limit
-    x = np.append(rate[inside], limit)
-    y = np.append(overlap[inside], np.interp(limit, rate, overlap))
-    return float(np.trapezoid(y, x) / limit)
-
-
-def aupro(
-    maps: Iterable[NDArray[Any]], masks: Sequence[NDArray[np.uint8]], limits: Sequence[float] = PRO_LIMITS
-) -> tuple[float, ...]:
-    """Area under the PRO curve (see ``pro_curve``) up to each false-positive rate, as MVTec's own code has it."""
-    curve = pro_curve(maps, masks)
-    return tuple(area_to(*curve, limit) for limit in limits)
-
-
-def aupro_of_levels(share: Floats, negative: Floats, limit: float) -> Floats:
-    """AUPRO of scores in L coarse levels, ascending: region shares and negatives at each level, both B x L; (B,)."""
-    zeros = np.zeros((len(share), 1))
-    rate = np.hstack([zeros, np.cumsum(negative[:, ::-1], axis=1)])
-    overlap = np.hstack([zeros, np.cumsum(share[:, ::-1], axis=1)])
-    rate, overlap = rate / np.maximum(rate[:, -1:], 1), overlap / np.maximum(overlap[:, -1:], 1e-12)
-    return np.array([area_to(*curve, limit) for curve in zip(rate, overlap, strict=True)])
-
-
-def overlap_measures(true: Floats, false: Floats, missed: Floats) -> dict[str, Floats]:
-    """IoU and Dice of pixels pooled over images; (B,) each. 0 / 0 is NaN."""
-    return {"iou": divided(true, true + false + missed), "dice": divided(2 * true, 2 * true + false + missed)}
-
-
-def divided(part: Floats, whole: Floats) -> Floats:
-    """part / whole, NaN where the whole is 0."""
-    part, whole = np.asarray(part, float), np.asarray(whole, float)
-    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
-
-
-def mean_known(values: Floats) -> Floats:
-    """Mean over the last axis without NaN; NaN where all are."""
-    known = ~np.isnan(values)
-    return divided(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1))
 
 
 def _mean(values: Sequence[float]) -> float:

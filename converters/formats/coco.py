@@ -1,0 +1,130 @@
+"""COCO: annotations as JSON, polygons or RLE."""
+
+import json
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from converters.formats.writer import DatasetInfo, LabelledImage, Outcome, Rendered, Writer
+from converters.masks.rle import rle
+from converters.sources.samples import PARTS
+
+if TYPE_CHECKING:
+    from converters.masks.instances import Instance
+
+
+def polygons(instance: "Instance") -> list[list[int]]:
+    """COCO polygons ``[x1, y1, x2, y2, ...]``, one for each connected part of the instance."""
+    from converters.masks.polygons import corner_rings
+
+    return [ring.ravel().tolist() for ring in corner_rings(instance)]
+
+
+def simplified_polygons(instance: "Instance", tolerance: float) -> tuple[list[list[float]], float]:
+    """The same with fewer vertices, and the IoU of what pycocotools will decode with the mask."""
+    from converters.masks.polygons import corner_rings, filled_by_parity, simplified
+
+    rings, iou = simplified(instance, tolerance, corner_rings, filled_by_parity)
+    return [ring.ravel().tolist() for ring in rings], iou
+
+
+def annotation(instance: "Instance", category_id: int, segmentation: Any) -> dict[str, Any]:
+    """One annotation without its ids, which only the main process can count."""
+    return {
+        "category_id": category_id,
+        "bbox": list(instance.xywh),
+        "area": instance.area,
+        "iscrowd": 0,
+        "segmentation": segmentation,
+    }
+
+
+class CocoWriter(Writer):
+    folder = "coco"
+    simplifies = True
+    directories = ("annotations", *(f"images/{part}" for part in PARTS))
+
+    def __init__(self, info: DatasetInfo) -> None:
+        super().__init__(info)
+        self.annotations = 0
+
+    def render(self, image: LabelledImage) -> Rendered:
+        """No files: the record is the image's entry and its annotations' entries, as JSON without their ids."""
+        size = image.width, image.height
+        entry = {"file_name": image.name, "width": size[0], "height": size[1]}
+        category_id = 0 if image.class_index is None else image.class_index + 1
+        segments, ious = self.segments(image)
+        annotations = [
+            _json(annotation(instance, category_id, segment))
+            for instance, segment in zip(image.instances, segments, strict=True)
+        ]
+        return Rendered({}, (_json(entry), annotations), ious)
+
+    def segments(self, image: LabelledImage) -> tuple[list[Any], tuple[float, ...]]:
+        """The segmentation of each instance and, where they are simplified, their IoUs with the masks."""
+        if not self.info.simplify:
+            return [polygons(instance) for instance in image.instances], ()
+        found = [simplified_polygons(instance, self.info.simplify) for instance in image.instances]
+        return [rings for rings, _ in found], tuple(iou for _, iou in found)
+
+    def start(self, folder: Path) -> None:
+        super().start(folder)
+        self.streams = {(kind, part): self._open(kind, part) for kind in ("images", "annotations") for part in PARTS}
+
+    def add(self, outcome: Outcome, record: Any) -> None:
+        entry, annotations = record
+        self.streams["images", outcome.part].write(f',\n{{"id": {outcome.number}, {entry[1:]}')
+        for text in annotations:
+            self.annotations += 1
+            ids = f'"id": {self.annotations}, "image_id": {outcome.number}'
+            self.streams["annotations", outcome.part].write(f",\n{{{ids}, {text[1:]}")
+
+    def finish(self) -> None:
+        """Join what was streamed, so that memory never holds a whole annotation file."""
+        head = {
+            "info": {
+                "description": self.info.name,
+                "version": "1",
+                "split_sha256": self.info.split_sha256,
+                "synthetic": self.info.synthetic,
+            },
+            "licenses": [],
+            "categories": [
+                {"id": index + 1, "name": name, "supercategory": "defect"}
+                for index, name in enumerate(self.info.classes)
+            ],
+        }
+        for part in PARTS:
+            with (self.root / "annotations" / f"instances_{part}.json").open("w", encoding="utf-8") as target:
+                target.write(_json(head)[:-1])
+                for kind in ("images", "annotations"):
+                    target.write(f', "{kind}": [')
+                    self._copy(self.streams[kind, part], target)
+                    target.write("\n]")
+                target.write("}\n")
+
+    def _open(self, kind: str, part: str) -> IO[str]:
+        return (self.root / f".{kind}_{part}").open("w+", encoding="utf-8")
+
+    @staticmethod
+    def _copy(stream: IO[str], target: IO[str]) -> None:
+        """Append a stream without its first comma, and delete it."""
+        stream.seek(0)
+        stream.read(1)
+        while text := stream.read(1 << 20):
+            target.write(text)
+        stream.close()
+        Path(stream.name).unlink()
+
+
+class CocoRleWriter(CocoWriter):
+    simplifies = False
+
+    def segments(self, image: LabelledImage) -> tuple[list[Any], tuple[float, ...]]:
+        return [rle(instance, image.width, image.height) for instance in image.instances], ()
+
+
+WRITERS = {"polygon": CocoWriter, "rle": CocoRleWriter}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,292 @@
+"""A published dataset held against its source masks, through other people's readers (see ``readback``)."""
+
+import dataclasses
+import filecmp
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from converters.cli.errors import DatasetError
+from converters.cli.publishing import recover
+from converters.cli.terminal import progress, table, to_json
+from converters.datasets import splits, tiles
+from converters.datasets.card import Simplification, read_card
+from converters.datasets.origin import source_of
+from converters.datasets.synthetic_images import FOLDER, read_synthetic
+from converters.formats.writer import LabelledImage
+from converters.sources.samples import PARTS
+from converters.verification.readback import Found, Reader
+from converters.verification.readers import readers
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from converters.masks.instances import Instance
+
+
+LEAST_IOU, LEAST_MEAN_IOU = 0.99, 0.999  # through ultralytics, which resamples outlines
+SAME_IOU = 1e-6  # of simplified outlines, read by the rule that the converters measured by
+ROUNDED_IOU = 0.02, 0.002  # the same, least and mean, where vertices come from text and are computed in 32 bits
+HEADER = ("format", "reader", "masks", "IoU min", "IoU mean", "exact", "boxes exact", "split")
+SHOWN = 5  # differences printed for each format
+
+
+@dataclass
+class Result:
+    """What came of holding one format against the masks."""
+
+    format: str
+    reader: str
+    ious: list[float] = field(default_factory=list)
+    exact: int = 0
+    boxes: int = 0
+    boxes_exact: int = 0
+    split: str = "ok"
+    simplified: Simplification | None = None  # what the card says
+    rounded: bool = False  # does the reader round vertices?
+    differences: list[str] = field(default_factory=list)
+
+    def differ(self, image: LabelledImage, what: str) -> None:
+        self.differences.append(f"{self.format}: {image.name}: {what}")
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        masks = ("-", "-", "-", "-")
+        if self.ious:
+            mean = sum(self.ious) / len(self.ious)
+            masks = (str(len(self.ious)), f"{min(self.ious):.5f}", f"{mean:.5f}", str(self.exact))
+        boxes = f"{self.boxes_exact} of {self.boxes}" if self.boxes else "-"
+        return self.format, self.reader, *masks, boxes, self.split
+
+
+def source_images(
+    dataset: Path, root: Path | None, split: dict[str, Any], max_pixels: int = 256_000_000
+) -> list[LabelledImage]:
+    """The images, or tiles, of a dataset as its sources define them, without instances (see ``with_instances``).
+
+    Raises DatasetError if the sources are gone or have changed since the conversion.
+    """
+    from converters.datasets.pipeline import plan_images
+
+    card = read_card(dataset)
+    categories, samples = source_of(dataset, root, split, max_pixels)
+    if split.get("base"):
+        made = read_synthetic(dataset, categories[0].name, max_pixels)
+        if splits.hash_sources(made) != split["base"]["synthetic_images"]:
+            raise DatasetError(f"{dataset / FOLDER}: has changed since it was written: make the dataset again")
+        samples += made
+    left_out = {problem["file"] for problem in card["left_out"]}
+    classes = tuple(card["classes"])
+    plans = plan_images(samples, split["parts"], classes, card["settings"]["classes"])
+    if "tile" in card["settings"]:
+        rule = tiles.TileRule(**card["settings"]["tile"])
+        _check_record(
+            dataset, tiles.as_record(plans, rule, card["dataset"].replace(rule.suffix, "", 1), split["sha256"])
+        )
+        plans = tiles.cut(plans, rule)
+    return [
+        LabelledImage(plan.sample, plan.name, plan.part, plan.class_index, classes, (), plan.crop)
+        for plan in plans
+        if not {plan.key, plan.sample.key} & left_out
+    ]
+
+
+def _check_record(dataset: Path, record: dict[str, Any]) -> None:
+    path = dataset / tiles.RECORD
+    if not path.is_file() or path.read_text("utf-8") != to_json(record):
+        raise DatasetError(f"{path}: does not say where the tiles lie in their images: convert again with --overwrite")
+
+
+def with_instances(images: list[LabelledImage], settings: dict[str, Any]) -> Iterator[LabelledImage]:
+    """The same images one by one, each with its instances as the recorded settings define them."""
+    from converters.masks.instances import InstanceRule, cropped, find_instances
+    from converters.masks.reading import mask_of
+
+    rule = InstanceRule(**{name: settings[name] for name in InstanceRule.__dataclass_fields__})
+    for sample, group in groupby(images, key=lambda image: image.sample):
+        read = mask_of(sample) if sample.mask else None
+        for image in group:
+            if read is None:
+                yield image
+            elif image.crop is None:
+                yield dataclasses.replace(image, instances=find_instances(read.mask, rule, read.xywh))
+            else:
+                found = find_instances(cropped(read.mask, image.crop), rule)
+                yield dataclasses.replace(image, instances=found, class_index=image.class_index if found else None)
+
+
+def check_split(reader: Reader, images: list[LabelledImage], split: dict[str, Any]) -> str:
+    """``ok``, or how the format's division into parts differs from ``split.json``."""
+    if reader.split_hash() != split["sha256"]:
+        return "made from another split"
+    for part in PARTS:
+        expected = {image.name for image in images if image.part == part}
+        if reader.members(part) != expected:
+            return f"{part} differs"
+    return "ok"
+
+
+def check_image(result: Result, reader: Reader, image: LabelledImage) -> None:
+    """Hold one image, its instances' masks and their boxes against the source; note every difference."""
+    if not _same_pixels(image, reader.image_path(image)):
+        result.differ(image, "the image file is not the source's")
+    found = reader.load(image)
+    if len(found) != len(image.instances):
+        result.differ(image, f"{len(found)} instances instead of {len(image.instances)}")
+        found = []
+    if any(instance.class_index != image.class_index for instance in found):
+        result.differ(image, "wrong class")
+    _check_masks(result, reader, image, found)
+    for instance, seen in zip(image.instances, found, strict=False):
+        if seen.box is not None:
+            result.boxes_exact += bool(abs(seen.box - instance.xyxy).max() <= reader.tolerance)
+
+
+def _same_pixels(image: LabelledImage, path: Path) -> bool:
+    """Is this file the source's, byte for byte, or a tile with the pixels that the source has there?"""
+    if image.crop is None:
+        return filecmp.cmp(image.sample.image, path, shallow=False)
+    from PIL import Image
+
+    expected = tiles.pixels(image.sample.image, image.crop)
+    with Image.open(path, formats=("PNG",)) as tile:
+        return (tile.mode, tile.size) == (expected.mode, expected.size) and tile.tobytes() == expected.tobytes()
+
+
+def _check_masks(result: Result, reader: Reader, image: LabelledImage, found: list[Found]) -> None:
+    """One IoU an image; of simplified outlines one an instance, as the card counts."""
+    import numpy as np
+
+    if not image.instances or not reader.has_masks:
+        return
+    masks = [seen.mask for seen in found if seen.mask is not None]
+    truths = [_full(image, instance) for instance in image.instances]
+    same = len(masks) == len(truths) and all((mask == truth).all() for mask, truth in zip(masks, truths, strict=True))
+    result.exact += same
+    if result.simplified:
+        pairs = zip_longest(masks, truths, fillvalue=np.zeros_like(truths[0]))
+        result.ious += [_iou([mask], [truth]) for mask, truth in pairs]
+        return
+    result.ious.append(_iou(masks, truths))
+    if reader.exact and not same:
+        result.differ(image, f"the masks differ (IoU {result.ious[-1]:.4f})")
+
+
+def _full(image: LabelledImage, instance: "Instance") -> "NDArray[np.uint8]":
+    import numpy as np
+
+    x0, y0, x1, y1 = instance.xyxy
+    mask = np.zeros((image.height, image.width), np.uint8)
+    mask[y0:y1, x0:x1] = instance.mask
+    return mask
+
+
+def _iou(found: list["NDArray[np.uint8]"], truths: list["NDArray[np.uint8]"]) -> float:
+    """IoU of two unions of masks."""
+    import numpy as np
+
+    truth = np.any(truths, axis=0)
+    union = np.any(found, axis=0) if found else np.zeros_like(truth)
+    return float(np.count_nonzero(union & truth) / np.count_nonzero(union | truth))
+
+
+def verify(dataset: Path, root: Path | None = None, max_pixels: int = 256_000_000) -> list[Result]:
+    """Hold every format of a dataset against the source masks."""
+    recover(dataset)
+    split = splits.read_split(dataset)
+    card = read_card(dataset)
+    images = source_images(dataset, root, split, max_pixels)
+    opened = {}
+    for name, reader_type in readers().items():
+        if (dataset / name).is_dir():
+            opened[name] = _open(reader_type, dataset / name, card["classes"])
+    if not opened:
+        raise DatasetError(f"{dataset}: holds none of the formats {', '.join(readers())}")
+    results = {
+        name: Result(name, reader.name, simplified=Simplification.of(card, name), rounded=reader.tolerance > 0)
+        for name, reader in opened.items()
+    }
+    for name, reader in opened.items():
+        try:
+            results[name].split = check_split(reader, images, split)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            results[name].split = f"cannot be read back ({type(error).__name__}: {error})"
+    with progress(with_instances(images, card["settings"]), len(images), f"verifying {dataset.name}") as bar:
+        for image in bar:
+            for name, reader in opened.items():
+                results[name].boxes += len(image.instances) if reader.has_boxes else 0
+                _guarded(results[name], reader, image)
+    return list(results.values())
+
+
+def _open(reader_type: type[Reader], folder: Path, classes: list[str]) -> Reader:
+    try:
+        return reader_type(folder, classes)
+    except (OSError, ValueError, KeyError) as error:
+        raise DatasetError(f"{folder}: cannot be read back ({error}): convert again with --overwrite") from None
+
+
+def _guarded(result: Result, reader: Reader, image: LabelledImage) -> None:
+    """What a damaged dataset makes readers raise is a difference, not a crash.
+
+    An ImportError is one, too: once ultralytics is imported, Pillow asks for a HEIF plugin when it knows no file.
+    """
+    try:
+        check_image(result, reader, image)
+    except (OSError, ValueError, KeyError, IndexError, SyntaxError, ImportError) as error:
+        result.differ(image, f"cannot be read back ({type(error).__name__}: {error})")
+
+
+def failures(result: Result) -> list[str]:
+    """Everything in which a format differs from its sources, one line each."""
+    lines = list(result.differences)
+    if result.split != "ok":
+        lines.append(f"{result.format}: split: {result.split}")
+    if result.boxes_exact < result.boxes:
+        lines.append(f"{result.format}: {result.boxes - result.boxes_exact} boxes differ")
+    if not result.ious:
+        return lines
+    least, mean = min(result.ious), sum(result.ious) / len(result.ious)
+    if said := result.simplified:
+        slack = ROUNDED_IOU if result.rounded else (SAME_IOU, SAME_IOU)
+        if abs(said.min_iou - least) > slack[0] or abs(said.mean_iou - mean) > slack[1]:
+            lines.append(f"{result.format}: IoU with the masks is not the card's ({said})")
+    elif least < LEAST_IOU or mean < LEAST_MEAN_IOU:
+        lines.append(f"{result.format}: masks differ by more than resampling outlines explains")
+    return lines
+
+
+def agreement(results: list[Result]) -> str:
+    """What it means that nothing differs: of simplified polygons, no more than that their loss is the stated one."""
+    said = {result.format: result.simplified.min_iou for result in results if result.simplified}
+    if not said:
+        return "All formats agree with the source masks."
+    return (
+        f"All formats agree with the source masks, but for polygons ({', '.join(said)}): these agree within the "
+        f"simplification stated above, with an IoU of {min(said.values()):.4f} or more."
+    )
+
+
+def verify_datasets(datasets: tuple[Path, ...], root: Path | None, max_pixels: int, as_json: bool) -> None:
+    """Verify each dataset and print what was found; exits with 1 where something differs."""
+    failed: list[str] = []
+    report = {}
+    for dataset in datasets:
+        results = verify(dataset, root, max_pixels)
+        found = [line for result in results for line in failures(result)]
+        failed += found
+        report[dataset.as_posix()] = [dict(zip(HEADER, result.row, strict=True)) for result in results]
+        if not as_json:
+            click.echo(f"{dataset}\n{table([result.row for result in results], HEADER)}")
+            click.echo("".join(f"differs: {line}\n" for line in found[:SHOWN]), nl=False)
+            click.echo("".join(f"{r.format}: simplified, {r.simplified}\n" for r in results if r.simplified), nl=False)
+            click.echo(f"{len(found)} differences" if found else agreement(results))
+    if as_json:
+        click.echo(to_json(report), nl=False)
+    if failed:
+        raise SystemExit(1)
