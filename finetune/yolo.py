@@ -38,7 +38,7 @@ from converters.cli.options import (
 from converters.cli.terminal import to_json
 from finetune.detection.environment import prepare_ultralytics
 from finetune.detection.recipe import FORMATS, LIGHT, SIZES, Recipe, recipe_options
-from finetune.runs.dataset import open_dataset
+from finetune.runs.dataset import choose_dataset, open_dataset
 from finetune.runs.replay import config_option
 
 ACTING = Acting(beside_eval_only=("--export",), needs={"--arch": "--weights none"}, overruled={"--data": ("--out",)})
@@ -93,6 +93,10 @@ def main(
         raise DatasetError("--world: is for the command line; from Python, call finetune.yolo_world.main")
     if options["export"] and find_spec("onnx") is None:
         raise DatasetError("--export onnx: needs onnx: pip install -e '.[export]'")
+    if data is None:
+        name = choose_dataset(options["out"], name)
+        if not folds:
+            open_dataset(options["out"], name)  # refused before torch and ultralytics are imported
     prepare_ultralytics(options["runs"] / ".ultralytics")
     from finetune.detection import training
 

@@ -70,10 +70,12 @@ def main(
     test in the COCO results format, figures/, the vectors of the words (text_embeddings.npz, prompt-tuned.npz; give
     them back with --text-embeddings), and a best.pt below tuned/ and prompt-tuned/.
     """
+    given, name = given_options(ctx), choose_dataset(options["out"], name)
+    if not folds:
+        open_dataset(options["out"], name)  # refused before torch and ultralytics are imported
     prepare_ultralytics(options["runs"] / ".ultralytics")
     from finetune.detection import world_training as training
 
-    given, name = given_options(ctx), choose_dataset(options["out"], name)
     kept = options["keep_vocabulary"]
     options["run_name"] = options["run_name"] or (f"yolo-world-without-{kept}" if kept else "yolo-world")
     recipe = Recipe(**{field.name: options.pop(field.name) for field in fields(Recipe)})
