@@ -115,7 +115,7 @@ def test_overwrite_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         arguments = ["--to", str(target), "--small", "--seed", seed, "--overwrite"]
         assert CliRunner().invoke(sample.main, arguments).exit_code == 0
     assert json.loads((target / "washer" / "synthetic.json").read_text())["seed"] == 1
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["synthetic_images"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["synthetic"]
 
 
 # ---------------------------------------------------------------- masks
