@@ -1,1 +1,1 @@
-"""What every command shares: options, errors, tables, progress, publishing a folder whole."""
+"""The shared part of all commands: options, errors, tables, progress, publishing a folder whole."""

@@ -41,7 +41,7 @@ class Number(click.FloatRange):
 
 
 class FoldCount(click.IntRange):
-    """How many folds; click's own message does not say why."""
+    """A number of folds; click's own message does not say why it is refused."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         folds: int = click.INT.convert(value, param, ctx)

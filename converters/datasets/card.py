@@ -21,7 +21,7 @@ HEADER = ("split", "class", "images", "instances")
 
 @dataclass
 class Simplification:
-    """How far the polygons of a format may lie from the masks (px), and the IoU that it cost."""
+    """The distance that polygons of a format may lie from the masks (px), and the IoU that it cost."""
 
     tolerance: float
     instances: int = 0
@@ -30,7 +30,7 @@ class Simplification:
 
     @classmethod
     def of(cls, card: dict[str, Any], name: str) -> "Simplification | None":
-        """What a card says about a format; None where its outlines are exact."""
+        """The entry of a card on a format; None where its outlines are exact."""
         return cls(**card["simplified"][name]) if name in card.get("simplified", {}) else None
 
     def add(self, ious: Sequence[float]) -> None:
@@ -48,7 +48,7 @@ class Simplification:
 
 @dataclass
 class Summary:
-    """What one run did to one dataset: the table at its end, and most of the card."""
+    """The outcome of one conversion: the table at its end, and most of the card."""
 
     dataset: str
     classes: tuple[str, ...]
@@ -66,7 +66,7 @@ class Summary:
 
     @classmethod
     def from_card(cls, card: dict[str, Any]) -> "Summary":
-        """What an earlier run said about its dataset."""
+        """The summary that an earlier conversion left in its card."""
         summary = cls(card["dataset"], tuple(card["classes"]), unused=Counter(card["unused"]), resumed=True)
         for row in card["counts"]:
             summary.images[row["part"], row["class"]] = row["images"]

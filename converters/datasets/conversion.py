@@ -1,4 +1,4 @@
-"""What every conversion command does: which datasets, on how many processes, and what is said about each."""
+"""Convert all datasets that a command names, on several processes, and report each."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ FILES_PER_WORKER = 500  # starting a process costs about as much as converting t
 
 @dataclass(frozen=True)
 class Group:
-    """What becomes one dataset: its name without the protocol, its category folders, how many files they hold."""
+    """The source of one dataset: its name without the protocol, its category folders, how many files they hold."""
 
     name: str
     folders: tuple[Path, ...]
@@ -99,7 +99,7 @@ def convert(conversion: Conversion, writers: Sequence[type[Writer]], log_json: P
 
 
 def find_groups(conversion: Conversion) -> list[Group]:
-    """What becomes which dataset, the largest first, so that no worker is left with it at the end."""
+    """Groups of categories that become a dataset each, the largest first: no worker is left with it at the end."""
     folders = find_categories(find_root(conversion.root), conversion.category, conversion.layout)
     if conversion.classes == "category-defect" and len(folders) > 1:
         return [Group("all", tuple(folders), 0)]

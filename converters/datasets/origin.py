@@ -13,7 +13,7 @@ from converters.sources.samples import Category, Sample
 def source_of(
     dataset: Path, root: Path | None, split: dict[str, Any], max_pixels: int = 256_000_000
 ) -> tuple[list[Category], list[Sample]]:
-    """What a dataset was converted from: its categories, and all their samples.
+    """The source of a dataset: its categories, and all their samples.
 
     Raises DatasetError if the sources are gone or have changed since the conversion.
     """

@@ -31,7 +31,7 @@ MASKS_PER_WORKER = 200  # starting a process costs about as much as converting t
 
 @dataclass(frozen=True)
 class Conversion:
-    """What one run was asked for."""
+    """A conversion as the command line asks for it."""
 
     root: Path | None = None
     category: str | None = None
@@ -74,7 +74,7 @@ class Conversion:
 
     @property
     def suffix(self) -> str:
-        """What a dataset's name says about its tiles and its split."""
+        """The end of a dataset's name that tells its tiles and its split."""
         return (self.tile.suffix if self.tile else "") + self.split.suffix
 
 
@@ -317,7 +317,7 @@ def _outcomes(job: Job, plans: list[Planned], conversion: Conversion) -> Generat
 
 
 def _settings(conversion: Conversion, categories: list[Category], target: Path) -> dict[str, Any]:
-    """What decides a dataset's content besides its split; formats of one dataset must agree in it."""
+    """The settings that decide a dataset's content besides its split; formats of one dataset must agree in it."""
     layouts = {category.layout for category in categories}
     return {
         "classes": conversion.classes,

@@ -1,4 +1,4 @@
-"""Who is in train, val and test: decided once, recorded in ``split.json``, carried by every format.
+"""The split into train, val and test: decided once, recorded in ``split.json``, carried by every format.
 
 Images are ranked by a hash of the seed and their path, so that a split depends on no library's random
 generator and adding images reorders none of the others. Byte-identical images stay in one part.
@@ -24,7 +24,7 @@ COMBINED = "combined"  # MVTec's type for images that show several defects
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How images are divided: the options ``--protocol --ratios --folds --fold --shots --per --seed --combined``."""
+    """The rule of a split: ``--protocol --ratios --folds --fold --shots --per --seed --combined``."""
 
     protocol: str = "stratified"
     ratios: tuple[int, int, int] = (60, 20, 20)
@@ -37,18 +37,18 @@ class SplitRule:
 
     @property
     def settings(self) -> dict[str, object]:
-        """What matters to the protocol, without the member of its family (the fold, the number of shots)."""
+        """Settings that matter to the protocol, without the member of its family (the fold, the number of shots)."""
         relevant = {"kfold": ["folds"], "few-shot": ["ratios", "per"]}.get(self.protocol, ["ratios"])
         return {name: getattr(self, name) for name in ("protocol", *relevant, "seed", "combined")}
 
     @property
     def member(self) -> dict[str, int]:
-        """Which split of the family this is."""
+        """The member of the family that this split is."""
         return {"kfold": {"fold": self.fold}, "few-shot": {"shots": self.shots}}.get(self.protocol, {})
 
     @property
     def suffix(self) -> str:
-        """What a dataset's name says about its split: nothing for the default protocol."""
+        """The end of a dataset's name that tells its split: nothing for the default protocol."""
         per = "-per-type" if self.per == "type" else ""
         return {
             "kfold": f"@kfold-{self.folds}-{self.fold}",

@@ -32,7 +32,7 @@ class TileRule:
 
     @property
     def suffix(self) -> str:
-        """What a dataset's name says about it."""
+        """The end of a dataset's name that tells the tiles."""
         return f"@tile-{self.size}"
 
 

@@ -69,7 +69,7 @@ class View:
 
     @property
     def corner(self) -> tuple[int, int]:
-        """Where the region's upper left corner lies in the panel."""
+        """The region's upper left corner in the panel."""
         width, height = self.size
         return (PANEL - width) // 2, (PANEL - height) // 2
 
@@ -268,7 +268,7 @@ def _blank(title: str, subtitle: str, height: int) -> tuple[Image.Image, ImageDr
 
 
 def _legend(draw: ImageDraw.ImageDraw, y: int) -> None:
-    """What the colours mean, on one line."""
+    """The legend of the colours, on one line."""
     x = EDGE
     entries = (
         (FRAME, "zoomed region"),

@@ -1,4 +1,4 @@
-"""What a format is to the pipeline: a writer that turns labelled images into files.
+"""A format as the pipeline sees it: a writer that turns labelled images into files.
 
 A writer has two halves. ``render`` is pure and runs in worker processes: a labelled image becomes files and a
 record. ``add`` and ``finish`` run in the main process, in the order of the images, so that the bytes written
@@ -36,7 +36,7 @@ def check_length(name: str, sample: Sample) -> None:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What every format of a dataset tells its readers, and how far their outlines may lie from the masks (px)."""
+    """Facts that each format of a dataset tells its readers, and how far their outlines may lie from the masks (px)."""
 
     name: str
     classes: tuple[str, ...]
@@ -124,7 +124,7 @@ class Writer(ABC):
         self.info = info
 
     def image_path(self, image: LabelledImage) -> str:
-        """Where the image lies, relative to the format's folder."""
+        """The path of the image, relative to the format's folder."""
         return f"images/{image.part}/{image.name}"
 
     @abstractmethod
@@ -146,7 +146,7 @@ class Writer(ABC):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image or tile. ``number`` is its COCO id; left-out images leave a gap."""
+    """The outcome of one image or tile. ``number`` is its COCO id; left-out images leave a gap."""
 
     number: int
     sample: Sample
@@ -179,7 +179,7 @@ class Planned:
 
     @property
     def key(self) -> str:
-        """What the card calls it: the sample's key; of a tile it ends as the tile's name does."""
+        """Its name in the card: the sample's key; of a tile it ends as the tile's name does."""
         if self.crop is None:
             return self.sample.key
         return f"{self.sample.key.rpartition('.')[0]}@{self.crop[0]}_{self.crop[1]}.png"

@@ -47,7 +47,7 @@ def _row(class_index: int, numbers: Iterable[float]) -> str:
 
 
 class YoloWriter(Writer):
-    """What the three YOLO formats share; ``row`` makes the difference."""
+    """The common part of the three YOLO formats; ``row`` makes the difference."""
 
     row: Callable[["Instance", int, int, int], str]
 

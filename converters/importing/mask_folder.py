@@ -1,4 +1,4 @@
-"""A user's own labels become a plain folder (see ``readers.folder``): what the importers share.
+"""A user's own labels become a plain folder (see ``sources.folder``): what the importers share.
 
 The folder holds one mask and one class per image. So instances of an image that touch or overlap would become one,
 and an image of several classes would lose them: both are errors that name the image, unless the user says what to
@@ -28,7 +28,7 @@ LONGEST_NAME = 255 - len("images__")  # bytes that a file name may take, with wh
 
 @dataclass(frozen=True)
 class Rules:
-    """What to do with what the folder cannot hold: the options ``--mixed --touching --on-error``."""
+    """The answer to images that the folder cannot hold: the options ``--mixed --touching --on-error``."""
 
     mixed: str = "stop"
     touching: str = "stop"
@@ -49,7 +49,7 @@ class LabelledFile:
 
 @dataclass
 class Tally:
-    """What an import did."""
+    """The outcome of an import."""
 
     good: int = 0
     defective: int = 0

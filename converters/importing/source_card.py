@@ -68,7 +68,7 @@ def _rounded(number: float | None) -> str:
 
 
 def facts(description: "Description") -> list[tuple[str, str]]:
-    """What is in the category, as (what, how much)."""
+    """Rows of (what the category holds, how much of it)."""
     d = description
     rows = [
         ("classes", f"{len(d.classes)}: {', '.join(sorted(c.name for c in d.classes))}" if d.classes else "none"),
@@ -129,7 +129,7 @@ def notes(description: "Description") -> list[str]:
 
 
 def completeness(description: "Description") -> list[str]:
-    """How the category differs from the one of MVTec AD; nothing for other categories."""
+    """Differences from MVTec AD's category of that name; nothing for other categories."""
     known = description.mvtec
     if known is None:
         return []
@@ -143,7 +143,7 @@ def completeness(description: "Description") -> list[str]:
 
 
 def probes(description: "Description") -> Iterator[str]:
-    """What one number of a whole image gives away: the folder, which could be learnt instead of defects, or them."""
+    """Probes: does one number of a whole image give away the folder, or the defects?"""
     advice = {
         "train/good against test/good": "a model can cheat by knowing the folder: keep test/good in train and val",
         "test/good against defects": "an image-level score proves nothing here: trust boxes and pixels",

@@ -33,7 +33,7 @@ PERMUTATIONS = 200
 
 @dataclass(frozen=True)
 class Measured:
-    """What is kept of one sample's decoded files."""
+    """The numbers kept of one sample's decoded files."""
 
     sample: Sample
     statistics: tuple[float, ...]  # in the order of STATISTICS
@@ -55,7 +55,7 @@ class ImageSize:
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How often a defect type occurs."""
+    """The frequency of a defect type."""
 
     name: str
     images: int
@@ -72,7 +72,7 @@ class NearDuplicates:
 
 @dataclass(frozen=True)
 class Probe:
-    """How well the best of STATISTICS tells two groups of images apart: max(AUROC, 1 - AUROC), 0.5 to 1.
+    """The best separation of two groups of images by one of STATISTICS: max(AUROC, 1 - AUROC), 0.5 to 1.
 
     ``chance`` is what the best statistic stays below in 95 % of random relabellings.
     """
@@ -84,7 +84,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the complete category of MVTec AD holds, and where this folder falls short of it."""
+    """The content of the complete category of MVTec AD, and where this folder falls short of it."""
 
     missing: list[str]
     regions: int

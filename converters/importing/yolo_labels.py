@@ -64,7 +64,7 @@ def find_images(base: Path, entry: str) -> list[tuple[str, Path]]:
 
 
 def label_file(image: Path) -> Path:
-    """Where the labels of an image lie: the last ``images`` folder of its path is ``labels`` there."""
+    """The label file of an image: the last ``images`` folder of its path is ``labels`` there."""
     parts = list(image.parts)
     if "images" in parts[:-1]:
         parts[len(parts) - 2 - parts[-2::-1].index("images")] = "labels"

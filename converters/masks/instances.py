@@ -14,7 +14,7 @@ Mask = NDArray[np.uint8]  # H x W, 0 or 1
 
 @dataclass(frozen=True)
 class InstanceRule:
-    """How a mask is divided: the options ``--instances --connectivity --merge-gap --min-area``."""
+    """The rule by which a mask is divided: the options ``--instances --connectivity --merge-gap --min-area``."""
 
     instances: str = "component"
     connectivity: int = 8
@@ -92,6 +92,6 @@ def _merge(labels: NDArray[Any], stats: NDArray[Any], gap: int) -> tuple[NDArray
 
 
 def cropped(mask: Mask, crop: Crop) -> Mask:
-    """What of a mask lies in a tile."""
+    """The part of a mask that lies in a tile."""
     x, y, width, height = crop
     return mask[y : y + height, x : x + width]

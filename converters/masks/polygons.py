@@ -205,7 +205,7 @@ def _joined_with_fewer_vertices(chains: list[Chain], tolerance: float) -> Ring:
 
 
 def _extremes(ring: Ring) -> list[int]:
-    """Where a ring touches its bounding box first on each side."""
+    """The first vertex of a ring on each side of its bounding box."""
     return sorted({*ring.argmin(axis=0).tolist(), *ring.argmax(axis=0).tolist()})
 
 
@@ -255,7 +255,7 @@ def simplified(
 
 
 def _parts_and_holes(mask: Mask) -> tuple[int, int]:
-    """How many parts a mask has, which connect at corners, and how many holes, which do not."""
+    """The number of parts of a mask, which connect at corners, and of holes, which do not."""
     around = np.pad(mask == 0, 1, constant_values=True).view(np.uint8)
     parts = cv2.connectedComponents(np.ascontiguousarray(mask), connectivity=8)[0]
     return parts - 1, cv2.connectedComponents(around, connectivity=4)[0] - 2

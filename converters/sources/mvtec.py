@@ -45,7 +45,7 @@ def list_images(folder: Path) -> Iterator[Listed | Problem]:
 
 
 def strays(folder: Path) -> Iterator[Problem]:
-    """What lies where no image is looked for: beside the folders of train/ and test/, or in folders inside them."""
+    """Images that lie where none is looked for: beside the folders of train/ and test/, or in folders inside them."""
     beside = [path for part in ("train", "test") for path in files(folder / part)]
     inside = [path for part in ("train", "test") for kind in folders(folder / part) for path in folders(kind)]
     for path in (*beside, *inside):

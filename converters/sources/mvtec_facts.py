@@ -9,7 +9,7 @@ from converters.sources.samples import Category
 
 
 def known_facts() -> dict[str, Any]:
-    """What the complete MVTec AD holds, and where it is: ``archive``, and per category ``categories``.
+    """The content of the complete MVTec AD, and its address: ``archive``, and per category ``categories``.
 
     Sides are in pixels; ``regions`` counts connected parts of defects.
     """
@@ -17,7 +17,7 @@ def known_facts() -> dict[str, Any]:
 
 
 def known_counts(category: Category) -> dict[str, Any] | None:
-    """What the complete category of MVTec AD holds; None for what is no category of it."""
+    """The content of the complete category of MVTec AD; None for what is no category of it."""
     if category.synthetic or category.layout != "mvtec":
         return None
     return known_facts()["categories"].get(category.name)

@@ -25,7 +25,7 @@ SYNTHETIC = "synthetic.json"  # lies in every category folder that `converters.s
 
 
 class Reader(Protocol):
-    """What the module of a layout holds."""
+    """The functions that the module of a layout has."""
 
     TREE: str
 

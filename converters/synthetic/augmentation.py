@@ -30,7 +30,7 @@ PER_WORKER = 20  # images; starting a process costs about as much as making them
 
 @dataclass(frozen=True)
 class Request:
-    """What a run was asked for."""
+    """The request of the command line: how many images, made how."""
 
     count: int
     method: str
@@ -40,7 +40,7 @@ class Request:
 
     @property
     def suffix(self) -> str:
-        """What the dataset's name says about it."""
+        """The end of the dataset's name, such as ``@paste-500``."""
         return (
             f"@{self.method}-{self.count}"
             + ("-balanced" if self.balance else "")
@@ -50,7 +50,7 @@ class Request:
 
 
 def shares(real: dict[str, int], count: int, balance: bool) -> dict[str, int]:
-    """How many of ``count`` synthetic images each defect type gets.
+    """Divide ``count`` synthetic images among the defect types.
 
     In proportion to the real ones, by the largest remainder; or, for ``balance``, to the types that have fewest.
     """

@@ -47,7 +47,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class Stock:
-    """What images are made of: good images, defects by type, and what the data say about both."""
+    """The material of synthetic images: good images, defects by type, and what the data say about both."""
 
     goods: tuple[Sample, ...]
     parents: dict[str, tuple[Parent, ...]]

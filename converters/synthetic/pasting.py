@@ -41,13 +41,13 @@ class Cut:
 
     @property
     def share(self) -> float:
-        """Which part of the defect lies on the product, 0..1."""
+        """The share of the defect that lies on the product, 0..1."""
         return float(self.product[self.mask > 0].mean())
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the middle of a cut goes (x, y in px), turned by ``angle`` (rad) and scaled; mirrored before."""
+    """A place for a cut: where its middle goes (x, y in px), turned by ``angle`` (rad) and scaled; mirrored before."""
 
     x: float
     y: float
@@ -58,7 +58,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a defect lies on its product: along and across its axis (see ``Frame``), and the product's frame."""
+    """The place of a defect on its product: along and across its axis (see ``Frame``), and the product's frame."""
 
     along: float
     across: float
@@ -181,7 +181,7 @@ def relight(cut: Cut, parent: Pixels, product: Mask) -> Values:
 
 
 def seam(cut: Cut, parent: Pixels) -> float:
-    """How badly a cut fits: mean difference, in grey levels, between it and the parent around its mask."""
+    """The misfit of a cut: mean difference, in grey levels, between it and the parent around its mask."""
     edge = (dilated(cut.mask, CONTEXT) > 0) & (cut.mask == 0)
     return float(np.abs(cut.pixels - parent.astype(np.float32))[edge].mean()) if edge.any() else 255.0
 

@@ -43,7 +43,7 @@ def noise_mask(area: float, generator: np.random.Generator) -> Mask:
 
 
 def fill(parent: Pixels, texture: Pixels, generator: np.random.Generator) -> Pixels:
-    """What a blob shows: a piece of the texture image, mirrored, lighter or darker, over the parent's window.
+    """The pixels of a blob: a piece of the texture image, mirrored, lighter or darker, over the parent's window.
 
     ``parent`` is h x w x C and not larger than ``texture``; its share in what is returned is 0 to 0.8.
     """

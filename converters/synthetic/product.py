@@ -1,4 +1,4 @@
-"""Where the product lies in an image, and how it lies there.
+"""The product in an image: its pixels, position, size and angle.
 
 The method is simple and stated: the background's colour is the median of the image's border; Otsu's threshold
 (IEEE Trans. SMC, 1979) cuts the distance from it; the largest component is the product, its small holes filled.
@@ -27,7 +27,7 @@ SMALL = 128  # px, the side at which outlines are compared
 
 @dataclass(frozen=True)
 class Frame:
-    """How a product lies in its image: the middle (x, y) and the size (root of its area) in px, its angle in rad.
+    """The pose of a product in its image: the middle (x, y) and the size (root of its area) in px, its angle in rad.
 
     The angle runs from the image's x axis to the product's, clockwise as the image is seen (y points down).
     """
@@ -105,7 +105,7 @@ def frame_of(mask: Mask, kind: str) -> Frame:
 
 
 def kind_of(foregrounds: Sequence[Mask | None]) -> str:
-    """How a product lies in its images, from the foregrounds of some of them.
+    """The kind of pose that a product has in its images, from the foregrounds of some of them.
 
     "texture": most images have none. "round": turning an outline by 37 degrees about its middle gives the same
     one. "aligned": the outlines of different images are the same. Else "turned": the product lies at any angle.

@@ -38,7 +38,7 @@ SHOWN = 5  # differences printed for each format
 
 @dataclass
 class Result:
-    """What came of holding one format against the masks."""
+    """The result of comparing one format with the masks."""
 
     format: str
     reader: str
@@ -232,7 +232,7 @@ def _open(reader_type: type[Reader], folder: Path, classes: list[str]) -> Reader
 
 
 def _guarded(result: Result, reader: Reader, image: LabelledImage) -> None:
-    """What a damaged dataset makes readers raise is a difference, not a crash.
+    """Count what readers raise on a damaged dataset as a difference, not a crash.
 
     An ImportError is one, too: once ultralytics is imported, Pillow asks for a HEIF plugin when it knows no file.
     """
@@ -262,7 +262,7 @@ def failures(result: Result) -> list[str]:
 
 
 def agreement(results: list[Result]) -> str:
-    """What it means that nothing differs: of simplified polygons, no more than that their loss is the stated one."""
+    """The meaning of no difference: of simplified polygons, no more than that their loss is the stated one."""
     said = {result.format: result.simplified.min_iou for result in results if result.simplified}
     if not said:
         return "All formats agree with the source masks."

@@ -1,4 +1,4 @@
-"""Which reader each format is read back by."""
+"""The readers that each format is read back by."""
 
 from importlib.util import find_spec
 

@@ -68,7 +68,7 @@ def make_loss(method: str, counts: Tensor, smoothing: float = 0.0) -> Loss:
 
 
 def epoch_indices(method: str, labels: Tensor) -> Tensor:
-    """Which images an epoch shows, shuffled by torch's random generator.
+    """Indices of the images that an epoch shows, shuffled by torch's random generator.
 
     ``oversample`` draws as many images as there are, every class equally often and images with replacement.
     ``undersample`` keeps as many of each class as the rarest has, again in every epoch. Else all, once.

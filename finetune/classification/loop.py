@@ -44,7 +44,7 @@ class Job:
 
 @dataclass
 class Standing:
-    """Where a training stands; with the states of network and optimizer it is what --resume needs."""
+    """The standing of a training; with the states of network and optimizer it is what --resume needs."""
 
     epoch: int = 0
     best: list[float] = field(default_factory=lambda: [-math.inf, -math.inf])

@@ -23,7 +23,7 @@ SET = "tuned"
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for, for all trainings of one call."""
+    """The request of the command line, for all trainings of one call."""
 
     name: str  # of the run, without what tells trainings of one call apart
     runs: Path
@@ -159,7 +159,7 @@ def train_member(
 
 
 def places_of(folder: Path, ensemble: int) -> list[Path]:
-    """Where the members of a run lie."""
+    """The folders of a run's members."""
     return [folder] if ensemble == 1 else [folder / f"member-{number}" for number in range(ensemble)]
 
 
@@ -200,7 +200,7 @@ def evaluate(
 def decision_rule(
     job: "Job", request: Request, dataset: Dataset, probabilities: Any, labels: Any
 ) -> tuple[Callable[[Any], Any], dict[str, Any]]:
-    """How probabilities (N x C) become classes: the likeliest, by thresholds from val, or the cheapest by --cost."""
+    """Rule that makes classes of probabilities (N x C): likeliest, by thresholds from val, or the cheapest by --cost."""
     from finetune.classification.costs import read_costs
     from finetune.measures.decisions import cheapest, decide, fit_thresholds
 
@@ -251,7 +251,7 @@ def heat_maps(
 
 
 def settings_of(request: Request, job: "Job", dataset: Dataset) -> dict[str, Any]:
-    """What a training is made of; a resumed one must have all of it in common with the one that was interrupted."""
+    """The settings of a training; a resumed one must have all of it in common with the one that was interrupted."""
     kept = ("weights", "imgsz", "stride", "synthetic_share", "pretrain_epochs", "precision", "ensemble")
     return {
         "imbalance": job.imbalance,

@@ -89,7 +89,7 @@ def paint(detections: Sequence[dict[str, Any]], height: int, width: int) -> NDAr
 
 
 def read_answer(source: PredictionSet, truth: Truth) -> Answer | None:
-    """What a set says on a part; None if it says nothing there, or if the part holds no image."""
+    """The answer of a set on a part; None if it says nothing there, or if the part holds no image."""
     dataset, part = truth.dataset, truth.part
     if not truth.names or not source.has(part):
         return None

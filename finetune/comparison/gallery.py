@@ -142,7 +142,7 @@ def _called(item: Evidence, index: int) -> str:
 
 
 def _image_errors(item: Evidence, index: int, label: int) -> list[str]:
-    """What is wrong about the verdict on the image as a whole."""
+    """The error of the verdict on the image as a whole."""
     called = item.answer.scores[index, 0] >= item.threshold
     if bool(called) != (label > 0):
         return ["missed" if label else "false alarm"]

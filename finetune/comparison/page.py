@@ -210,7 +210,7 @@ def _pro(item: Evidence) -> NDArray[Any] | None:
 
 
 def _pro_point(item: Evidence) -> tuple[float, float] | None:
-    """Where a binary map stands: one point, since it has no curve."""
+    """The point of a binary map: only one, since it has no curve."""
     if item.pixels is None or item.pixels.level is None or not item.pixels.shares.any():
         return None
     counts = item.pixels.counts

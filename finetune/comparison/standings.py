@@ -81,7 +81,7 @@ class Row:
 
     @property
     def synthetic_images(self) -> int | None:
-        """How many synthetic images it saw: none where it learned from good images alone, or not at all."""
+        """The number of synthetic images it saw: none where it learned from good images alone, or not at all."""
         return self.record.get("synthetic_images") if CHEAPNESS.get(str(self.about.get("label"))) else None
 
     @property
@@ -294,7 +294,7 @@ def describe_split(datasets: Sequence[Dataset]) -> dict[str, Any]:
 
 
 def banners(datasets: Sequence[Dataset], rows: Sequence[Row]) -> list[str]:
-    """What a reader must know before any number."""
+    """Notes that a reader must know before any number."""
     found = []
     if any(dataset.synthetic for dataset in datasets):
         found.append("Synthetic images: these numbers say nothing about real products.")
@@ -364,7 +364,7 @@ def _known(measured: tuple[float, Any]) -> bool:
 
 
 def _worth_of_labels(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
-    """What the best model of each dearer kind of label gains over the baseline, in the first discipline both are in."""
+    """The gain of the best model of each dearer kind of label over the baseline, in the first common discipline."""
     base = measured[list(rows).index(baseline)]
     found = []
     keys = [key for key in ("map50", "auroc") if key in base and _known(base[key])]

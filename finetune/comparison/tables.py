@@ -1,4 +1,4 @@
-"""What the measures are called, and a comparison's results as text: tables for terminals, Markdown and papers."""
+"""The names of the measures, and a comparison's results as text: tables for terminals, Markdown and papers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from converters.cli.terminal import table
 
 @dataclass(frozen=True)
 class Measure:
-    """How a measure is called and read."""
+    """A measure's name and how it is read."""
 
     label: str
     ground: str

@@ -1,4 +1,4 @@
-"""What a YOLO model says about val and test: asked one image at a time, saved, and measured from what was saved."""
+"""Predict val and test with a YOLO model, one image at a time, save that, and measure what was saved."""
 
 import json
 import statistics

@@ -1,4 +1,4 @@
-"""What detections are worth, and figures of them: from saved predictions to numbers and PNG. No model code."""
+"""Measures and figures of detections: from saved predictions to numbers and PNG. No model code."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a run of YOLO or YOLO-World is begun, interrupted, continued with and done again for each fold."""
+"""A run of YOLO or YOLO-World: begun, interrupted, continued, and repeated for each fold."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ ASIDE = {"out", "runs", "run_name", "export", "overwrite", "resume"}  # options 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for, apart from the recipe and the dataset; the fields are a command's options."""
+    """The request, apart from the recipe and the dataset; the fields are a command's options."""
 
     out: Path
     runs: Path
@@ -42,7 +42,7 @@ class Request:
 
 
 def usual_name(dataset: Dataset) -> str:
-    """What a run of yolo.py is called, such as `yolo` or `yolo-tile-640`."""
+    """The usual name of a run of yolo.py, such as `yolo` or `yolo-tile-640`."""
     return f"yolo-tile-{dataset.card['settings']['tile']['size']}" if dataset.tiles else "yolo"
 
 
@@ -51,7 +51,7 @@ AnyRecipe = TypeVar("AnyRecipe", bound="DataclassInstance")
 
 
 def cost_of(seconds: float, cpu: float, resumed: bool) -> dict[str, float | None]:
-    """What training cost; unknown of a resumed run, of which only the rest was timed."""
+    """The cost of training; unknown of a resumed run, of which only the rest was timed."""
     known = {"train_seconds": seconds, "train_cpu_seconds": cpu}
     return {name: None if resumed else round(value, 1) for name, value in known.items()}
 
@@ -82,7 +82,7 @@ def has_last(folder: Path) -> bool:
 
 
 def as_begun(request: AnyRequest, recipe: AnyRecipe, folder: Path, given: set[str]) -> tuple[AnyRequest, AnyRecipe]:
-    """What a run was begun with; raises DatasetError for an option in ``given`` that says otherwise."""
+    """Request and recipe that a run was begun with; raises DatasetError for an option in ``given`` that differs."""
     settings = read_begun(folder)
     begun: dict[str, Any] = {}
     for name, now in as_settings(request, recipe).items():
@@ -98,7 +98,7 @@ def as_begun(request: AnyRequest, recipe: AnyRecipe, folder: Path, given: set[st
 
 
 def as_settings(request: Request, recipe: Any) -> dict[str, Any]:
-    """What a resumed run must have in common with its beginning: all but the device."""
+    """Settings that a resumed run must have in common with its beginning: all but the device."""
     settings = request.settings() | asdict(recipe)
     del settings["device"]
     return settings

@@ -27,7 +27,7 @@ from finetune.runs.run_folder import Run
 
 
 def addresses(names: Iterable[str]) -> dict[str, str]:
-    """Where ultralytics publishes its checkpoints, by name."""
+    """Addresses of the checkpoints that ultralytics publishes, by name."""
     return {name: f"https://github.com/ultralytics/assets/releases/download/v8.4.0/{name}" for name in names}
 
 
@@ -52,7 +52,7 @@ def load_model(arch: str, weights: Path | None, task: str) -> Any:
 
 
 def read_checkpoint(kind: Callable[[str], Any], weights: Path, published: str) -> Any:
-    """What ``kind`` (YOLO or YOLOWorld) makes of a checkpoint; raises DatasetError for a file that is none.
+    """The model that ``kind`` (YOLO or YOLOWorld) makes of a checkpoint; raises DatasetError for a file that is none.
 
     Of files not called .pt, ultralytics makes a network with random weights (.yaml), or keeps the name as the model.
     """
@@ -240,7 +240,7 @@ def interrupted_between_batches(model: Any, in_children: bool = False) -> Iterat
 
 
 def state_of(weights: Path) -> str:
-    """How far the training with these checkpoints has come: ``absent``, ``unfinished`` or ``ended``.
+    """The progress of the training with these checkpoints: ``absent``, ``unfinished`` or ``ended``.
 
     A last.pt holds the optimizer and the epoch, until ultralytics takes them out of it at the end.
     """

@@ -52,7 +52,7 @@ STAGES = ("pretrain", "train")  # a run's trainings, each in a folder of its nam
 
 @dataclass(frozen=True)
 class Request(yolo_runs.Request):
-    """What is asked for, apart from the recipe and the dataset; the fields are the command's options."""
+    """The request, apart from the recipe and the dataset; the fields are the command's options."""
 
     task: str
     crop: int

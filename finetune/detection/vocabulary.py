@@ -136,7 +136,7 @@ class TextTower:
 
     @cached_property
     def model(self) -> str:
-        """What tells this tower from others."""
+        """A hash that tells this tower from others."""
         start = f"random {self.seed}" if self.checkpoint is None else sha256(self.checkpoint)
         return f"open_clip {TOWER} {start}"
 

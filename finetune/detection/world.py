@@ -24,7 +24,7 @@ from finetune.runs.dataset import Dataset
 
 @dataclass(frozen=True)
 class Words:
-    """What the classes of a dataset are called, and how that looks to the detector."""
+    """Words for the classes of a dataset, and their vectors for the detector."""
 
     classes: Sequence[str]
     prompts: Prompts | None  # None: ready vectors were given

@@ -55,7 +55,7 @@ WORDS = "text_embeddings.npz"  # the vectors that a run was begun with, in its f
 
 @dataclass(frozen=True)
 class Request(yolo_runs.Request):
-    """What is asked for, apart from the recipe and the dataset; the fields are the command's options."""
+    """The request, apart from the recipe and the dataset; the fields are the command's options."""
 
     run_name: str  # ``main`` gives it one
     template: str

@@ -12,7 +12,7 @@ SEEDS_FOR_A_CLAIM = 3  # fewer training runs say nothing about the noise between
 def resample(
     strata: Sequence[object], groups: Sequence[object], count: int, generator: np.random.Generator
 ) -> NDArray[np.float64]:
-    """How often each of N images is drawn in each of ``count`` resamples; count x N.
+    """Counts of how often each of N images is drawn in each of ``count`` resamples; count x N.
 
     Each stratum (an image's class) is drawn from with replacement, as many units as it has; a unit is a group of
     images that belong together (byte-identical ones). B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993.

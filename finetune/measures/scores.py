@@ -69,7 +69,7 @@ def best_threshold(labels: NDArray[Any], scores: NDArray[Any]) -> float:
 
 
 def decisions(true: Floats, false: Floats, missed: Floats, passed: Floats) -> dict[str, Floats]:
-    """What counts of images amount to: (B,) each of defects found, false alarms, defects missed, good ones passed."""
+    """Rates from counts of images: (B,) each of defects found, false alarms, defects missed, good ones passed."""
     recall, specificity = divided(true, true + missed), divided(passed, passed + false)
     return {
         "f1": divided(2 * true, 2 * true + false + missed),

@@ -60,7 +60,7 @@ class Dataset:
 
     @property
     def label_settings(self) -> dict[str, Any]:
-        """What decides what its images are said to show, besides the split: options of the conversion, and classes."""
+        """Settings that decide the labels, besides the split: options of the conversion, and classes."""
         options = ("classes", "instances", "connectivity", "merge_gap", "min_area", "tile")
         return {"class_names": self.classes} | {name: self.card["settings"].get(name) for name in options}
 
@@ -170,7 +170,7 @@ class Dataset:
         return truth
 
     def image_file(self, part: str, name: str) -> Path:
-        """Where an image lies, in whichever format was written."""
+        """The path of an image, in whichever format was written."""
         for folder in ("masks", "coco", "yolo"):
             path = self.folder / folder / "images" / part / name
             if path.is_file():

@@ -1,4 +1,4 @@
-"""What labels cost a person, in clicks: one rule for all models, counted on the ground truth of train and val.
+"""The cost of labels in clicks of a person: one rule for all models, counted on the ground truth of train and val.
 
 Good images cost nothing: they come off the line by the hundred. A class label is one click a defect image, a box two
 a defect (opposite corners), a mask as many as its outlines have corners when they may be a pixel off (D. Douglas,

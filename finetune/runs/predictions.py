@@ -27,7 +27,7 @@ def image_scores(
 
 @dataclass(frozen=True)
 class PredictionSet:
-    """What a model said when asked in one way: a folder ``predictions/SET/``, or one COCO results file for test."""
+    """A model's answers to one kind of prompt: a folder ``predictions/SET/``, or one COCO results file for test."""
 
     source: Path
     more_classes: int = 0  # that only synthetic images have; what is found of them names no type, and is left out

@@ -129,7 +129,7 @@ def synthetic_facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def synthetic_images_of(record: Mapping[str, Any]) -> str:
-    """What a run was trained on first, and the synthetic images of either stage, for the head of its report."""
+    """The first dataset of a run and the synthetic images of either stage, in words for the head of its report."""
     first, made = record.get("pretrained_on"), record.get("synthetic_images", 0)
     if (
         first and "base" in record and "pretrain_synthetic_images" not in record

@@ -1,4 +1,4 @@
-"""Where SAM's decoder gets embeddings from: a cache that the frozen encoder has filled, or the encoder in the loop."""
+"""The sources of the decoder's embeddings: a cache that the frozen encoder has filled, or the encoder in the loop."""
 
 from collections.abc import Sequence
 from pathlib import Path

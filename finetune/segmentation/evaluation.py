@@ -1,4 +1,4 @@
-"""How well a SAM segments defects, for each way of asking it; what it says is written as predictions.
+"""Evaluate how well a SAM segments defects for each kind of prompt, and write its predictions.
 
 Asked with prompts made from the truth (an oracle), each instance is measured at full image size. Asked without a
 person (learned tokens, or another model's boxes), each image's map is, at the level that val prefers.
@@ -148,7 +148,7 @@ def mean_iou(segmenter: Segmenter, source: Source, images: Sequence[MarkedImage]
 
 @dataclass(frozen=True)
 class Map:
-    """What was found in an image without a person's help: H x W on one scale for all images, and COCO results."""
+    """The answer for an image without a prompt: H x W on one scale for all images, and COCO results."""
 
     heat: Heat
     rival: Heat | None  # the same with every box filled

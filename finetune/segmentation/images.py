@@ -88,7 +88,7 @@ def fitted(size: Sequence[int], longest: int) -> tuple[int, int]:
 
 
 def covered(mask: Mask, size: tuple[int, int]) -> NDArray[np.float32]:
-    """How much of each cell a mask covers after resizing it to ``size``, (height, width), 0..1.
+    """The share of each cell that a mask covers after resizing it to ``size``, (height, width), 0..1.
 
     Shrinking averages over areas, so a part of one pixel or a hole keeps its share of a cell, and all cells
     together the mask's area: nothing is rounded away, as it is by taking every n-th pixel.

@@ -20,7 +20,7 @@ from finetune.training.processes import add_up, as_first, leads, place
 
 @dataclass
 class Standing:
-    """Where a training stands; with the states of weights and optimizer it is what --resume needs."""
+    """The standing of a training; with the states of weights and optimizer it is what --resume needs."""
 
     epoch: int = 0
     best: float = -math.inf

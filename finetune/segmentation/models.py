@@ -280,7 +280,7 @@ def merge_lora(encoder: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a segmenter comes from: all that ``load_tuned`` needs beside the trained weights."""
+    """The origin of a segmenter: all that ``load_tuned`` needs beside the trained weights."""
 
     arch: str
     tiny: Tiny

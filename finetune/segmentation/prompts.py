@@ -17,7 +17,7 @@ MOST_NOISE = 20.0  # ... and the most that a corner is off, px
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is told about one instance: a box, or points, or both."""
+    """A prompt for one instance: a box, or points, or both."""
 
     box: NDArray[np.float32] | None = None  # (4,)
     points: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))  # K x 2
@@ -61,7 +61,7 @@ def random_point(mask: Mask, generator: np.random.Generator) -> NDArray[np.float
 
 
 def error_point(mask: Mask, found: Mask, generator: np.random.Generator) -> tuple[NDArray[np.float32], int]:
-    """Where someone would click next: any pixel that ``found`` has wrong, and whether it belongs to the mask.
+    """The next click of a person: any pixel that ``found`` has wrong, and whether it belongs to the mask.
 
     Where nothing is wrong, any pixel of the mask.
     """
@@ -71,7 +71,7 @@ def error_point(mask: Mask, found: Mask, generator: np.random.Generator) -> tupl
 
 
 def first_prompt(mask: Mask, box: NDArray[np.float32], size: tuple[int, int], generator: np.random.Generator) -> Prompt:
-    """What an interaction begins with: a point of the mask or a noisy box, as likely as each other."""
+    """The first prompt of an interaction: a point of the mask or a noisy box, as likely as each other."""
     if generator.random() < 0.5:
         return Prompt().with_point(random_point(mask, generator), 1)
     return Prompt(box=noisy_box(box, size, generator))

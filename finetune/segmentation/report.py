@@ -1,4 +1,4 @@
-"""What a run of SAM's decoder says of itself: predictions for each way of asking, before and after, and a table."""
+"""The report of a run of SAM's decoder: predictions for each kind of prompt, before and after, and a table."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ Boxes = dict[str, dict[int, list[dict[str, Any]]]]  # another model's, by part a
 
 
 def judge_of(segmenter: Segmenter, source: Source, val: Sequence[MarkedImage]) -> Callable[[], float] | None:
-    """What chooses the epoch: the mean IoU of val's instances with their boxes; None where val shows no defect.
+    """The score that chooses the epoch: mean IoU of val's instances with their boxes; None where val has no defect.
 
     With learned tokens, the mean of that and of the Dice of their map at one half.
     """

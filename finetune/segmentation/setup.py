@@ -1,4 +1,4 @@
-"""What a run of SAM's decoder is asked for and all that it needs at hand: images, weights, a device, its folder."""
+"""The request for a run of SAM's decoder, and all that it needs at hand: images, weights, a device, its folder."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
@@ -29,7 +29,7 @@ FREE = ("runs", "run_name", "cache_gb", "export_to", "device", "resume", "overwr
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for."""
+    """The request of the command line."""
 
     runs: Path
     run_name: str
@@ -77,7 +77,7 @@ class Job:
 
 
 def parse_train(wanted: str) -> dict[str, Any]:
-    """What ``--train`` names, joined by commas, as settings of a Recipe; the decoder is always among it."""
+    """The parts that ``--train`` names, joined by commas, as settings of a Recipe; the decoder is always among it."""
     found: dict[str, Any] = {}
     for word in map(str.strip, wanted.split(",")):
         name, _, rank = word.partition(":")
@@ -208,7 +208,7 @@ def open_run(request: Request, job: Job, dataset: Dataset, first: Dataset | None
 
 
 def as_begun(request: Request, settings: dict[str, Any]) -> Request:
-    """What a run was begun with, by its record; but for what may change, and a checkpoint that has moved."""
+    """The request that a run was begun with, but for what may change and a checkpoint that has moved."""
     names = settings.keys() & {field.name for field in fields(Request)} - {*FREE}
     begun = replace(request, **{name: settings[name] for name in names})
     boxes = request.boxes or (begun.boxes and Path(begun.boxes))

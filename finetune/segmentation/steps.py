@@ -1,4 +1,4 @@
-"""What SAM's decoder learns in a step: a scene, prompts, the loss and its gradients; ``loop`` repeats it.
+"""One training step of SAM's decoder: a scene, prompts, the loss and its gradients; ``loop`` repeats it.
 
 Prompts are simulated as in A. Kirillov et al., Segment Anything, ICCV 2023: an interaction begins with a point or a
 noisy box, and continues with points where the answer is wrong, together with that answer as a mask prompt.
@@ -29,7 +29,7 @@ Losses = Callable[[Tensor, Tensor], Tensor]  # (N x M x h x w logits, N x h x w 
 
 
 class Source(Protocol):
-    """Where embeddings come from."""
+    """A source of embeddings."""
 
     def __call__(self, pairs: Sequence[tuple[MarkedImage, int]], seeds: Sequence[int] | None = None) -> Tensor:
         """Embeddings of images in views, B x C x g x g; in training, ``seeds`` of what changes in each at random."""
@@ -37,7 +37,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training is like; SAM's own values but for those that depend on size."""
+    """The settings of a training; SAM's own values but for those that depend on size."""
 
     decoder: bool = True
     prompt_encoder: bool = False
@@ -58,7 +58,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a step learns from one view of one image: N instances, h x w px, the size at which the loss is taken."""
+    """The targets of one view of one image: N instances, h x w px, the size at which the loss is taken."""
 
     cover: Tensor  # N x h x w: how much of each cell an instance covers, 0..1
     masks: list[Mask]  # N binary ones, h x w, for simulating prompts
@@ -199,7 +199,7 @@ def token_loss(segmenter: Segmenter, embedding: Tensor, scene: Scene) -> Tensor:
 
 
 def token_answers(segmenter: Segmenter, embedding: Tensor, fast: bool = False) -> tuple[Tensor, Tensor]:
-    """What the decoder says without a prompt: logits (1 + C) x 1 x 4g x 4g and IoU (1 + C) x 1."""
+    """The decoder's answer without a prompt: logits (1 + C) x 1 x 4g x 4g and IoU (1 + C) x 1."""
     assert segmenter.tokens is not None
     dense = segmenter.sam.prompt_encoder(None, None, None)[1].expand(len(segmenter.tokens), -1, -1, -1)
     low, ious = decode(segmenter.sam, embedding, segmenter.tokens, dense, fast)

@@ -82,7 +82,7 @@ def train_one(request: Request, out: Path, name: str) -> Path | None:
 
 
 def source_of(request: Request, job: Job, learns: bool = True) -> "Source":
-    """Where embeddings come from: the cache, filled now (for training too, if it ``learns``), or the encoder itself."""
+    """The source of embeddings: the cache, filled now (for training too, if it ``learns``), or the encoder itself."""
     from finetune.segmentation.embedding_sources import cached_source, encoding_source
 
     if not job.frozen:

@@ -1,4 +1,4 @@
-"""What a SAM with random weights learns first: where a prompt points, on crops, from synthetic shapes and real defects.
+"""The first lesson of a SAM with random weights: where a prompt points, on crops with synthetic shapes and defects.
 
 From random weights a few hundred defects of some 20 px do not tell the decoder what a box means: for thousands of
 steps the best it finds is to answer nothing. So it begins on crops of half the side, which cost a quarter and in

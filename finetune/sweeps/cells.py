@@ -41,7 +41,7 @@ class CellError(RuntimeError):
 
 @dataclass(frozen=True)
 class Sweep:
-    """What the command line asks for; all paths are absolute, since workers may sit in other folders."""
+    """The request of the command line; all paths are absolute, since workers may sit in other folders."""
 
     categories: tuple[str, ...]
     models: tuple[str, ...]
@@ -103,7 +103,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell; ``measures`` holds, for each way the model was asked, every measure of compare."""
+    """The outcome of a cell; ``measures`` holds, for each way the model was asked, every measure of compare."""
 
     status: str  # trained, kept (an earlier sweep trained it) or failed
     attempts: int = 0

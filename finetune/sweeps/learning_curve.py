@@ -1,4 +1,4 @@
-"""What labels buy: scores over the number of labelled defect images, from the cells of a sweep.
+"""Learning curves: scores over the number of labelled defect images, from the cells of a sweep.
 
 Points are means over folds with a 95 % Student interval. Folds draw their shots and test parts from the same images,
 so that they are not independent, and the interval is, if anything, too narrow (Y. Bengio, Y. Grandvalet, No Unbiased
@@ -103,7 +103,7 @@ def _mean_of(measures: Sequence[dict[str, float | None]]) -> dict[str, float | N
 
 
 def banners(records: Sequence[dict[str, Any]], synthetic: bool) -> list[str]:
-    """What a reader must know before any number, in the words of compare's report."""
+    """Notes that a reader must know before any number, in the words of compare's report."""
     random = sorted({record["model"] for record in records if record["random_weights"]})
     seen = sorted({(record["model"], record["seen_test"]) for record in records if record["seen_test"]})
     return [
@@ -263,7 +263,7 @@ def _signed(found: Found, measure: Any) -> str:
 
 
 def paper_reports(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """What compare's tables for papers are made of: each category's rows at the largest number of shots."""
+    """The rows of compare's tables for papers: each category's rows at the largest number of shots."""
     return [
         {
             "name": category,

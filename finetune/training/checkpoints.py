@@ -25,7 +25,7 @@ def load_state(path: Path, flag: str = "--weights") -> dict[str, Tensor]:
 
 
 def load_saved(path: Path) -> dict[str, Any]:
-    """What ``save_state`` has saved of a training, for --resume; raises DatasetError for a damaged file."""
+    """The state of a training that ``save_state`` saved, for --resume; raises DatasetError for a damaged file."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # as above

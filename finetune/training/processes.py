@@ -52,7 +52,7 @@ def wait_for_all() -> None:
 
 
 def as_first(find: Callable[[], float]) -> float:
-    """What the first process finds, in all of them; the others don't look."""
+    """The finding of the first process, in all of them; the others don't look."""
     if place()[1] == 1:
         return find()
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"

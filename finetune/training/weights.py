@@ -1,4 +1,4 @@
-"""What ``--weights`` means: a file, a name that its own library can fetch, or ``none``, which is random."""
+"""The meaning of ``--weights``: a file, a name that its own library can fetch, or ``none``, which is random."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
