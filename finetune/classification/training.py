@@ -200,7 +200,7 @@ def evaluate(
 def decision_rule(
     job: "Job", request: Request, dataset: Dataset, probabilities: Any, labels: Any
 ) -> tuple[Callable[[Any], Any], dict[str, Any]]:
-    """Rule that makes classes of probabilities (N x C): likeliest, by thresholds from val, or the cheapest by --cost."""
+    """Rule that makes classes of probabilities (N x C): likeliest, by thresholds from val, or cheapest by --cost."""
     from finetune.classification.costs import read_costs
     from finetune.measures.decisions import cheapest, decide, fit_thresholds
 
