@@ -20,7 +20,7 @@ def main(**options: Any) -> None:
     """Turn YOLO segment labels into a folder of images and masks that every converter reads.
 
     DATA_YAML names the classes and the folders of images; labels lie in labels/ beside images/. Images without
-    labels are good. The parts train, val and test are joined: a conversion divides again. The folder holds one mask
+    labels are good. The parts train, val and test are joined: a conversion splits them. The folder holds one mask
     and one class an image; what does not fit is an error that names the image.
     """
     from converters.importing.yolo_labels import import_yolo

@@ -57,6 +57,12 @@ def test_compare_takes_the_dataset_with_the_newest_run(out: Path, tmp_path: Path
     assert "Dataset: b, with the newest run of the 2" in result.stderr
 
 
+def test_compare_without_any_run_says_so_of_the_dataset_that_trainers_take(out: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(compare, ["--out", str(out), "--runs", str(tmp_path / "runs")])
+    assert result.exit_code == 2 and "Dataset: a, converted last of the 2" in result.stderr
+    assert "no finished run; train one" in result.stderr
+
+
 OPTIONS = ("--protocol", "kfold", "--fold", 2, "--seed", 7, "--instances", "image", "--images", "copy")
 
 

@@ -345,7 +345,7 @@ def _is_finished(
 def _formats_to_keep(
     target: Path, split: Split, settings: dict[str, Any], conversion: Conversion, writers: Sequence[type[Writer]]
 ) -> list[Path]:
-    """Folders of the earlier dataset that belong to the same split and settings and are not written again.
+    """Folders of the earlier dataset that belong to the same split and settings and stay as they are.
 
     Raises DatasetError if something would be replaced and ``--overwrite`` was not given.
     """
@@ -375,7 +375,7 @@ def _formats_to_keep(
 def _space_needed(plans: list[Planned], conversion: Conversion, target: Path) -> int:
     """Bytes that the images will take: none as links on the same file system, else one copy of each.
 
-    Of tiles, which are written again, as many as they have values: no PNG is much larger than that.
+    Of tiles, which are written as new files, as many as they have values: no PNG is much larger than that.
     """
     if conversion.tile:
         return sum(

@@ -2,7 +2,7 @@
 
 Layout: Bozic, Tabernik, Skocaj, "Mixed supervision for surface-defect detection: From weakly to fully supervised
 learning", Computers in Industry 2021, https://www.vicos.si/resources/kolektorsdd2/. Both folders hold good and
-defective images; defects of both are divided again, since the layout knows no defect types: the class is ``defect``.
+defective images; defects of both are split as usual, since the layout knows no defect types: the class is ``defect``.
 """
 
 from collections.abc import Iterator

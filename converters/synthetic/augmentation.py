@@ -128,7 +128,7 @@ def augment(
         _write_record(folder, request, stock, origin, made)
         _write_sheet(folder, target.name, category, images, made)
         if splits.read_split(base)["sha256"] != record["sha256"] or read_card(base) != card:
-            raise DatasetError(f"{base}: was written again meanwhile: start again")
+            raise DatasetError(f"{base}: was replaced meanwhile: start again")
     return summary
 
 

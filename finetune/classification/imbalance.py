@@ -71,7 +71,7 @@ def epoch_indices(method: str, labels: Tensor) -> Tensor:
     """Indices of the images that an epoch shows, shuffled by torch's random generator.
 
     ``oversample`` draws as many images as there are, every class equally often and images with replacement.
-    ``undersample`` keeps as many of each class as the rarest has, again in every epoch. Else all, once.
+    ``undersample`` keeps as many of each class as the rarest has, drawn again for every epoch. Else all, once.
     """
     counts = torch.bincount(labels)
     if method == "oversample":

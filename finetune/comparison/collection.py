@@ -12,7 +12,7 @@ from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from finetune.comparison.standings import Row, make_report
 from finetune.comparison.tables import as_markdown, paper_tables, summary
-from finetune.runs.dataset import Dataset, how_to_make, last_of, open_dataset
+from finetune.runs.dataset import Dataset, choose_dataset, how_to_make, last_of, open_dataset
 from finetune.runs.predictions import PredictionSet
 from finetune.runs.run_folder import find_runs, read_run
 
@@ -147,8 +147,8 @@ def _with_newest_run(out: Path, runs: Sequence[Path]) -> str:
     pattern = "seed-*/run.json"
     records = [path for root in runs for path in (*root.glob(f"*/*/{pattern}"), *root.glob(f"*/{pattern}"))]
     records += [root / "run.json" for root in runs if (root / "run.json").is_file()]
-    named = [(path.parents[2].name, path) for path in records]
-    return last_of(out, ((name, path) for name, path in named if (out / name).is_dir()), "with the newest run")
+    known = [(name, path) for path in records if (out / (name := path.parents[2].name)).is_dir()]
+    return last_of(out, known, "with the newest run") if known else choose_dataset(out, None)
 
 
 def _datasets(out: Path, name: str, runs: Sequence[Path]) -> list[Dataset]:

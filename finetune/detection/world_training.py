@@ -145,7 +145,7 @@ def three_results(
 ) -> dict[str, dict[str, Any]]:
     """Zero-shot, fine-tuned and prompt-tuned: predictions of each are saved as a set; measures and costs by set.
 
-    ``load_start`` gives the start again each time, since training and predicting change a model.
+    ``load_start`` gives a fresh start each time, since training and predicting change a model.
     """
     results = {}
     for name in SETS:

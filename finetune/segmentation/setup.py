@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ARCHS = ("tiny", "mobile_sam", "vit_b", "vit_l", "vit_h")
 WARM_UP = 2600  # steps
 RATE, REFERENCE = 8e-4, 256  # SAM's own rate, at its own batch; scaled by the square root of the batch's share
-RANDOM_RATE = 5e-4  # where everything is learned again, after the warm-up
+RANDOM_RATE = 5e-4  # where everything is learned from scratch, after the warm-up
 TUNED = "tuned.pt"
 WARMED, LAST_FIRST, LAST = "warm-up.pt", "last-pretrain.pt", "last.pt"  # where an unfinished run stands
 FREE = ("runs", "run_name", "cache_gb", "export_to", "device", "resume", "overwrite")  # may change when it continues
@@ -163,7 +163,9 @@ def make_job(request: Request, dataset: Dataset, first: Dataset | None) -> Job:
     usual = WARM_UP if anew and request.arch == TINY else 0
     warm_up = usual if request.warm_up is None else request.warm_up
     if warm_up and not usual:
-        raise DatasetError("--warm-up: is for --arch tiny --weights none --train all, which learns everything again")
+        raise DatasetError(
+            "--warm-up: is for --arch tiny --weights none --train all, which learns everything from scratch"
+        )
     rate = request.lr or (RANDOM_RATE if anew else RATE * (request.batch / REFERENCE) ** 0.5)
     recipe = Recipe(
         **trained, epochs=request.epochs, batch=request.batch, lr=rate, seed=request.seed, patience=request.patience
