@@ -7,6 +7,7 @@ infinity are none either. Inside, code trusts its types.
 Importing this costs a tenth of a second: no command may do so before its work begins.
 """
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from converters.cli.errors import DatasetError
 
 M = TypeVar("M")
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")  # what the type does not name is kept
 
 
@@ -46,11 +48,6 @@ def check(value: Any, model: type[M], name: str, step: str = "") -> M:
         return _adapter(model).validate_python(value)
     except ValidationError as error:
         raise DatasetError(_line(name, _what(error), step)) from None
-
-
-@cache
-def _adapter(model: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(model)
 
 
 def _what(error: ValidationError) -> str:
