@@ -13,7 +13,7 @@ import click
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress, table, to_json
 from converters.datasets import splits
-from converters.datasets.card import HEADER, Summary, card_as_markdown, make_card, read_card
+from converters.datasets.card import HEADER, Summary, card_as_markdown, make_card
 from converters.datasets.splits import Split
 from converters.datasets.synthetic_images import FOLDER, KEYS, RECORD, read_synthetic
 from converters.sources.samples import GOOD, Category, Sample
@@ -95,9 +95,10 @@ def augment(
     """
     from converters.cli import publishing as staging
     from converters.datasets.origin import source_of
+    from converters.datasets.records import read_card, read_split, split_of
 
     staging.recover(base)
-    record, card = splits.read_split(base), read_card(base)
+    record, card = read_split(base), read_card(base)
     if record.get("base"):
         raise DatasetError(f"{base}: has synthetic images already: name {record['base']['dataset']} instead")
     if "tile" in card["settings"]:
@@ -123,11 +124,11 @@ def augment(
         images = read_synthetic(folder, category.name, max_pixels)
         parts = record["parts"] | {sample.key: "train" for sample in images}
         origin = {"dataset": base.name, "sha256": record["sha256"], "synthetic_images": splits.hash_sources(images)}
-        split = dataclasses.replace(splits.split_of(record), parts=parts, base=origin)
+        split = dataclasses.replace(split_of(record), parts=parts, base=origin)
         summary = _convert(folder, target, card, category, [*samples, *images], split, workers, placing)
         _write_record(folder, request, stock, origin, made)
         _write_sheet(folder, target.name, category, images, made)
-        if splits.read_split(base)["sha256"] != record["sha256"] or read_card(base) != card:
+        if read_split(base)["sha256"] != record["sha256"] or read_card(base) != card:
             raise DatasetError(f"{base}: was replaced meanwhile: start again")
     return summary
 

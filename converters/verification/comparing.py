@@ -14,8 +14,9 @@ from converters.cli.errors import DatasetError
 from converters.cli.publishing import recover
 from converters.cli.terminal import progress, table, to_json
 from converters.datasets import splits, tiles
-from converters.datasets.card import Simplification, read_card
+from converters.datasets.card import Simplification
 from converters.datasets.origin import source_of
+from converters.datasets.records import Record, read_card, read_split
 from converters.datasets.synthetic_images import FOLDER, read_synthetic
 from converters.formats.writer import LabelledImage
 from converters.sources.samples import PARTS
@@ -65,7 +66,7 @@ class Result:
 
 
 def source_images(
-    dataset: Path, root: Path | None, split: dict[str, Any], max_pixels: int = 256_000_000
+    dataset: Path, root: Path | None, split: Record, max_pixels: int = 256_000_000
 ) -> list[LabelledImage]:
     """The images, or tiles, of a dataset as its sources define them, without instances (see ``with_instances``).
 
@@ -102,7 +103,7 @@ def _check_record(dataset: Path, record: dict[str, Any]) -> None:
         raise DatasetError(f"{path}: does not say where the tiles lie in their images: convert again with --overwrite")
 
 
-def with_instances(images: list[LabelledImage], settings: dict[str, Any]) -> Iterator[LabelledImage]:
+def with_instances(images: list[LabelledImage], settings: Record) -> Iterator[LabelledImage]:
     """The same images one by one, each with its instances as the recorded settings define them."""
     from converters.masks.instances import InstanceRule, cropped, find_instances
     from converters.masks.reading import mask_of
@@ -120,7 +121,7 @@ def with_instances(images: list[LabelledImage], settings: dict[str, Any]) -> Ite
                 yield dataclasses.replace(image, instances=found, class_index=image.class_index if found else None)
 
 
-def check_split(reader: Reader, images: list[LabelledImage], split: dict[str, Any]) -> str:
+def check_split(reader: Reader, images: list[LabelledImage], split: Record) -> str:
     """``ok``, or how the format's division into parts differs from ``split.json``."""
     if reader.split_hash() != split["sha256"]:
         return "made from another split"
@@ -198,7 +199,7 @@ def _iou(found: list["NDArray[np.uint8]"], truths: list["NDArray[np.uint8]"]) ->
 def verify(dataset: Path, root: Path | None = None, max_pixels: int = 256_000_000) -> list[Result]:
     """Hold every format of a dataset against the source masks."""
     recover(dataset)
-    split = splits.read_split(dataset)
+    split = read_split(dataset)
     card = read_card(dataset)
     images = source_images(dataset, root, split, max_pixels)
     opened = {}
