@@ -54,8 +54,11 @@ def _what(error: ValidationError) -> str:
     """The first fault: ``field.index: what is wrong``, and how many more there are."""
     first, *more = error.errors(include_url=False, include_context=False)
     where = ".".join(map(str, first["loc"]))
+    what = first["msg"].removeprefix("Value error, ")
+    if first["type"] not in ("missing", "json_invalid", "value_error"):
+        what += f", not {first['input']!r:.40}"
     others = f" (and {len(more)} more faults)" if more else ""
-    return f"{where}{': ' if where else ''}{first['msg'].removeprefix('Value error, ')}{others}"
+    return f"{where}{': ' if where else ''}{what}{others}"
 
 
 def _line(*parts: Any) -> str:
