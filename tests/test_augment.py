@@ -20,7 +20,7 @@ from converters.datasets import synthetic_images as made
 from converters.masks.instances import Instance
 from converters.synthetic import pasting, perlin
 from converters.synthetic.augmentation import Request, orders_for, shares
-from converters.synthetic.product import Frame, find_foreground, frame_of, kind_of
+from converters.synthetic.foreground import Frame, find_foreground, frame_of, kind_of
 from finetune.runs.dataset import open_dataset
 
 SIDE = 120

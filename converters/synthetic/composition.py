@@ -18,8 +18,8 @@ from converters.masks.instances import Instance, InstanceRule, find_instances
 from converters.masks.reading import mask_of
 from converters.sources.samples import GOOD, Sample
 from converters.synthetic import pasting, perlin
+from converters.synthetic.foreground import Mask, Pixels, find_foreground, frame_of, kind_of
 from converters.synthetic.pasting import Cut, Source
-from converters.synthetic.product import Mask, Pixels, find_foreground, frame_of, kind_of
 
 LOOKED_AT = 60  # good images from which the kind of product is told
 TRIES = 200  # backgrounds and defects that are drawn before a type is given up

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.masks.instances import Instance
-from converters.synthetic.product import Frame, Mask, Pixels
+from converters.synthetic.foreground import Frame, Mask, Pixels
 
 Values = NDArray[Any]  # h x w x C, uint8 or float32, 0..255
 VISIBLE = 10  # grey levels by which the synthetic image differs from its parent
