@@ -20,7 +20,7 @@ from converters.cli.options import (
     out_option,
     overwrite_option,
 )
-from converters.synthetic.augmentation import BOTH, PASTE, PERLIN
+from converters.synthetic.request import ANYWHERE, BOTH, OBJECT, PASTE, PERLIN, PRIOR
 
 
 @command()
@@ -36,8 +36,8 @@ from converters.synthetic.augmentation import BOTH, PASTE, PERLIN
 )
 @click.option(
     "--place",
-    type=click.Choice(["prior", "object", "anywhere"]),
-    default="prior",
+    type=click.Choice([PRIOR, OBJECT, ANYWHERE]),
+    default=PRIOR,
     help="Where the type occurs on the product, anywhere on it, or anywhere in the image.",
 )
 @click.option("--balance", is_flag=True, help="Make most of the types that train has fewest of.")
