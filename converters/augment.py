@@ -11,14 +11,15 @@ from typing import Any
 import click
 
 from converters.cli.command import command
-from converters.cli.options import FOLDER as PATH
 from converters.cli.options import (
     any_seed_option,
     images_option,
     json_option,
     max_pixels_option,
+    moved_source_option,
     out_option,
     overwrite_option,
+    workers_option,
 )
 from converters.synthetic.request import ANYWHERE, BOTH, OBJECT, PASTE, PERLIN, PRIOR
 
@@ -26,7 +27,7 @@ from converters.synthetic.request import ANYWHERE, BOTH, OBJECT, PASTE, PERLIN, 
 @command()
 @click.option("--dataset", "name", required=True, metavar="NAME", help="Dataset in --out that gets more defects.")
 @out_option
-@click.option("--root", type=PATH, help="Where the dataset's source lies, if it has moved since the conversion.")
+@moved_source_option
 @click.option("--count", type=click.IntRange(1), default=500, help="Images to make.")
 @click.option(
     "--method",
@@ -42,9 +43,7 @@ from converters.synthetic.request import ANYWHERE, BOTH, OBJECT, PASTE, PERLIN, 
 )
 @click.option("--balance", is_flag=True, help="Make most of the types that train has fewest of.")
 @any_seed_option
-@click.option(
-    "--workers", type=click.IntRange(1), show_default="one per core", help="Processes; the result is the same."
-)
+@workers_option
 @images_option
 @max_pixels_option
 @overwrite_option

@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from converters.cli.command import command
-from converters.cli.options import json_option, source_options
+from converters.cli.options import json_option
+from converters.sources.options import source_options
 
 
 @command()

@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from converters.cli.command import command
-from converters.cli.options import FOLDER, instance_options, overwrite_option, source_options
+from converters.cli.options import FOLDER, instance_options, overwrite_option
+from converters.sources.options import source_options
 
 
 @command()
