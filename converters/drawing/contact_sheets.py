@@ -10,7 +10,7 @@ from PIL import Image
 from converters.cli.errors import DatasetError
 from converters.cli.publishing import publish
 from converters.cli.terminal import progress, table
-from converters.drawing.panels import COLUMNS, Defect, defect_sheet, good_sheet
+from converters.drawing.panels import COLUMNS, defect_sheet, good_sheet
 from converters.masks.instances import InstanceRule
 from converters.masks.reading import instances_of
 from converters.sources.reading import find_categories, find_root, read_category
@@ -72,7 +72,7 @@ def _defect_sheet(
         subtitle = f"{len(chosen)} of {len(by_area)} images, evenly spaced {order}"
     else:
         subtitle = f"all {len(chosen)} images, {order}"
-    defects = [Defect(sample, instances_of(sample, rule)[0]) for sample in chosen]
+    defects = [(sample, instances_of(sample, rule)[0]) for sample in chosen]
     return defect_sheet(title(category, kind), subtitle, defects), len(chosen)
 
 
