@@ -5,7 +5,6 @@ synthetic ones, which lie in its folder ``synthetic/``. ``augment.json`` tells e
 ``synthetic.png`` shows some of them.
 """
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -59,4 +58,4 @@ def main(**options: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name=f"python -m converters.{Path(__file__).stem}")
+    main()

@@ -1,6 +1,5 @@
 """Print the card of a source folder: counts, sizes, imbalance, duplicates, and what an incomplete download lacks."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -25,4 +24,4 @@ def main(**options: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name=f"python -m converters.{Path(__file__).stem}")
+    main()

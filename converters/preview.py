@@ -1,6 +1,5 @@
 """Write contact sheets of a source folder: ``previews/CATEGORY/DEFECT.png``, and ``good.png``."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -26,4 +25,4 @@ def main(**options: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name=f"python -m converters.{Path(__file__).stem}")
+    main()

@@ -30,4 +30,4 @@ def main(**options: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m converters.sample")
+    main()

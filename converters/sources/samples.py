@@ -135,11 +135,16 @@ def read_sample(folder: Path, listed: Listed, max_pixels: int) -> Sample | Probl
             raise DatasetError(listed.problem)
         mask, defect, mask_digest = listed.mask, listed.defect, ""
         if mask is not None:
-            mask_digest = _hash_mask(mask, width, height)
-            if (listed.empty_is_good or defect == GOOD) and _is_empty(mask):
-                mask, defect, mask_digest = None, GOOD, ""
+            contents = [(file, file.read_bytes()) for file in mask_files(mask)]
+            _check_mask(contents, width, height)
+            if (listed.empty_is_good or defect == GOOD) and all(_is_empty(content) for _, content in contents):
+                mask, defect = None, GOOD
             elif defect == GOOD:
                 raise DatasetError(f"counts as good, but its mask {mask.parent.name}/{mask.name} shows a defect")
+            else:
+                digests = [hashlib.sha256(content).hexdigest() for _, content in contents]
+                joint = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+                mask_digest = joint if mask.is_dir() else digests[0]
         return Sample(
             category=folder.name,
             key=key,
@@ -159,14 +164,12 @@ def read_sample(folder: Path, listed: Listed, max_pixels: int) -> Sample | Probl
         return Problem(key, getattr(error, "strerror", None) or str(error))
 
 
-def _hash_mask(mask: Path, width: int, height: int) -> str:
-    """SHA-256 of a mask whose files are whole (what they mean is for `instances.read_mask` to say).
+def _check_mask(contents: list[tuple[Path, bytes]], width: int, height: int) -> None:
+    """Raise DatasetError if a file of a mask is not whole (what it means is for ``masks.reading`` to say).
 
     The size is compared before anything is decoded, so that a small file cannot ask for all memory.
     """
-    digests = []
-    for file in mask_files(mask):
-        data = file.read_bytes()
+    for file, data in contents:
         try:
             with opened(data) as image:
                 if image.size != (width, height):
@@ -174,18 +177,13 @@ def _hash_mask(mask: Path, width: int, height: int) -> str:
             _check_whole(data)
         except DatasetError as error:
             raise DatasetError(f"its mask {file.parent.name}/{file.name} {error}") from None
-        digests.append(hashlib.sha256(data).hexdigest())
-    return digests[0] if mask.is_file() else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _is_empty(mask: Path) -> bool:
-    """Does a mask that is whole hold nothing but zeros (whatever its opacity)?"""
-    for file in mask_files(mask):
-        with opened(file.read_bytes()) as image:
-            colours = image.convert("RGB") if "A" in image.getbands() else image
-            if colours.getbbox() is not None:
-                return False
-    return True
+def _is_empty(data: bytes) -> bool:
+    """Does a mask file that is whole hold nothing but zeros (whatever its opacity)?"""
+    with opened(data) as image:
+        colours = image.convert("RGB") if "A" in image.getbands() else image
+        return colours.getbbox() is None
 
 
 def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int]:
