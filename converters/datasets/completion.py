@@ -11,10 +11,10 @@ import click
 from filelock import FileLock
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import conversion_options
 from converters.cli.publishing import MARKER
 from converters.datasets import splits
 from converters.datasets.card import read_card
+from converters.datasets.options import conversion_options
 from converters.datasets.synthetic_images import RECORD
 
 COMMANDS = {
