@@ -21,8 +21,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from converters.datasets import splits
 from converters.datasets.origin import source_of
+from converters.datasets.records import read_split
 from converters.masks.reading import read_mask
 
 SIDE, BANDS, FOLDS, NEIGHBOURS = 64, 16, 5, 5
@@ -66,7 +66,7 @@ def features(image: Path, mask: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     for dataset in map(Path, sys.argv[1:]):
-        record, split = json.loads((dataset / "augment.json").read_text("utf-8")), splits.read_split(dataset)
+        record, split = json.loads((dataset / "augment.json").read_text("utf-8")), read_split(dataset)
         _, samples = source_of(dataset, None, split)
         rows, made, groups = [], [], []
         for sample in samples:

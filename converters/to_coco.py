@@ -11,11 +11,10 @@ import click
 
 from converters.cli.command import command
 from converters.datasets.options import conversion_options, simplify_option
-from converters.formats.coco import WRITERS
 
 
 @command()
-@click.option("--segmentation", type=click.Choice(list(WRITERS)), default="polygon", help="Polygons or RLE.")
+@click.option("--segmentation", type=click.Choice(["polygon", "rle"]), default="polygon", help="Polygons or RLE.")
 @simplify_option
 @conversion_options
 def main(segmentation: str, **options: Any) -> None:
@@ -25,6 +24,7 @@ def main(segmentation: str, **options: Any) -> None:
     instance, over a bridge of no width: programs that show polygons may show that line.
     """
     from converters.datasets.conversion import run
+    from converters.formats.coco import WRITERS
 
     run([WRITERS[segmentation]], **options)
 

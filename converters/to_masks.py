@@ -5,7 +5,6 @@ from typing import Any
 
 from converters.cli.command import command
 from converters.datasets.options import conversion_options
-from converters.formats.png_masks import MasksWriter
 
 
 @command()
@@ -13,6 +12,7 @@ from converters.formats.png_masks import MasksWriter
 def main(**options: Any) -> None:
     """Write PNG masks: DATASET/masks, semantic (palette, class index + 1) and instance (16 bit)."""
     from converters.datasets.conversion import run
+    from converters.formats.png_masks import MasksWriter
 
     run([MasksWriter], **options)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from converters.cli.command import command
 from converters.datasets.options import conversion_options
-from converters.formats.voc import VocWriter
 
 
 @command()
@@ -17,6 +16,7 @@ from converters.formats.voc import VocWriter
 def main(**options: Any) -> None:
     """Write a PASCAL VOC dataset: DATASET/voc."""
     from converters.datasets.conversion import run
+    from converters.formats.voc import VocWriter
 
     run([VocWriter], **options)
 

@@ -11,11 +11,15 @@ import click
 
 from converters.cli.command import command
 from converters.datasets.options import conversion_options, simplify_option
-from converters.formats.yolo import WRITERS
 
 
 @command()
-@click.option("--task", type=click.Choice(list(WRITERS)), default="detect", help="Boxes, polygons or rotated boxes.")
+@click.option(
+    "--task",
+    type=click.Choice(["detect", "segment", "obb"]),
+    default="detect",
+    help="Boxes, polygons or rotated boxes.",
+)
 @simplify_option
 @conversion_options
 def main(task: str, **options: Any) -> None:
@@ -26,6 +30,7 @@ def main(task: str, **options: Any) -> None:
     off, which matters for thin defects: give those COCO or PNG masks.
     """
     from converters.datasets.conversion import run
+    from converters.formats.yolo import WRITERS
 
     run([WRITERS[task]], **options)
 

@@ -15,7 +15,7 @@ from click.testing import Result
 from conftest import converted, refusal, run_cli, run_process, save_mask, tree, write_category
 from PIL import Image
 
-from converters.datasets import splits
+from converters.datasets import records
 from converters.datasets import synthetic_images as made
 from converters.masks.instances import Instance
 from converters.synthetic import pasting, perlin
@@ -150,7 +150,7 @@ def test_verify_sees_a_changed_made_mask(pasted: Path, tmp_path: Path) -> None:
 
 
 def test_parents_are_files_of_train_and_none_of_val_or_test(data: Path, pasted: Path) -> None:
-    parts = splits.read_split(data / "out" / "wedge")["parts"]
+    parts = records.read_split(data / "out" / "wedge")["parts"]
     held_out = {sha256(data / "data" / "wedge" / key) for key, part in parts.items() if part != "train"}
     for entry in record_of(pasted)["images"]:
         parents = {entry["background"], *(part["source"] for part in entry["parts"])}
@@ -163,7 +163,7 @@ def test_parents_are_files_of_train_and_none_of_val_or_test(data: Path, pasted: 
 def test_no_pixel_of_val_or_test_is_in_a_made_image(data: Path, pasted: Path, tmp_path: Path) -> None:
     """With other images there, and other masks, the same images are made."""
     shutil.copytree(data / "data", tmp_path / "data")
-    parts = splits.read_split(data / "out" / "wedge")["parts"]
+    parts = records.read_split(data / "out" / "wedge")["parts"]
     generator = np.random.default_rng(5)
     for key in (key for key, part in parts.items() if part != "train"):
         save(tmp_path / "data" / "wedge" / key, generator.integers(0, 256, (SIDE, SIDE), np.uint8))
@@ -171,7 +171,7 @@ def test_no_pixel_of_val_or_test_is_in_a_made_image(data: Path, pasted: Path, tm
             mask = tmp_path / "data" / "wedge" / "ground_truth" / Path(key).parent.name / f"{Path(key).stem}_mask.png"
             save_mask(mask, np.eye(SIDE, dtype=np.uint8))
     converted("to_masks", tmp_path / "data" / "wedge", tmp_path / "out")
-    assert splits.read_split(tmp_path / "out" / "wedge")["parts"] == parts
+    assert records.read_split(tmp_path / "out" / "wedge")["parts"] == parts
     other = augmented(tmp_path / "out")
     assert tree(other / "synthetic") == tree(pasted / "synthetic")
 
@@ -493,9 +493,9 @@ def test_a_split_survives_being_read_back(data: Path, pasted: Path, tmp_path: Pa
     folders = [pasted, *(path.parent for path in tmp_path.glob("*/split.json"))]
     assert len(folders) == 4
     for folder in folders:
-        record = splits.read_split(folder)
-        assert splits.split_of(record).sha256 == record["sha256"]
-        assert splits.split_of(record).family == record["family"]
+        record = records.read_split(folder)
+        assert records.split_of(record).sha256 == record["sha256"]
+        assert records.split_of(record).family == record["family"]
 
 
 def test_made_keys_sort_after_those_of_every_layout() -> None:

@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 from converters.cli.errors import DatasetError
 from converters.formats.coco import polygons
 from converters.formats.yolo import polygon_row
-from converters.importing.coco_labels import decode, run_lengths
+from converters.importing.coco_labels import decode
 from converters.importing.mask_folder import unite
 from converters.importing.yolo_labels import decode_row, label_file
 from converters.masks import rle
@@ -145,7 +145,7 @@ def test_any_mask_survives_yolo(mask: np.ndarray) -> None:
 def test_compressed_run_lengths_are_read_as_pycocotools_reads_them(mask: np.ndarray) -> None:
     text = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
     runs = np.flatnonzero(np.diff(np.concatenate([[0], mask.ravel("F"), [2]])))
-    assert run_lengths(text) == np.diff(np.concatenate([[0], runs])).tolist()
+    assert rle.run_lengths(text) == np.diff(np.concatenate([[0], runs])).tolist()
 
 
 # ---------------------------------------------------------------- COCO
@@ -154,7 +154,7 @@ def test_compressed_run_lengths_are_read_as_pycocotools_reads_them(mask: np.ndar
 def test_every_kind_of_segmentation_of_one_mask_is_the_same(tmp_path: Path) -> None:
     mask = np.zeros(SIZE[::-1], np.uint8)
     mask[2:12, 2:12] = 1
-    runs = run_lengths(coco_mask.encode(np.asfortranarray(mask))["counts"].decode())
+    runs = rle.run_lengths(coco_mask.encode(np.asfortranarray(mask))["counts"].decode())
     for segmentation in (
         [SQUARE],
         {"size": [40, 48], "counts": runs},
@@ -187,22 +187,25 @@ def test_folders_in_image_names_become_part_of_the_name(tmp_path: Path) -> None:
 
 REFUSED_COCO: dict[str, tuple[dict[str, Any], str]] = {
     "a box": ({"segmentation": [], "bbox": [1, 2, 3, 4]}, "a box alone"),
-    "a flat list": ({"segmentation": SQUARE}, "no list of three or more points"),
-    "two points": ({"segmentation": [[1, 2, 3, 4]]}, "no list of three or more points"),
-    "odd": ({"segmentation": [[*SQUARE, 1]]}, "no list of three or more points"),
-    "text": ({"segmentation": [["a"] * 6]}, "coordinate a"),
-    "not a number": ({"segmentation": [[float("nan")] * 6]}, "coordinate nan"),
+    "a flat list": ({"segmentation": SQUARE}, "0: Input should be a valid list"),
+    "two points": ({"segmentation": [[1, 2, 3, 4]]}, "0: List should have at least 6 items"),
+    "odd": ({"segmentation": [[*SQUARE, 1]]}, "odd number"),
+    "text": ({"segmentation": [["a"] * 6]}, "0.0: Input should be a valid number"),
+    "not a number": ({"segmentation": [[float("nan")] * 6]}, "0.0: Input should be a finite number"),
     "far away": ({"segmentation": [[1e9, 0, 0, 0, 5, 5]]}, "far outside"),
     "no area": ({"segmentation": [[3, 3, 3, 3, 3, 3]]}, "covers no pixel"),
     "wrong size": ({"segmentation": {"size": [48, 40], "counts": [1920]}}, "40 x 48 px"),
     "too few pixels": ({"segmentation": {"size": [40, 48], "counts": [5, 5]}}, "add up to 10"),
     "too many pixels": ({"segmentation": {"size": [40, 48], "counts": [5, 10**9]}}, "add up to 1000000005"),
-    "negative run": ({"segmentation": {"size": [40, 48], "counts": [-5, 1925]}}, "no whole numbers"),
-    "bad character": ({"segmentation": {"size": [40, 48], "counts": "~~"}}, "character '~'"),
-    "cut string": ({"segmentation": {"size": [40, 48], "counts": "PPPP"}}, "cut short"),
+    "negative run": (
+        {"segmentation": {"size": [40, 48], "counts": [-5, 1925]}},
+        "counts.0: Input should be greater than or equal to 0",
+    ),
+    "bad character": ({"segmentation": {"size": [40, 48], "counts": "~~"}}, "counts: no run lengths"),
+    "cut string": ({"segmentation": {"size": [40, 48], "counts": "PPPP"}}, "counts: no run lengths"),
     "unknown class": ({"segmentation": [SQUARE], "category_id": 9}, "category_id"),
-    "list as class": ({"segmentation": [SQUARE], "category_id": [1]}, "no category_id"),
-    "unknown image": ({"segmentation": [SQUARE], "image_id": 9}, "belongs to no image"),
+    "list as class": ({"segmentation": [SQUARE], "category_id": [1]}, "annotations.0.category_id"),
+    "unknown image": ({"segmentation": [SQUARE], "image_id": 9}, "annotation 0: image_id"),
 }
 
 
@@ -218,21 +221,21 @@ def test_bad_coco_annotations_are_refused_by_name(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"images": None}, "no list of objects 'images'"),
-        ({"categories": [3]}, "no list of objects 'categories'"),
+        ({"images": None}, "images: Input should be a valid array"),
+        ({"categories": [3]}, "categories.0: Input should be an object"),
         ({"images": [{"id": 1, "file_name": "../up.png"}]}, "leads out of --images"),
         ({"images": [{"id": 1, "file_name": "/etc/passwd"}]}, "leads out of --images"),
         ({"images": [{"id": 1, "file_name": "..\\up.png"}]}, "leads out of --images"),
-        ({"images": [{"id": 1}]}, "leads out of --images"),
+        ({"images": [{"id": 1}]}, "images.0.file_name: Field required"),
         ({"images": [{"id": 1, "file_name": "gone.png"}]}, "gone.png: No such file"),
         ({"images": [{"id": 1, "file_name": "a\0b.png"}]}, "control characters"),
         ({"images": [{"id": 1, "file_name": "0.png", "width": 96, "height": 80}]}, "was it resized?"),
-        ({"images": [{"id": 1, "file_name": "0.png"}] * 2}, "two images have the id 1"),
+        ({"images": [{"id": 1, "file_name": "0.png"}] * 2}, "images: two have the same id"),
         ({"images": [{"id": 1, "file_name": "0.png"}, {"id": 2, "file_name": "0.png"}]}, "would both be 0"),
         ({"categories": [{"id": 1, "name": "good"}]}, "no name for a defect"),
         ({"categories": [{"id": 1, "name": "a/b"}]}, "no name for a defect"),
-        ({"categories": [{"name": "a"}]}, "has no id"),
-        ({"images": [], "annotations": []}, "no images"),
+        ({"categories": [{"name": "a"}]}, "categories.0.id: Field required"),
+        ({"images": [], "annotations": []}, "labels.json: images: List should have at least 1 item"),
     ],
 )
 def test_bad_coco_files_are_refused(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
@@ -287,9 +290,9 @@ def test_yolo_rows_are_painted_as_ultralytics_paints_them() -> None:
         ("0 0.1 0.1 0.2 0.2 0.3", "three or more points"),
         ("0.5 0.1 0.1 0.2 0.2 0.3 0.1", "needs a class"),
         ("nan 0.1 0.1 0.2 0.2 0.3 0.1", "needs a class"),
-        ("0 0.1 0.1 0.2 nan 0.3 0.1", "outside 0 to 1"),
-        ("0 0.1 0.1 1.2 0.2 0.3 0.1", "outside 0 to 1"),
-        ("0 0.1 0.1 -0.2 0.2 0.3 0.1", "outside 0 to 1"),
+        ("0 0.1 0.1 0.2 nan 0.3 0.1", "from 0 to 1"),
+        ("0 0.1 0.1 1.2 0.2 0.3 0.1", "from 0 to 1"),
+        ("0 0.1 0.1 -0.2 0.2 0.3 0.1", "from 0 to 1"),
         ("7 0.1 0.1 0.2 0.1 0.2 0.3", "class 7"),
         ("dent 0.1 0.1 0.2 0.1 0.2 0.3", "no row of numbers"),
         ("\udcff", "no row of numbers"),
@@ -316,7 +319,7 @@ def test_files_that_are_not_there_and_boxes_have_a_next_step(tmp_path: Path) -> 
     for path in (tmp_path / "data.yaml", tmp_path):
         assert "directory: name the data.yaml of a" in refusal(run_cli("from_yolo", path, "--to", tmp_path / "to"))
     missing = ("from_coco", tmp_path / "labels.json", "--images", tmp_path, "--to", tmp_path / "to")
-    assert "directory: name the JSON file of the labels" in refusal(run_cli(*missing))
+    assert "directory: name a JSON file of labels" in refusal(run_cli(*missing))
     boxes = ("from_yolo", write_yolo(tmp_path, ["0 0.5 0.5 0.2 0.2"]), "--to", tmp_path / "to")
     assert "label outlines (YOLO's segment format) instead, or leave such images out with --on-error skip" in refusal(
         run_cli(*boxes)
@@ -328,11 +331,11 @@ def test_files_that_are_not_there_and_boxes_have_a_next_step(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"names": None}, "needs `names`"),
-        ({"names": {"a": "b"}}, "needs `names`"),
-        ({"train": None, "val": None}, "needs `train`"),
-        ({"train": 3}, "needs `train`"),
-        ({"train": [3]}, "needs `train`"),
+        ({"names": None}, "names: Input should be a valid dict"),
+        ({"names": {"a": "b"}}, "names.a.[key]: Input should be a valid integer"),
+        ({"train": None, "val": None}, "data.yaml: names no images"),
+        ({"train": 3}, "train: Input should be a valid list"),
+        ({"train": [3]}, "train.0: Input should be a valid string"),
         ({"train": "nowhere"}, "no such folder"),
         ({"path": "/nowhere"}, "no such folder"),
     ],

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters.cli.errors import DatasetError
-from converters.datasets.splits import Split, SplitRule, contradictions, make_split, read_split
+from converters.datasets.records import read_split
+from converters.datasets.splits import Split, SplitRule, contradictions, make_split
 from converters.sources.duplicates import duplicates
 from converters.sources.reading import read_category
 from converters.sources.samples import Sample

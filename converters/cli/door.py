@@ -12,12 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from converters.cli.errors import DatasetError
 
 M = TypeVar("M")
-_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")  # what the type does not name is kept
 
 
@@ -27,19 +27,33 @@ class Checked(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")
 
 
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(  # a class brings its rules, a list of something has none
+    lambda model: TypeAdapter(model, config=None if isinstance(model, type) else STRICT)
+)
+
+
 def read_json(path: Path, model: type[M], step: str = "") -> M:
     """The content of a JSON file; raises DatasetError ``FILE: field: what is wrong: step``.
 
     ``step`` is what the user can do about a file that is missing or wrong.
     """
     try:
-        content = path.read_bytes()
+        return _adapter(model).validate_json(path.read_bytes())
     except OSError as error:
         raise DatasetError(_line(path, error.strerror, step)) from None
-    try:
-        return _adapter(model).validate_json(content)
     except ValidationError as error:
         raise DatasetError(_line(path, _what(error), step)) from None
+
+
+def read_yaml(path: Path, model: type[M], step: str = "") -> M:
+    """The content of a YAML file, which cannot run code; raises DatasetError as ``read_json`` does."""
+    try:
+        value = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise DatasetError(_line(path, error.strerror, step)) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise DatasetError(_line(path, f"is no YAML ({str(error).partition(chr(10))[0]})", step)) from None
+    return check(value, model, str(path), step)
 
 
 def check(value: Any, model: type[M], name: str, step: str = "") -> M:
@@ -53,13 +67,13 @@ def check(value: Any, model: type[M], name: str, step: str = "") -> M:
 def _what(error: ValidationError) -> str:
     """The first fault: ``field.index: what is wrong``, and how many more there are."""
     first, *more = error.errors(include_url=False, include_context=False)
-    where = ".".join(map(str, first["loc"]))
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] not in ("missing", "json_invalid", "value_error"):
         what += f", not {first['input']!r:.40}"
-    others = f" (and {len(more)} more faults)" if more else ""
-    return f"{where}{': ' if where else ''}{what}{others}"
+    return " ".join(_line(".".join(map(str, first["loc"])), what).split()) + (
+        f" (and {len(more)} more)" if more else ""
+    )
 
 
 def _line(*parts: Any) -> str:
-    return ": ".join(" ".join(str(part).split()) for part in parts if part)
+    return ": ".join(str(part) for part in parts if part)

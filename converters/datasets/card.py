@@ -1,14 +1,11 @@
 """The card of a dataset: what is in it, what was left out and why. A run prints it, and publishes it."""
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from converters.cli.errors import DatasetError
 from converters.cli.terminal import table
 from converters.datasets.splits import COMBINED
 from converters.formats.writer import TOO_SMALL, DatasetInfo, Outcome, Writer
@@ -178,17 +175,3 @@ def card_as_markdown(info: DatasetInfo, summary: Summary, card: dict[str, Any]) 
         notes.append("the class `combined` holds images with several defects")
     lines = [f"# {info.name}", "", table(summary.rows, HEADER, "github"), ""]
     return "\n".join(lines + [f"- {note}" for note in notes] + [f"- split: `{info.split_sha256}`", ""])
-
-
-def read_card(dataset: Path) -> dict[str, Any]:
-    """Read ``card.json`` of a published dataset; raises DatasetError if there is none."""
-    path = dataset / "card.json"
-    try:
-        card = json.loads(path.read_text("utf-8"))
-        if card["schema"] != 1 or not {"classes", "settings", "options", "left_out", "formats"} <= card.keys():
-            raise ValueError("not of schema 1")
-        return card
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}: is {dataset} a dataset that the converters wrote?") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DatasetError(f"{path}: is no card ({error}): convert again with --overwrite") from None

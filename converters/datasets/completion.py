@@ -1,6 +1,5 @@
 """Writing a further format of a published dataset from what the dataset records, or saying how to do it by hand."""
 
-import json
 import os
 import shlex
 from dataclasses import asdict
@@ -12,10 +11,15 @@ from filelock import FileLock
 
 from converters.cli.errors import DatasetError
 from converters.cli.publishing import MARKER
-from converters.datasets import splits
-from converters.datasets.card import read_card
 from converters.datasets.options import conversion_options
-from converters.datasets.synthetic_images import RECORD
+from converters.datasets.origin import source_of
+from converters.datasets.pipeline import Conversion, convert_dataset
+from converters.datasets.records import Record, read_augmentation, read_card, read_split, split_of
+from converters.formats.coco import CocoWriter
+from converters.formats.png_masks import MasksWriter
+from converters.formats.voc import VocWriter
+from converters.formats.yolo import DetectWriter, ObbWriter, SegmentWriter
+from converters.masks.instances import InstanceRule
 
 COMMANDS = {
     "yolo": "to_yolo",
@@ -36,7 +40,7 @@ def write_format(dataset: Path, name: str) -> None:
     with FileLock(dataset.absolute().with_name(f".{dataset.name}.format")):
         if (dataset / name).is_dir():
             return  # by another process
-        card, record = read_card(dataset), splits.read_split(dataset)
+        card, record = read_card(dataset), read_split(dataset)
         if "tile" in card["settings"] or "base" in record:
             raise DatasetError(f"{dataset / name}: no such format; write it with {command_for(dataset, name)}")
         click.echo(f"{dataset}: writing {name}, as the formats there were made", err=True)
@@ -45,15 +49,7 @@ def write_format(dataset: Path, name: str) -> None:
         os.utime(dataset / MARKER, ns=(published.st_atime_ns, published.st_mtime_ns))  # it is no newer a dataset
 
 
-def _convert(dataset: Path, name: str, card: dict[str, Any], record: dict[str, Any]) -> None:
-    from converters.datasets.origin import source_of
-    from converters.datasets.pipeline import Conversion, convert_dataset
-    from converters.formats.coco import CocoWriter
-    from converters.formats.png_masks import MasksWriter
-    from converters.formats.voc import VocWriter
-    from converters.formats.yolo import DetectWriter, ObbWriter, SegmentWriter
-    from converters.masks.instances import InstanceRule
-
+def _convert(dataset: Path, name: str, card: Record, record: Record) -> None:
     writers = {w.folder: w for w in (DetectWriter, ObbWriter, SegmentWriter, CocoWriter, MasksWriter, VocWriter)}
     settings, options = card["settings"], card["options"]
     try:
@@ -64,7 +60,7 @@ def _convert(dataset: Path, name: str, card: dict[str, Any], record: dict[str, A
     rule = InstanceRule(**{field: settings[field] for field in InstanceRule.__dataclass_fields__})
     conversion = Conversion(
         out=dataset.parent,
-        split=splits.split_of(record).rule,
+        split=split_of(record).rule,
         classes=settings["classes"],
         instances=rule,
         layout=settings["layout"],
@@ -75,10 +71,10 @@ def _convert(dataset: Path, name: str, card: dict[str, Any], record: dict[str, A
 
 def command_for(dataset: Path, name: str) -> str:
     """The command that writes a format of a dataset, with every option of its first conversion that is no default."""
-    card, record = read_card(dataset), splits.read_split(dataset)
+    card, record = read_card(dataset), read_split(dataset)
     if "base" in record:
         return f"{command_for(dataset.parent / record['base']['dataset'], name)}, then {_augmentation(dataset)}"
-    settings, rule = card["settings"], splits.split_of(record).rule
+    settings, rule = card["settings"], split_of(record).rule
     sources = [(dataset.resolve() / relative).resolve() for relative in settings["source"].values()]
     several, tile = len(sources) > 1, settings.get("tile", {})
     given: dict[str, Any] = {
@@ -99,7 +95,7 @@ def command_for(dataset: Path, name: str) -> str:
 
 def _augmentation(dataset: Path) -> str:
     """The command that makes a dataset with synthetic images again."""
-    record = json.loads((dataset / RECORD).read_text("utf-8"))
+    record = read_augmentation(dataset)
     words = ["--dataset", record["base"]["dataset"], "--out", str(dataset.parent), "--count", str(record["count"])]
     words += ["--method", record["method"], "--place", record["place"], "--seed", str(record["seed"])]
     words += ["--balance"] if record["balance"] else []

@@ -17,7 +17,8 @@ from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress, to_json
 from converters.cli.workers import in_processes
 from converters.datasets import splits, tiles
-from converters.datasets.card import Simplification, Summary, card_as_markdown, make_card, read_card
+from converters.datasets.card import Simplification, Summary, card_as_markdown, make_card
+from converters.datasets.records import read_card, read_split
 from converters.datasets.splits import Split, SplitRule
 from converters.datasets.tiles import TileRule
 from converters.formats.writer import TOO_SMALL, DatasetInfo, LabelledImage, Outcome, Planned, Writer, check_length
@@ -339,7 +340,7 @@ def _is_finished(
     tolerances = {name: simplified["tolerance"] for name, simplified in card.get("simplified", {}).items()}
     made &= all(tolerances.get(w.folder, 0) == (conversion.simplify if w.simplifies else 0) for w in writers)
     same_settings = card["settings"] == _settings(conversion, categories, target)
-    return made and same_settings and splits.read_split(target)["sha256"] == split.sha256
+    return made and same_settings and read_split(target)["sha256"] == split.sha256
 
 
 def _formats_to_keep(
@@ -352,7 +353,7 @@ def _formats_to_keep(
     if not target.exists():
         return []
     earlier = read_card(target)
-    same = splits.read_split(target)["sha256"] == split.sha256 and earlier["settings"] == settings
+    same = read_split(target)["sha256"] == split.sha256 and earlier["settings"] == settings
     written = {writer.folder for writer in writers}
     present = sorted(path for path in target.iterdir() if path.is_dir())
     if not conversion.overwrite:

@@ -4,21 +4,17 @@ Images are ranked by a hash of the seed and their path, so that a split depends 
 generator and adding images reorders none of the others. Byte-identical images stay in one part.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from converters.sources.duplicates import Unit, grouped_by_content
 from converters.sources.samples import GOOD, PARTS, Problem, Sample
 
-SCHEMA = 1
 COMBINED = "combined"  # MVTec's type for images that show several defects
 
 
@@ -79,7 +75,7 @@ class Split:
     def to_json(self) -> str:
         return to_json(
             {
-                "schema": SCHEMA,
+                "schema": 1,
                 **self.rule.settings,
                 **self.rule.member,
                 "family": self.family,
@@ -89,32 +85,6 @@ class Split:
                 "unused": self.unused,
             }
         )
-
-
-def read_split(dataset: Path) -> dict[str, Any]:
-    """Read ``split.json`` of a dataset and add its hash as ``sha256``; raises DatasetError if there is none."""
-    path = dataset / "split.json"
-    try:
-        text = path.read_text("utf-8")
-        record = json.loads(text) | {"sha256": _sha256(text)}
-        if record["schema"] != SCHEMA or not isinstance(record["parts"], dict):
-            raise ValueError(f"not of schema {SCHEMA}")
-        return record
-    except OSError as error:
-        inside = ", ".join(sorted(str(found.parent) for found in dataset.glob("*/split.json")))
-        step = f"name one in it: {inside}" if inside else "write one with `python -m converters all --category NAME`"
-        raise DatasetError(f"{path}: {error.strerror}: no dataset has been published there; {step}") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise DatasetError(f"{path}: is no split record ({error}): convert again with --overwrite") from None
-
-
-def split_of(record: dict[str, Any]) -> Split:
-    """The split that a ``split.json`` (see ``read_split``) records."""
-    known = {field.name for field in dataclasses.fields(SplitRule)} & record.keys()
-    rule = SplitRule(
-        **{name: record[name] for name in known} | {"ratios": tuple(record.get("ratios", SplitRule.ratios))}
-    )
-    return Split(rule, record["sources"], record["parts"], record["unused"], record.get("base"))
 
 
 def make_split(samples: Sequence[Sample], rule: SplitRule) -> Split:

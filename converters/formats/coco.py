@@ -2,32 +2,27 @@
 
 import json
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from converters.formats.writer import DatasetInfo, LabelledImage, Outcome, Rendered, Writer
+from converters.masks.instances import Instance
+from converters.masks.polygons import corner_rings, filled_by_parity, simplified
 from converters.masks.rle import rle
 from converters.sources.samples import PARTS
 
-if TYPE_CHECKING:
-    from converters.masks.instances import Instance
 
-
-def polygons(instance: "Instance") -> list[list[int]]:
+def polygons(instance: Instance) -> list[list[int]]:
     """COCO polygons ``[x1, y1, x2, y2, ...]``, one for each connected part of the instance."""
-    from converters.masks.polygons import corner_rings
-
     return [ring.ravel().tolist() for ring in corner_rings(instance)]
 
 
-def simplified_polygons(instance: "Instance", tolerance: float) -> tuple[list[list[float]], float]:
+def simplified_polygons(instance: Instance, tolerance: float) -> tuple[list[list[float]], float]:
     """The same with fewer vertices, and the IoU of what pycocotools will decode with the mask."""
-    from converters.masks.polygons import corner_rings, filled_by_parity, simplified
-
     rings, iou = simplified(instance, tolerance, corner_rings, filled_by_parity)
     return [ring.ravel().tolist() for ring in rings], iou
 
 
-def annotation(instance: "Instance", category_id: int, segmentation: Any) -> dict[str, Any]:
+def annotation(instance: Instance, category_id: int, segmentation: Any) -> dict[str, Any]:
     """One annotation without its ids, which only the main process can count."""
     return {
         "category_id": category_id,

@@ -3,6 +3,7 @@
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from converters.formats.writer import LabelledImage, Rendered, Writer
+from converters.masks.png import id_png
 from converters.sources.samples import PARTS
 
 MOST_INSTANCES = 65535
@@ -13,8 +14,6 @@ class MasksWriter(Writer):
     directories = tuple(f"{kind}/{part}" for kind in ("images", "semantic", "instance") for part in PARTS)
 
     def render(self, image: LabelledImage) -> Rendered:
-        from converters.masks.png import id_png
-
         if len(image.instances) > MOST_INSTANCES:
             raise DatasetError(
                 f"{image.sample.mask}: more than {MOST_INSTANCES} instances; see --min-area, --merge-gap"

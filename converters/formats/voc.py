@@ -8,6 +8,7 @@ from typing import Any
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from converters.formats.writer import DatasetInfo, LabelledImage, Outcome, Rendered, Writer
+from converters.masks.png import index_png, voc_palette
 from converters.sources.samples import PARTS
 
 MOST_INSTANCES = 254  # ids of a palette mask; 255 is VOC's void
@@ -53,8 +54,6 @@ class VocWriter(Writer):
         return f"JPEGImages/{image.name}"
 
     def render(self, image: LabelledImage) -> Rendered:
-        from converters.masks.png import index_png
-
         count = len(image.instances)
         if count > MOST_INSTANCES:
             raise DatasetError(
@@ -84,8 +83,6 @@ class VocWriter(Writer):
             for name in self.info.classes:
                 shows = "".join(f"{stem} {1 if shown == name else -1:2d}\n" for stem, shown in members)
                 (sets / "Main" / f"{name}_{part}.txt").write_text(shows, "utf-8")
-        from converters.masks.png import voc_palette
-
         colours = voc_palette(len(self.info.classes) + 1).tolist()
         labels = zip(("background", *self.info.classes), colours, strict=True)
         lines = "".join(f"{name}:{red},{green},{blue}::\n" for name, (red, green, blue) in labels)

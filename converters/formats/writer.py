@@ -3,8 +3,6 @@
 A writer has two halves. ``render`` is pure and runs in worker processes: a labelled image becomes files and a
 record. ``add`` and ``finish`` run in the main process, in the order of the images, so that the bytes written
 depend neither on the number of workers nor on which of them was faster.
-
-This module and the formats import NumPy and OpenCV only where they work, so that ``--help`` comes at once.
 """
 
 from abc import ABC, abstractmethod
@@ -14,13 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from converters.cli.errors import DatasetError
+from converters.masks.png import index_png
 from converters.sources.samples import Crop, Problem, Sample
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from converters.masks.instances import Instance
 
 
@@ -84,10 +83,8 @@ class LabelledImage:
         return min((instance.y0 for instance in self.instances), default=0)
 
     @cached_property
-    def ids(self) -> "NDArray[np.uint16]":
+    def ids(self) -> NDArray[np.uint16]:
         """1, 2, ... for the instances in order, 0 elsewhere: from row ``top`` to the last row that holds one."""
-        import numpy as np
-
         bottom = max((instance.xyxy[3] for instance in self.instances), default=0)
         canvas = np.zeros((bottom - self.top, self.width), np.uint16)
         for number, instance in enumerate(self.instances, start=1):
@@ -98,8 +95,6 @@ class LabelledImage:
     @cached_property
     def class_png(self) -> bytes:
         """Class index + 1 on defects, 0 elsewhere, as a palette PNG; encoded once for all formats that hold it."""
-        from converters.masks.png import index_png
-
         value = 0 if self.class_index is None else self.class_index + 1
         rows = (self.ids > 0).astype("uint8") * value
         return index_png(rows, self.top, self.height, len(self.classes) + 1)

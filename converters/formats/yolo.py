@@ -1,43 +1,37 @@
 """YOLO: boxes, polygons or rotated boxes as rows of text."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+
+import yaml
 
 from converters.cli.errors import DatasetError
 from converters.formats.writer import LabelledImage, Rendered, Writer
+from converters.masks.instances import Instance
+from converters.masks.polygons import centre_ring, filled_with_lines, simplified, smallest_rectangle
 from converters.sources.samples import PARTS
 
-if TYPE_CHECKING:
-    from converters.masks.instances import Instance
 
-
-def box_row(instance: "Instance", class_index: int, width: int, height: int) -> str:
+def box_row(instance: Instance, class_index: int, width: int, height: int) -> str:
     """``class cx cy w h``, relative to the image's size."""
     x0, y0, x1, y1 = instance.xyxy
     return _row(class_index, ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height))
 
 
-def polygon_row(instance: "Instance", class_index: int, width: int, height: int) -> str:
+def polygon_row(instance: Instance, class_index: int, width: int, height: int) -> str:
     """``class x1 y1 x2 y2 ...`` on pixel centres, relative to the image's size (see ``polygons.centre_ring``)."""
-    from converters.masks.polygons import centre_ring
-
     return _row(class_index, (centre_ring(instance) / (width, height)).ravel().tolist())
 
 
 def simplified_row(
-    instance: "Instance", class_index: int, width: int, height: int, tolerance: float
+    instance: Instance, class_index: int, width: int, height: int, tolerance: float
 ) -> tuple[str, float]:
     """The same with fewer vertices, and the IoU of what ultralytics will paint with the mask."""
-    from converters.masks.polygons import centre_ring, filled_with_lines, simplified
-
     rings, iou = simplified(instance, tolerance, lambda local, px: [centre_ring(local, px)], filled_with_lines)
     return _row(class_index, (rings[0] / (width, height)).ravel().tolist()), iou
 
 
-def rotated_box_row(instance: "Instance", class_index: int, width: int, height: int) -> str:
+def rotated_box_row(instance: Instance, class_index: int, width: int, height: int) -> str:
     """``class x1 y1 ... x4 y4``: the smallest rectangle around the outline on pixel corners."""
-    from converters.masks.polygons import smallest_rectangle
-
     return _row(class_index, (smallest_rectangle(instance, width, height) / (width, height)).ravel().tolist())
 
 
@@ -49,7 +43,7 @@ def _row(class_index: int, numbers: Iterable[float]) -> str:
 class YoloWriter(Writer):
     """The common part of the three YOLO formats; ``row`` makes the difference."""
 
-    row: Callable[["Instance", int, int, int], str]
+    row: Callable[[Instance, int, int, int], str]
 
     directories = tuple(f"{kind}/{part}" for kind in ("images", "labels") for part in PARTS)
 
@@ -65,8 +59,6 @@ class YoloWriter(Writer):
 
     def finish(self) -> None:
         """``data.yaml`` holds no machine path: ultralytics resolves its parts against the file's own folder."""
-        import yaml
-
         data = {f"{part}": f"images/{part}" for part in PARTS} | {
             "names": dict(enumerate(self.info.classes)),
             "dataset": self.info.name,

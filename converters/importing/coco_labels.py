@@ -4,151 +4,135 @@ Format: https://cocodataset.org/#format-data. Polygons and run lengths are decod
 hold anything, so they are checked first, since pycocotools is C that trusts its input.
 """
 
-import json
-from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt
 
+from converters.cli.door import Checked, check, read_json
 from converters.cli.errors import DatasetError
-
-if TYPE_CHECKING:
-    from converters.masks.instances import Mask
-
+from converters.importing.mask_folder import LabelledFile, Rules, flat_name, report, unlisted, write_folder
+from converters.masks import rle
+from converters.masks.instances import Mask
+from converters.masks.polygons import filled_by_parity
 
 LONGEST_OUTLINE = 10_000_000  # px; pycocotools walks along polygons in steps of a fifth of that
+Id = int | str
 
 
-def read_coco(path: Path) -> dict[str, Any]:
-    """The file as JSON with its three lists; raises DatasetError naming what is missing."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: is no JSON ({error})") from None
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}: name the JSON file of the labels") from None
-    for name in ("images", "annotations", "categories"):
-        entries = data.get(name) if isinstance(data, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise DatasetError(f"{path}: has no list of objects {name!r}: is it a COCO file of instances?")
-    return data
+def _below_images(name: str) -> str:
+    """The name with slashes; raises ValueError where it is none below a folder."""
+    name = name.replace("\\", "/")
+    if not name or name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"the image name {name!a} leads out of --images")
+    return name
 
 
-def labelled_files(path: Path, images: Path) -> list[Any]:
+class ImageEntry(Checked):
+    id: Id
+    file_name: Annotated[str, AfterValidator(_below_images)]
+    width: float | None = None
+    height: float | None = None
+
+
+class Annotation(Checked):
+    """The segmentation is checked as it is decoded, so that a wrong one leaves out no more than its image."""
+
+    id: Id | None = None
+    image_id: Id
+    category_id: Id
+    segmentation: Any = None
+
+
+class CategoryEntry(Checked):
+    id: Id
+    name: str
+
+
+class CocoFile(Checked):
+    images: Annotated[list[ImageEntry], Field(min_length=1)]
+    annotations: list[Annotation]
+    categories: list[CategoryEntry]
+
+
+class RunLengths(Checked):
+    """Run lengths as COCO's tools write them: as numbers, or compressed to text."""
+
+    size: list[int]
+    counts: Annotated[
+        list[NonNegativeInt],
+        BeforeValidator(lambda counts: rle.run_lengths(counts) if isinstance(counts, str) else counts),
+    ]
+
+
+Polygons = list[Annotated[list[float], Field(min_length=6)]]  # x1, y1, x2, y2, ... each, px
+
+
+def labelled_files(path: Path, images: Path) -> list[LabelledFile]:
     """Every image that the file lists, with its labels; raises DatasetError for entries that lead nowhere."""
-    from converters.importing.mask_folder import LabelledFile, flat_name
-
-    data = read_coco(path)
-    names = {_id(path, entry): str(entry.get("name")) for entry in data["categories"]}
-    by_image = defaultdict(list)
-    for annotation in data["annotations"]:
-        by_image[_id(path, annotation, "image_id")].append(annotation)
-        if _id(path, annotation, "category_id") not in names:
-            raise DatasetError(f"{path}: annotation {annotation.get('id')} has a category_id that is not in categories")
-    files = {}
-    for entry in data["images"]:
-        name = str(entry.get("file_name")).replace("\\", "/")
-        if not entry.get("file_name") or PurePosixPath(name).is_absolute() or ".." in name.split("/"):
-            raise DatasetError(f"{path}: the image name {name!a} leads out of --images")
-        size = entry.get("width"), entry.get("height")
-        key = _id(path, entry)
-        if key in files:
-            raise DatasetError(f"{path}: two images have the id {key}")
-        decode = partial(_decode_all, by_image.pop(key, []), names, size)
-        files[key] = LabelledFile(images / name, flat_name(name), decode)
-    if by_image:
-        orphan = next(iter(by_image.values()))[0]
-        raise DatasetError(f"{path}: annotation {orphan.get('id')} belongs to no image of the file")
-    return list(files.values())
-
-
-def _id(path: Path, entry: dict[str, Any], name: str = "id") -> int | str:
-    if not isinstance(entry.get(name), int | str):
-        raise DatasetError(f"{path}: an entry has no {name}: {ascii(entry)[:60]}")
-    return entry[name]
+    data = read_json(path, CocoFile, "name a JSON file of labels in COCO's format for instances")
+    names = {entry.id: entry.name for entry in data.categories}
+    by_image: dict[Id, list[Annotation]] = {entry.id: [] for entry in data.images}
+    if len(by_image) < len(data.images):
+        raise DatasetError(f"{path}: images: two have the same id")
+    for annotation in data.annotations:
+        if annotation.image_id not in by_image or annotation.category_id not in names:
+            raise DatasetError(f"{path}: annotation {annotation.id}: image_id or category_id is none of the file's")
+        by_image[annotation.image_id].append(annotation)
+    return [
+        LabelledFile(
+            images / entry.file_name,
+            flat_name(entry.file_name),
+            partial(_decode_all, by_image[entry.id], names, (entry.width, entry.height)),
+        )
+        for entry in data.images
+    ]
 
 
 def _decode_all(
-    annotations: list[dict[str, Any]], names: dict[Any, str], size: tuple[Any, Any], width: int, height: int
-) -> Iterator[tuple[str, "Mask"]]:
+    annotations: list[Annotation], names: dict[Id, str], size: tuple[float | None, ...], width: int, height: int
+) -> Iterator[tuple[str, Mask]]:
     if any(size) and size != (width, height):
         raise DatasetError(f"is {width} x {height} px, its entry says {size[0]} x {size[1]}: was it resized?")
     for annotation in annotations:
-        try:
-            yield names[annotation["category_id"]], decode(annotation.get("segmentation"), width, height)
-        except DatasetError as error:
-            raise DatasetError(f"its annotation {annotation.get('id')} {error.message}") from None
+        name = f"annotation {annotation.id}: segmentation"
+        yield names[annotation.category_id], decode(annotation.segmentation, width, height, name)
 
 
-def decode(segmentation: Any, width: int, height: int) -> "Mask":
+def decode(segmentation: Any, width: int, height: int, name: str = "segmentation") -> Mask:
     """H x W of 0 and 1 from polygons, uncompressed or compressed run lengths; raises DatasetError for anything else."""
-    from pycocotools import mask as coco_mask
-
     if not segmentation:
-        raise DatasetError("has no outline: a box alone makes no mask")
-    if isinstance(segmentation, list):
-        for polygon in segmentation:
-            _check_polygon(polygon, width, height)
-        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
-    if not isinstance(segmentation, dict) or segmentation.get("size") != [height, width]:
-        raise DatasetError(f"has a segmentation that is neither polygons nor run lengths of {height} x {width} px")
-    counts = segmentation.get("counts")
-    if isinstance(counts, str):
-        counts = run_lengths(counts)
-    if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
-        raise DatasetError("has run lengths that are no whole numbers")
-    if sum(counts) != width * height:
-        raise DatasetError(f"has run lengths that add up to {sum(counts)} instead of {width * height} pixels")
-    return coco_mask.decode(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+        raise DatasetError(f"{name}: none: a box alone makes no mask")
+    if isinstance(segmentation, dict):
+        runs = check(segmentation, RunLengths, name)
+        if runs.size != [height, width] or sum(runs.counts) != height * width:
+            pixels = f"{' x '.join(map(str, runs.size))} px, and add up to {sum(runs.counts)}"
+            raise DatasetError(f"{name}: its run lengths are for {pixels}; the image is {height} x {width} px")
+        return rle.decode(runs.counts, height, width)
+    polygons = check(segmentation, Polygons, name)
+    return filled_by_parity([_ring(polygon, (width, height), name) for polygon in polygons], (height, width))
 
 
-def _check_polygon(polygon: Any, width: int, height: int) -> None:
-    """Raise DatasetError unless a polygon is a list x1, y1, x2, y2, ... of three or more points near the image."""
-    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        raise DatasetError("has a polygon that is no list of three or more points x, y")
-    for at, value in enumerate(polygon):
-        side = (width, height)[at % 2]
-        if not isinstance(value, int | float) or not -side <= value <= 2 * side:
-            raise DatasetError(f"has a polygon with the coordinate {str(value)[:20]}, far outside the image")
-    steps = (abs(a - b) for a, b in zip(polygon, polygon[2:], strict=False))
-    if sum(steps) > LONGEST_OUTLINE:
-        raise DatasetError(f"has an outline longer than {LONGEST_OUTLINE} px: use run lengths")
-
-
-def run_lengths(text: str) -> list[int]:
-    """COCO's compressed run lengths as numbers.
-
-    Characters carry 5 bits each, lowest first, bit 5 says that another follows, bit 4 of the last is the sign;
-    from the third run on, the difference to the run before the last is stored (cocoapi, common/maskApi.c).
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for char in text:
-        bits = ord(char) - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise DatasetError(f"has compressed run lengths with the character {char!a}")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-        value = shift = 0
-    if shift:
-        raise DatasetError("has compressed run lengths that are cut short")
-    return counts
+def _ring(polygon: list[float], size: tuple[int, int], name: str) -> NDArray[np.float64]:
+    """The N x 2 vertices of a polygon near an image; raises DatasetError where they would keep pycocotools busy."""
+    if len(polygon) % 2:
+        raise DatasetError(f"{name}: a polygon has an odd number of coordinates")
+    ring = np.reshape(polygon, (-1, 2)).astype(np.float64)
+    near = (ring >= np.negative(size)) & (ring <= np.multiply(size, 2))
+    if not near.all() or np.abs(np.diff(ring, axis=0)).sum() > LONGEST_OUTLINE:
+        raise DatasetError(f"{name}: a polygon lies far outside the image or is longer than {LONGEST_OUTLINE} px")
+    return ring
 
 
 def import_coco(
     file: Path, images: Path, to: Path, mixed: str, touching: str, on_error: str, max_pixels: int, overwrite: bool
 ) -> None:
     """Write the labels of a COCO file as a folder of images and masks."""
-    from converters.importing.mask_folder import Rules, report, unlisted, write_folder
-
     files = labelled_files(file, images)
     tally = write_folder(files, to, Rules(mixed, touching, on_error), max_pixels, overwrite)
     if more := len(unlisted(images, [*(labelled.path for labelled in files), file])):

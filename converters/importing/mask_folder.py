@@ -86,8 +86,6 @@ def write_folder(files: list[LabelledFile], to: Path, rules: Rules, max_pixels: 
 
 def _check_names(files: list[LabelledFile]) -> None:
     """Raise DatasetError for names that clash, are too long or do not fit a table."""
-    if not files:
-        raise DatasetError("no images: is this the right file?")
     stems: dict[str, Path] = {}
     for file in files:
         stem = Path(file.name).stem

@@ -7,41 +7,46 @@ times the image's size, truncated to whole pixels, filled together with their li
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Any
 
 import click
+import cv2
+import numpy as np
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from converters.cli.door import Checked, check, read_yaml
 from converters.cli.errors import DatasetError
-from converters.sources.samples import PARTS, SUFFIXES, fits_text_files
-
-if TYPE_CHECKING:
-    from converters.masks.instances import Mask
-
-
-def read_data_yaml(path: Path) -> tuple[Path, dict[str, list[str]], dict[int, str]]:
-    """The base folder, part -> where its images are, and class index -> name; raises DatasetError."""
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise DatasetError(f"{path}: is no YAML ({str(error).partition(chr(10))[0]})") from None
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}: name the data.yaml of a YOLO dataset") from None
-    names = data.get("names") if isinstance(data, dict) else None
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not all(isinstance(index, int) for index in names):
-        raise DatasetError(f"{path}: needs `names`, a list of classes")
-    parts = {part: [data[part]] if isinstance(data[part], str) else data[part] for part in PARTS if data.get(part)}
-    lists = all(isinstance(entries, list) for entries in parts.values())
-    if not parts or not lists or not all(_is_name(entry) for entries in parts.values() for entry in entries):
-        raise DatasetError(f"{path}: needs `train`, `val` or `test`: folders of images, or lists of them")
-    return path.parent / str(data.get("path") or "."), parts, {index: str(name) for index, name in names.items()}
+from converters.importing.mask_folder import LabelledFile, Rules, flat_name, report, write_folder
+from converters.masks.instances import Mask
+from converters.sources.samples import SUFFIXES, fits_text_files
 
 
-def _is_name(entry: object) -> bool:
-    return isinstance(entry, str) and fits_text_files(entry)
+def _file_name(name: str) -> str:
+    if not fits_text_files(name):
+        raise ValueError("holds control characters: rename it")
+    return name
+
+
+def _listed(entries: Any) -> Any:
+    return [entries] if isinstance(entries, str) else entries or []
+
+
+def _numbered(names: Any) -> Any:
+    return dict(enumerate(names)) if isinstance(names, list) else names
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+Entries = Annotated[list[FileName], BeforeValidator(_listed)]
+
+
+class DataYaml(Checked):
+    """``data.yaml``: class index -> name; for each part folders of images, or files that list them."""
+
+    path: FileName | None = None
+    names: Annotated[dict[int, Annotated[str, BeforeValidator(str)]], BeforeValidator(_numbered)]
+    train: Entries = Field([])
+    val: Entries = Field([])
+    test: Entries = Field([])
 
 
 def find_images(base: Path, entry: str) -> list[tuple[str, Path]]:
@@ -57,8 +62,7 @@ def find_images(base: Path, entry: str) -> list[tuple[str, Path]]:
         return [(path.relative_to(place).as_posix(), path) for path in found]
     if place.is_file() and place.suffix == ".txt":
         lines = [line.strip() for line in place.read_text("utf-8", "replace").split("\n") if line.strip()]
-        if not all(map(fits_text_files, lines)):
-            raise DatasetError(f"{place}: holds names with control characters: rename those images")
+        check(lines, list[FileName], str(place))
         return [(Path(line).name, place.parent / line if line.startswith("./") else base / line) for line in lines]
     raise DatasetError(f"{base / entry}: no such folder or list of images; correct data.yaml")
 
@@ -71,11 +75,8 @@ def label_file(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def decode_row(row: str, width: int, height: int) -> tuple[int, "Mask"]:
+def decode_row(row: str, width: int, height: int) -> tuple[int, Mask]:
     """Class index and mask (H x W of 0 and 1) of one line of a label file; raises DatasetError."""
-    import cv2
-    import numpy as np
-
     try:
         index, *numbers = (float(number) for number in row.split())
     except ValueError:
@@ -85,17 +86,15 @@ def decode_row(row: str, width: int, height: int) -> tuple[int, "Mask"]:
             "is a box, and a box alone makes no mask: label outlines (YOLO's segment format) instead, or leave such "
             "images out with --on-error skip"
         )
-    if len(numbers) < 6 or len(numbers) % 2 or not index.is_integer():
-        raise DatasetError("needs a class and three or more points")
-    if not all(0 <= number <= 1 for number in numbers):
-        raise DatasetError("has coordinates outside 0 to 1")
+    if len(numbers) < 6 or len(numbers) % 2 or not index.is_integer() or not all(0 <= at <= 1 for at in numbers):
+        raise DatasetError("needs a class and three or more points x y, from 0 to 1")
     points = np.array(numbers).reshape(-1, 2) * (width, height)
     mask = np.zeros((height, width), np.uint8)
     cv2.fillPoly(mask, [points.astype(np.int32)], (1,))
     return int(index), mask
 
 
-def _decode_all(labels: Path, names: dict[int, str], width: int, height: int) -> Iterator[tuple[str, "Mask"]]:
+def _decode_all(labels: Path, names: dict[int, str], width: int, height: int) -> Iterator[tuple[str, Mask]]:
     text = labels.read_text("utf-8", "replace") if labels.is_file() else ""
     for number, row in enumerate(text.splitlines(), start=1):
         if not row.strip():
@@ -113,15 +112,15 @@ def import_yolo(
     data_yaml: Path, to: Path, mixed: str, touching: str, on_error: str, max_pixels: int, overwrite: bool
 ) -> None:
     """Write YOLO's segment labels as a folder of images and masks."""
-    from converters.importing.mask_folder import LabelledFile, Rules, flat_name, report, write_folder
-
-    base, parts, names = read_data_yaml(data_yaml)
-    files, unlabelled = [], 0
-    for part, entries in parts.items():
+    data = read_yaml(data_yaml, DataYaml, "name the data.yaml of a YOLO dataset")
+    base, files, unlabelled = data_yaml.parent / (data.path or "."), [], 0
+    for part, entries in (("train", data.train), ("val", data.val), ("test", data.test)):
         for name, path in (found for entry in entries for found in find_images(base, entry)):
             labels = label_file(path)
             unlabelled += not labels.is_file()
-            files.append(LabelledFile(path, flat_name(part, name), partial(_decode_all, labels, names)))
+            files.append(LabelledFile(path, flat_name(part, name), partial(_decode_all, labels, data.names)))
+    if not files:
+        raise DatasetError(f"{data_yaml}: names no images under train, val or test")
     tally = write_folder(files, to, Rules(mixed, touching, on_error), max_pixels, overwrite)
     if unlabelled:
         click.echo(f"no label file: {unlabelled} images, taken as good", err=True)

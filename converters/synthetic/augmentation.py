@@ -16,8 +16,9 @@ from converters.cli.publishing import check_space, publish, recover
 from converters.cli.terminal import progress, table, to_json
 from converters.cli.workers import in_processes
 from converters.datasets import pipeline, splits
-from converters.datasets.card import HEADER, Summary, card_as_markdown, make_card, read_card
+from converters.datasets.card import HEADER, Summary, card_as_markdown, make_card
 from converters.datasets.origin import source_of
+from converters.datasets.records import read_card, read_split, split_of
 from converters.datasets.splits import Split
 from converters.datasets.synthetic_images import FOLDER, KEYS, RECORD, read_synthetic
 from converters.drawing.contact_sheets import spread, title
@@ -49,7 +50,7 @@ def augment(
     type cannot be placed anywhere.
     """
     recover(base)
-    record, card = splits.read_split(base), read_card(base)
+    record, card = read_split(base), read_card(base)
     if record.get("base"):
         raise DatasetError(f"{base}: has synthetic images already: name {record['base']['dataset']} instead")
     if "tile" in card["settings"]:
@@ -74,7 +75,7 @@ def augment(
         images = read_synthetic(folder, category.name, max_pixels)
         parts = record["parts"] | {sample.key: "train" for sample in images}
         origin = {"dataset": base.name, "sha256": record["sha256"], "synthetic_images": splits.hash_sources(images)}
-        split = dataclasses.replace(splits.split_of(record), parts=parts, base=origin)
+        split = dataclasses.replace(split_of(record), parts=parts, base=origin)
         conversion = pipeline.Conversion(
             out=base.parent,
             classes=card["settings"]["classes"],
@@ -86,7 +87,7 @@ def augment(
         summary = _convert(folder, target, card, category, [*samples, *images], split, conversion)
         _write_record(folder, request, stock, origin, made)
         _write_sheet(folder, target.name, category, images, made)
-        if splits.read_split(base)["sha256"] != record["sha256"] or read_card(base) != card:
+        if read_split(base)["sha256"] != record["sha256"] or read_card(base) != card:
             raise DatasetError(f"{base}: was replaced meanwhile: start again")
     return summary
 

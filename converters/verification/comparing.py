@@ -6,28 +6,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from converters.cli.errors import DatasetError
 from converters.cli.publishing import recover
 from converters.cli.terminal import progress, table, to_json
 from converters.datasets import splits, tiles
-from converters.datasets.card import Simplification, read_card
+from converters.datasets.card import Simplification
 from converters.datasets.origin import source_of
+from converters.datasets.pipeline import plan_images
+from converters.datasets.records import Record, read_card, read_split
 from converters.datasets.synthetic_images import FOLDER, read_synthetic
 from converters.formats.writer import LabelledImage
+from converters.masks.instances import Instance, InstanceRule, cropped, find_instances
+from converters.masks.reading import mask_of
 from converters.sources.samples import PARTS
 from converters.verification.readback import Found, Reader
 from converters.verification.readers import readers
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from converters.masks.instances import Instance
-
 
 LEAST_IOU, LEAST_MEAN_IOU = 0.99, 0.999  # through ultralytics, which resamples outlines
 SAME_IOU = 1e-6  # of simplified outlines, read by the rule that the converters measured by
@@ -65,14 +65,12 @@ class Result:
 
 
 def source_images(
-    dataset: Path, root: Path | None, split: dict[str, Any], max_pixels: int = 256_000_000
+    dataset: Path, root: Path | None, split: Record, max_pixels: int = 256_000_000
 ) -> list[LabelledImage]:
     """The images, or tiles, of a dataset as its sources define them, without instances (see ``with_instances``).
 
     Raises DatasetError if the sources are gone or have changed since the conversion.
     """
-    from converters.datasets.pipeline import plan_images
-
     card = read_card(dataset)
     categories, samples = source_of(dataset, root, split, max_pixels)
     if split.get("base"):
@@ -102,11 +100,8 @@ def _check_record(dataset: Path, record: dict[str, Any]) -> None:
         raise DatasetError(f"{path}: does not say where the tiles lie in their images: convert again with --overwrite")
 
 
-def with_instances(images: list[LabelledImage], settings: dict[str, Any]) -> Iterator[LabelledImage]:
+def with_instances(images: list[LabelledImage], settings: Record) -> Iterator[LabelledImage]:
     """The same images one by one, each with its instances as the recorded settings define them."""
-    from converters.masks.instances import InstanceRule, cropped, find_instances
-    from converters.masks.reading import mask_of
-
     rule = InstanceRule(**{name: settings[name] for name in InstanceRule.__dataclass_fields__})
     for sample, group in groupby(images, key=lambda image: image.sample):
         read = mask_of(sample) if sample.mask else None
@@ -120,7 +115,7 @@ def with_instances(images: list[LabelledImage], settings: dict[str, Any]) -> Ite
                 yield dataclasses.replace(image, instances=found, class_index=image.class_index if found else None)
 
 
-def check_split(reader: Reader, images: list[LabelledImage], split: dict[str, Any]) -> str:
+def check_split(reader: Reader, images: list[LabelledImage], split: Record) -> str:
     """``ok``, or how the format's division into parts differs from ``split.json``."""
     if reader.split_hash() != split["sha256"]:
         return "made from another split"
@@ -151,8 +146,6 @@ def _same_pixels(image: LabelledImage, path: Path) -> bool:
     """Is this file the source's, byte for byte, or a tile with the pixels that the source has there?"""
     if image.crop is None:
         return filecmp.cmp(image.sample.image, path, shallow=False)
-    from PIL import Image
-
     expected = tiles.pixels(image.sample.image, image.crop)
     with Image.open(path, formats=("PNG",)) as tile:
         return (tile.mode, tile.size) == (expected.mode, expected.size) and tile.tobytes() == expected.tobytes()
@@ -160,8 +153,6 @@ def _same_pixels(image: LabelledImage, path: Path) -> bool:
 
 def _check_masks(result: Result, reader: Reader, image: LabelledImage, found: list[Found]) -> None:
     """One IoU an image; of simplified outlines one an instance, as the card counts."""
-    import numpy as np
-
     if not image.instances or not reader.has_masks:
         return
     masks = [seen.mask for seen in found if seen.mask is not None]
@@ -177,19 +168,15 @@ def _check_masks(result: Result, reader: Reader, image: LabelledImage, found: li
         result.differ(image, f"the masks differ (IoU {result.ious[-1]:.4f})")
 
 
-def _full(image: LabelledImage, instance: "Instance") -> "NDArray[np.uint8]":
-    import numpy as np
-
+def _full(image: LabelledImage, instance: Instance) -> NDArray[np.uint8]:
     x0, y0, x1, y1 = instance.xyxy
     mask = np.zeros((image.height, image.width), np.uint8)
     mask[y0:y1, x0:x1] = instance.mask
     return mask
 
 
-def _iou(found: list["NDArray[np.uint8]"], truths: list["NDArray[np.uint8]"]) -> float:
+def _iou(found: list[NDArray[np.uint8]], truths: list[NDArray[np.uint8]]) -> float:
     """IoU of two unions of masks."""
-    import numpy as np
-
     truth = np.any(truths, axis=0)
     union = np.any(found, axis=0) if found else np.zeros_like(truth)
     return float(np.count_nonzero(union & truth) / np.count_nonzero(union | truth))
@@ -198,7 +185,7 @@ def _iou(found: list["NDArray[np.uint8]"], truths: list["NDArray[np.uint8]"]) ->
 def verify(dataset: Path, root: Path | None = None, max_pixels: int = 256_000_000) -> list[Result]:
     """Hold every format of a dataset against the source masks."""
     recover(dataset)
-    split = splits.read_split(dataset)
+    split = read_split(dataset)
     card = read_card(dataset)
     images = source_images(dataset, root, split, max_pixels)
     opened = {}
@@ -214,8 +201,8 @@ def verify(dataset: Path, root: Path | None = None, max_pixels: int = 256_000_00
     for name, reader in opened.items():
         try:
             results[name].split = check_split(reader, images, split)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            results[name].split = f"cannot be read back ({type(error).__name__}: {error})"
+        except (DatasetError, ValueError) as error:
+            results[name].split = f"cannot be read back ({error})"
     with progress(with_instances(images, card["settings"]), len(images), f"verifying {dataset.name}") as bar:
         for image in bar:
             for name, reader in opened.items():

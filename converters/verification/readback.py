@@ -6,25 +6,52 @@ follows), PNG masks by Pillow, VOC by an XML parser and Pillow. ``verify`` holds
 
 import contextlib
 import io
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import cv2
+import numpy as np
+from defusedxml.ElementTree import parse
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools.coco import COCO
+
+from converters.cli.door import Checked, check, read_json, read_yaml
 from converters.cli.errors import DatasetError
 from converters.formats.writer import LabelledImage
+from converters.masks.polygons import filled_with_lines
 from converters.sources.samples import PARTS
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 YOLO_TOLERANCE = 0.02  # px: text with 8 decimals, read as float32
 VOC_SETS = ("Main", "Segmentation")
+
+
+class About(Checked):
+    """What a format tells of its dataset: in ``dataset.json`` of VOC, and as follows."""
+
+    split_sha256: str
+
+
+class CocoAbout(Checked):
+    """In each file of annotations."""
+
+    info: About
+
+
+class YoloAbout(About):
+    """In ``data.yaml``."""
+
+    names: dict[int, str]
+
+
+class MasksAbout(About):
+    """In ``classes.json``, the background among the classes."""
+
+    classes: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -32,8 +59,8 @@ class Found:
     """One instance as a reader returns it: class index, xyxy in pixels (or None), H x W mask (or None)."""
 
     class_index: int
-    box: "NDArray[np.float64] | None"
-    mask: "NDArray[np.uint8] | None"
+    box: NDArray[np.float64] | None
+    mask: NDArray[np.uint8] | None
 
 
 class Reader(ABC):
@@ -52,6 +79,10 @@ class Reader(ABC):
     def split_hash(self) -> str:
         """The hash of the split that the format says it was made from."""
 
+    def check_classes(self, file: str, names: Iterable[str]) -> None:
+        if list(names) != self.classes:
+            raise DatasetError(f"{self.folder / file}: its classes are not the dataset's")
+
     def image_path(self, image: LabelledImage) -> Path:
         return self.folder / "images" / image.part / image.name
 
@@ -68,23 +99,20 @@ class CocoReader(Reader):
     name = "pycocotools"
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
-        from pycocotools.coco import COCO
-
         super().__init__(folder, classes)
         with contextlib.redirect_stdout(io.StringIO()):
             self.parts = {part: COCO(folder / "annotations" / f"instances_{part}.json") for part in PARTS}
         self.ids = {entry["file_name"]: entry["id"] for coco in self.parts.values() for entry in coco.imgs.values()}
 
     def split_hash(self) -> str:
-        return _only({coco.dataset["info"]["split_sha256"] for coco in self.parts.values()})
+        hashes = {check(coco.dataset, CocoAbout, part).info.split_sha256 for part, coco in self.parts.items()}
+        return hashes.pop() if len(hashes) == 1 else "the parts disagree"
 
     def members(self, part: str) -> set[str]:
         listed = {entry["file_name"] for entry in self.parts[part].imgs.values()}
         return listed if listed == super().members(part) else set()
 
     def load(self, image: LabelledImage) -> list[Found]:
-        import numpy as np
-
         coco = self.parts[image.part]
         found: list[Found] = []
         for entry in coco.imgToAnns[self.ids[image.name]]:
@@ -105,18 +133,9 @@ class YoloReader(Reader):
     has_masks = False
 
     def split_hash(self) -> str:
-        return self.data()["split_sha256"]
-
-    def data(self) -> dict[str, Any]:
-        import yaml
-
-        try:
-            data = yaml.safe_load((self.folder / "data.yaml").read_text("utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(" ".join(str(error).split())) from None
-        if list(data["names"].values()) != self.classes:
-            raise DatasetError(f"{self.folder / 'data.yaml'}: its names are not the dataset's classes")
-        return data
+        about = read_yaml(self.folder / "data.yaml", YoloAbout)
+        self.check_classes("data.yaml", about.names.values())
+        return about.split_sha256
 
     def members(self, part: str) -> set[str]:
         stems = {Path(name).stem for name in super().members(part)}
@@ -124,10 +143,6 @@ class YoloReader(Reader):
         return super().members(part) if stems == labels else set()
 
     def load(self, image: LabelledImage) -> list[Found]:
-        import numpy as np
-
-        from converters.masks.polygons import filled_with_lines
-
         width, height = image.width, image.height
         found = []
         for row in _rows(self.folder / "labels" / image.part / f"{image.stem}.txt"):
@@ -153,14 +168,9 @@ class YoloObbReader(YoloReader):
     name = "corners"
 
     def load(self, image: LabelledImage) -> list[Found]:
-        import cv2
-        import numpy as np
-
         size = np.array((image.width, image.height), np.float32)
         rows = _rows(self.folder / "labels" / image.part / f"{image.stem}.txt")
         found = []
-        if len(rows) != len(image.instances):
-            raise ValueError(f"{len(rows)} rows for {len(image.instances)} instances")
         for row, instance in zip(rows, image.instances, strict=True):
             corners = np.array(row[1:], np.float32).reshape(4, 2) * size
             x0, y0, x1, y1 = instance.xyxy
@@ -184,10 +194,9 @@ class MasksReader(Reader):
     has_boxes = False
 
     def split_hash(self) -> str:
-        about = json.loads((self.folder / "classes.json").read_text("utf-8"))
-        if list(about["classes"].values())[1:] != self.classes:
-            raise DatasetError(f"{self.folder / 'classes.json'}: its classes are not the dataset's")
-        return about["split_sha256"]
+        about = read_json(self.folder / "classes.json", MasksAbout)
+        self.check_classes("classes.json", list(about.classes.values())[1:])
+        return about.split_sha256
 
     def members(self, part: str) -> set[str]:
         names = super().members(part)
@@ -204,7 +213,7 @@ class VocReader(Reader):
     name = "defusedxml, Pillow"
 
     def split_hash(self) -> str:
-        return json.loads((self.folder / "dataset.json").read_text("utf-8"))["split_sha256"]
+        return read_json(self.folder / "dataset.json", About).split_sha256
 
     def image_path(self, image: LabelledImage) -> Path:
         return self.folder / "JPEGImages" / image.name
@@ -221,9 +230,6 @@ class VocReader(Reader):
         return {line.rpartition(" ")[0].rstrip() for line in text.splitlines() if line.endswith(" 1")}
 
     def load(self, image: LabelledImage) -> list[Found]:
-        import numpy as np
-        from defusedxml.ElementTree import parse
-
         root = parse(self.folder / "Annotations" / f"{image.stem}.xml").getroot()
         if root.findtext("filename") != image.name:
             raise ValueError(f"its XML names the image {root.findtext('filename')}")
@@ -231,14 +237,11 @@ class VocReader(Reader):
             _pixels(self.folder / "SegmentationClass" / f"{image.stem}.png"),
             _pixels(self.folder / "SegmentationObject" / f"{image.stem}.png"),
         )
-        entries = list(root.iter("object"))
-        if len(entries) != len(found):
-            raise ValueError(f"{len(entries)} objects, but {len(found)} in the mask")
         listed = [name for name in self.classes if image.stem in self._shows(name, image.part)]
         if listed != [self.classes[i] for i in ([] if image.class_index is None else [image.class_index])]:
             raise ValueError(f"ImageSets/Main lists it under {', '.join(listed) or 'no class'}")
         objects = []
-        for entry, seen in zip(entries, found, strict=True):
+        for entry, seen in zip(root.iter("object"), found, strict=True):
             x0, y0, x1, y1 = (int(entry.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax"))
             index = self.classes.index(entry.findtext("name"))
             mask = seen.mask if seen.class_index == index else None
@@ -246,9 +249,7 @@ class VocReader(Reader):
         return objects
 
 
-def _from_maps(classes: "NDArray[Any]", instances: "NDArray[Any]") -> list[Found]:
-    import numpy as np
-
+def _from_maps(classes: NDArray[Any], instances: NDArray[Any]) -> list[Found]:
     found = []
     for number in range(1, int(instances.max(initial=0)) + 1):
         mask = instances == number
@@ -259,23 +260,14 @@ def _from_maps(classes: "NDArray[Any]", instances: "NDArray[Any]") -> list[Found
     return found if outside == 0 else []
 
 
-def _pixels(path: Path) -> "NDArray[Any]":
-    import numpy as np
-    from PIL import Image
-
+def _pixels(path: Path) -> NDArray[Any]:
     with Image.open(path) as image:
         return np.asarray(image).astype(np.int64)
 
 
-def as_array(values: Any) -> "NDArray[np.float64]":
-    import numpy as np
-
+def as_array(values: Any) -> NDArray[np.float64]:
     return np.array([float(value) for value in values])
 
 
 def _rows(path: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text("utf-8").splitlines()]
-
-
-def _only(values: set[str]) -> str:
-    return values.pop() if len(values) == 1 else "the parts disagree"

@@ -13,11 +13,7 @@ import click
 
 from converters.cli.errors import DatasetError
 from converters.cli.publishing import MARKER, recover
-from converters.datasets.card import read_card
-from converters.datasets.completion import write_format
-from converters.datasets.splits import read_split
 from converters.datasets.synthetic_images import KEYS
-from converters.datasets.tiles import RECORD
 from converters.sources.samples import PARTS
 from finetune.runs.checksums import sha256
 
@@ -48,10 +44,14 @@ class Dataset:
     @cached_property
     def split(self) -> dict[str, Any]:
         """``split.json``, with its own hash as ``sha256``."""
+        from converters.datasets.records import read_split  # pydantic
+
         return read_split(self.folder)
 
     @cached_property
     def card(self) -> dict[str, Any]:
+        from converters.datasets.records import read_card
+
         return read_card(self.folder)
 
     @property
@@ -72,17 +72,17 @@ class Dataset:
         """The folder of one format, which is written now if the dataset lacks it; see ``write_format``."""
         path = self.folder / name
         if not path.is_dir():
+            from converters.datasets.completion import write_format
+
             write_format(self.folder, name)
         return path
 
     @cached_property
     def tiles(self) -> dict[str, Any] | None:
         """``tiles.json``: where each image lies in which image of another dataset; None for whole images."""
-        path = self.folder / RECORD
-        try:
-            return json.loads(path.read_text("utf-8")) if "tile" in self.card["settings"] else None
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"{path}: cannot be read ({error}): convert again with --overwrite") from None
+        from converters.datasets.records import read_tiles
+
+        return read_tiles(self.folder) if "tile" in self.card["settings"] else None
 
     @property
     def base(self) -> str:
