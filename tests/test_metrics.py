@@ -14,7 +14,7 @@ from sklearn import metrics as sk
 
 from finetune.measures import boxes, pixels
 from finetune.measures.bootstrap import interval, over_seeds, resample, share_interval
-from finetune.measures.scores import auroc, average_precision, best_threshold, decisions, macro_f1, score_levels
+from finetune.measures.scores import auroc, average_precision, best_threshold, decisions, macro_f1_defects, score_levels
 
 RANDOM = np.random.default_rng(3)
 ONES = np.ones((1, 200))
@@ -62,11 +62,11 @@ def test_threshold_without_defects_is_a_quantile_of_good_images() -> None:
     assert best_threshold(np.zeros(101), np.arange(101)) == pytest.approx(95)
 
 
-def test_macro_f1_equals_scikit_learn_over_the_types_that_occur() -> None:
+def test_macro_f1_defects_equals_scikit_learn_over_the_types_that_occur() -> None:
     truth, predicted = RANDOM.integers(0, 4, 90), RANDOM.integers(0, 5, 90)  # class 4 is predicted but never shown
     matrix = sk.confusion_matrix(truth, predicted, labels=range(5)).astype(float)
     expected = sk.f1_score(truth, predicted, labels=[1, 2, 3], average="macro")
-    assert macro_f1(matrix[None])[0] == pytest.approx(expected, abs=1e-9)
+    assert macro_f1_defects(matrix[None])[0] == pytest.approx(expected, abs=1e-9)
 
 
 # -------------------------------------------------------------------------------------------------------- boxes

@@ -34,7 +34,7 @@ from finetune.measures.scores import (
     best_threshold,
     decisions,
     divided,
-    macro_f1,
+    macro_f1_defects,
     mean_known,
     score_levels,
 )
@@ -310,7 +310,7 @@ def measure(evidence: Sequence[Evidence], weights: Sequence[NDArray[Any]], exact
             for index, name in enumerate(evidence[0].truth.dataset.classes)
         }
     if all(item.tells_classes and item.threshold is not None for item in evidence):
-        found["macro_f1"] = macro_f1(_added(_confusion, evidence, weights))
+        found["macro_f1_defects"] = macro_f1_defects(_added(_confusion, evidence, weights))
     if all(item.pixels and item.pixels.level is not None for item in evidence):
         found |= _of_counts(evidence, weights)
     return found

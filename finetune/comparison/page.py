@@ -19,7 +19,7 @@ GRID = np.linspace(0, 1, 101)
 COLOURS = 12  # in report.css; all the ways of asking five models
 WIDTH, HEIGHT, LEFT, BOTTOM = 300, 220, 44, 30  # of a chart, in SVG units
 NONE = "\u2013"  # what is not known
-FOREST = ("auroc", "macro_f1", "map50", "dice")  # differences that are drawn
+FOREST = ("auroc", "macro_f1_defects", "map50", "dice")  # differences that are drawn
 
 
 @dataclass(frozen=True)

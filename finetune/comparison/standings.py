@@ -71,10 +71,6 @@ class Row:
         return any(record.get("random_weights") for record in self.trainings)
 
     @property
-    def seen_test(self) -> str | None:
-        return next((record["seen_test"] for record in self.trainings if record.get("seen_test")), None)
-
-    @property
     def label(self) -> str | None:
         """The kind of label that it needed: a mask where it saw synthetic images, which are cut out along masks."""
         return "mask" if self.synthetic_images else self.about.get("label")
@@ -237,7 +233,6 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
         "clicks": about.get("clicks"),  # of whoever asks the model, for each defect: prompts
         "seeds": sorted(row.answers),
         "random_weights": row.random_weights,
-        "seen_test": row.seen_test,
         "synthetic_images": row.synthetic_images,
         "cost": {name: about.get(name, record.get(name)) for name in COSTS},
         "pixels_from": first[0].answer.kind,
@@ -301,8 +296,6 @@ def banners(datasets: Sequence[Dataset], rows: Sequence[Row]) -> list[str]:
     random = [row.name for row in rows if row.random_weights]
     if random:
         found.append(f"Started from random weights: {', '.join(random)}.")
-    seen = [(row.name, row.seen_test) for row in rows if row.seen_test]
-    found += [f"Test was seen when {name} was made, so that its figures flatter it: {reason}." for name, reason in seen]
     found += [
         f"{run}: an average of runs with different {', '.join(settings)}, so that more than the seed sets them apart."
         for run, settings in {row.run: differing(row.trainings) for row in rows}.items()

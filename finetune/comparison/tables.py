@@ -24,7 +24,7 @@ MEASURES = {
     "f1": Measure("F1", "image", "at the threshold chosen on val"),
     "balanced_accuracy": Measure("balanced accuracy", "image", "mean of recall and specificity, threshold from val"),
     "false_alarms": Measure("false alarms", "image", "per 100 good images, threshold from val", True, 0),
-    "macro_f1": Measure("macro-F1", "which defect", "mean over the defect types; good is no type"),
+    "macro_f1_defects": Measure("macro-F1 of defects", "which defect", "mean F1 over the defect types; good is none"),
     "map": Measure("mAP50-95", "box", "COCO average precision, mean over IoU 0.50:0.05:0.95 and types"),
     "map50": Measure("mAP50", "box", "COCO average precision at IoU 0.5, mean over types"),
     "ap50_any": Measure("AP50 any type", "box", "the same when the type does not count"),
@@ -39,7 +39,7 @@ MEASURES = {
     "pro": Measure("PRO", "pixel", "per-region overlap of the binary map: one point, threshold from val"),
     "pixel_fpr": Measure("pixel FPR", "pixel", "false-positive rate at that point", True, 4),
 }
-HEADLINES = ("auroc", "f1", "false_alarms", "macro_f1", "map50", "map", "dice", "pixel_ap", "aupro_0.3")
+HEADLINES = ("auroc", "f1", "false_alarms", "macro_f1_defects", "map50", "map", "dice", "pixel_ap", "aupro_0.3")
 PAPER = ("auroc", "map50", "dice", "aupro_0.3")
 
 

