@@ -19,7 +19,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 
 from converters.cli.command import command
 from converters.cli.options import FOLDER, json_option, out_option, seed_option
-from finetune.comparison.standings import BASELINE
+from finetune.comparison.tables import BASELINE
 
 
 def _results(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, Path]]:

@@ -22,8 +22,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 
 from converters.cli.command import command
 from converters.cli.options import FOLDER, Number, json_option, out_option, overwrite_option, seed_option
-from finetune.sweeps.cells import ALL, CONVERT, SCRIPTS
-from finetune.sweeps.learning_curve import order
+from finetune.sweeps.cells import ALL, CONVERT, SCRIPTS, order
 
 
 def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:

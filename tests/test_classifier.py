@@ -27,6 +27,7 @@ from finetune.classification import loop as fitting
 from finetune.classification.loop import Job, features_of, fit, load_network, logits_of, mean_logits, mix
 from finetune.classification.recipes import ATTEMPTS, IMBALANCE, Attempt
 from finetune.measures import decisions
+from finetune.measures.masks import regions_above
 from finetune.runs.dataset import open_dataset
 from finetune.training import heat_maps as heatmaps
 from finetune.training import published as training_published
@@ -351,8 +352,9 @@ def test_macro_f1_of_resamples_equals_scikit_learns():
 def test_boxes_of_a_map_are_its_regions():
     heat = np.zeros((20, 30), np.float32)
     heat[2:5, 4:10], heat[12, 20] = 0.5, 0.9
-    assert heatmaps.boxes_of(heat, 0.4) == [([4, 2, 6, 3], 0.5), ([20, 12, 1, 1], pytest.approx(0.9))]
-    assert heatmaps.boxes_of(heat, 0.95) == []
+    found = [(region.box, peak) for region, peak in regions_above(heat, 0.4)]
+    assert found == [((4, 2, 6, 3), 0.5), ((20, 12, 1, 1), pytest.approx(0.9))]
+    assert regions_above(heat, 0.95) == []
 
 
 def test_pointing_game_hits_the_mask_and_knows_its_chance(out):

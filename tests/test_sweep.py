@@ -232,7 +232,7 @@ def test_report_says_what_labels_buy(tmp_path: Path) -> None:
     write(report, tmp_path / "report")
     text = " ".join((tmp_path / "report/report.md").read_text("utf-8").split())
     assert "| yolo | box | all | 80 | 3 | 0.93 [0.84, 1.00] |" in text
-    for words in ("> Synthetic images", "> Started from random weights: yolo.", "> Test was seen when yolo was made"):
+    for words in ("> Synthetic images", "> Started from random weights: yolo."):
         assert words in text
     assert "yolo, AUROC: from 4 to 8 labelled defect images +0.06 [" in text
     assert "| mean of 2 | 0.940 |" in text

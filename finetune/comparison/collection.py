@@ -10,6 +10,7 @@ import click
 from converters.cli import publishing as staging
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
+from finetune.comparison.page import render
 from finetune.comparison.standings import Row, make_report
 from finetune.comparison.tables import as_markdown, paper_tables, summary
 from finetune.runs.dataset import Dataset, choose_dataset, how_to_make, last_of, open_dataset
@@ -115,9 +116,9 @@ def compare_runs(
     reports = []
     for datasets in groups:
         rows = collect(datasets, runs, results)
-        report = make_report(datasets, rows, baseline, count, seed)
+        report = make_report(datasets, rows, baseline, count, seed, html)
         where = _where(target, runs[0], report["name"], several)
-        write(report, where, _page(report, rows) if html else None)
+        write(report, where, render(report, {row.name: row.evidence for row in rows}) if html else None)
         reports.append(report)
         if not as_json:
             _print(report, where, html)
@@ -167,12 +168,6 @@ def _datasets(out: Path, name: str, runs: Sequence[Path]) -> list[Dataset]:
             f"{out}: none of its {len(known)} datasets has a finished run in {', '.join(map(str, runs))}"
         )
     return found
-
-
-def _page(report: dict[str, Any], rows: Sequence[Row]) -> str:
-    from finetune.comparison.page import render
-
-    return render(report, {row.name: row.evidence for row in rows})
 
 
 def _print(report: dict[str, Any], where: Path, html: bool) -> None:

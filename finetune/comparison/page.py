@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from finetune.comparison.evidence import Evidence
@@ -42,8 +44,6 @@ class Chart:
 
 def render(report: dict[str, Any], evidence: dict[str, dict[str, list[Evidence]]]) -> str:
     """The page; ``evidence`` maps a model and a seed to one entry a test part."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -219,8 +219,6 @@ def _pro_point(item: Evidence) -> tuple[float, float] | None:
 
 def breakable(name: str) -> Any:
     """A model's name as HTML, which may continue in the next line after / and _."""
-    from markupsafe import Markup, escape
-
     return Markup(re.sub("([/_])", r"\1<wbr>", str(escape(name))))
 
 

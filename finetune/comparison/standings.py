@@ -3,23 +3,25 @@
 All models see the same resamples of the test images, so that differences are paired.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
-from finetune.comparison.tables import MEASURES, Measure, cell, reach
+from finetune.comparison.evidence import Evidence, confusion, gather, measure, plain, prevalence
+from finetune.comparison.tables import BASELINE, MEASURES, Measure, cell, reach
+from finetune.measures.bootstrap import SEEDS_FOR_A_CLAIM, interval, over_seeds, resample, share_interval
+from finetune.measures.masks import TOP
 from finetune.runs.dataset import Dataset
+from finetune.runs.labelling import label_clicks
 from finetune.runs.predictions import PredictionSet
+from finetune.runs.truth import truth_of
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from finetune.comparison.evidence import Evidence
-
-
-BASELINE = "classifier"
 FEW = 5  # test images of a class under which its number carries a warning
 CHEAPNESS = {"none": 0, "good": 0, "class": 1, "box": 2, "mask": 3}  # label kinds, by what they cost a person
 PLURALS = {"none": "no labels", "good": "good images", "class": "class labels", "box": "boxes", "mask": "masks"}
@@ -41,7 +43,7 @@ class Row:
     set: str
     answers: dict[str, dict[str, PredictionSet]] = field(default_factory=dict)
     records: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    evidence: dict[str, list["Evidence"]] = field(default_factory=dict)  # seed -> one a dataset
+    evidence: dict[str, list[Evidence]] = field(default_factory=dict)  # seed -> one a dataset
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ class Row:
         return next(iter(next(iter(self.records.values())).values()))
 
     @property
-    def first(self) -> list["Evidence"]:
+    def first(self) -> list[Evidence]:
         """That of the first seed, one entry a dataset."""
         return next(iter(self.evidence.values()))
 
@@ -85,14 +87,10 @@ class Row:
         return bool(self.about.get("oracle"))
 
 
-def measure_rows(rows: Sequence[Row], datasets: Sequence[Dataset], count: int, seed: int) -> list[Values]:
-    """Each row's measures. All rows see the same resamples."""
-    import numpy as np
-
-    from finetune.comparison.evidence import gather, measure, plain
-    from finetune.measures.bootstrap import over_seeds, resample
-    from finetune.runs.truth import truth_of
-
+def measure_rows(
+    rows: Sequence[Row], datasets: Sequence[Dataset], count: int, seed: int, draw: bool = False
+) -> list[Values]:
+    """Each row's measures. All rows see the same resamples. ``draw`` makes the overlays of each row's first seed."""
     generator = np.random.default_rng(seed)
     truths = [(truth_of(dataset, "test"), truth_of(dataset, "val")) for dataset in datasets]
     weights = [resample(test.strata, test.groups, count, generator) for test, _ in truths]
@@ -101,7 +99,8 @@ def measure_rows(rows: Sequence[Row], datasets: Sequence[Dataset], count: int, s
         for row in bar:
             values, resampled = [], []
             for one_seed, answers in sorted(row.answers.items()):
-                evidence = [gather(answers[test.dataset.name], test, val) for test, val in truths]
+                drawn = draw and not row.evidence
+                evidence = [gather(answers[test.dataset.name], test, val, drawn) for test, val in truths]
                 row.evidence[one_seed] = evidence
                 values.append(plain(evidence))
                 resampled.append(measure(evidence, weights))
@@ -119,13 +118,9 @@ def measure_rows(rows: Sequence[Row], datasets: Sequence[Dataset], count: int, s
 
 
 def with_interval(
-    value: float, draws: "NDArray[Any]", size: int | None = None, scale: float = 1.0
+    value: float, draws: NDArray[Any], size: int | None = None, scale: float = 1.0
 ) -> dict[str, float | None]:
     """A value and its interval. ``size`` says that it is a share (times ``scale``) of that many images."""
-    import math
-
-    from finetune.measures.bootstrap import interval, share_interval
-
     low, high = interval(draws) or (None, None)
     if size and low == high and not math.isnan(value):
         low, high = (scale * bound for bound in share_interval(value / scale, size))
@@ -134,8 +129,6 @@ def with_interval(
 
 def difference(ours: Any, theirs: Any, seeds: int, measure: Measure) -> dict[str, Any]:
     """Paired difference of two (value, draws), with a verdict that needs three seeds of both to be "beyond noise"."""
-    from finetune.measures.bootstrap import SEEDS_FOR_A_CLAIM
-
     found: dict[str, Any] = with_interval(ours[0] - theirs[0], ours[1] - theirs[1])
     if found["low"] is None or found["low"] <= 0 <= found["high"]:
         verdict = "within noise"
@@ -158,11 +151,11 @@ def choose_baseline(rows: Sequence[Row], wanted: str | None) -> Row:
 
 
 def make_report(
-    datasets: Sequence[Dataset], rows: Sequence[Row], wanted: str | None, count: int, seed: int
+    datasets: Sequence[Dataset], rows: Sequence[Row], wanted: str | None, count: int, seed: int, draw: bool
 ) -> dict[str, Any]:
     """Everything that report.json holds, and from which report.md and the page are written."""
     baseline = choose_baseline(rows, wanted)
-    measured = measure_rows(rows, datasets, count, seed)
+    measured = measure_rows(rows, datasets, count, seed, draw)
     base = measured[list(rows).index(baseline)]
     test = describe_test(datasets)
     entries = []
@@ -215,10 +208,6 @@ def describe_class(known: dict[str, Any], values: Values, oracle: bool) -> dict[
 
 
 def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
-    from finetune.comparison.evidence import confusion
-    from finetune.measures.masks import TOP
-    from finetune.runs.labelling import label_clicks
-
     first = row.first
     record, about = row.record, row.about
     return {
@@ -254,11 +243,6 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
 
 def describe_test(datasets: Sequence[Dataset]) -> dict[str, Any]:
     """Images and instances in test; what a class is made of decides how far its number can be trusted."""
-    import numpy as np
-
-    from finetune.comparison.evidence import prevalence
-    from finetune.runs.truth import truth_of
-
     truths = [truth_of(dataset, "test") for dataset in datasets]
     labels = np.concatenate([truth.labels for truth in truths])
     instances = np.zeros(1 + len(datasets[0].classes), int)

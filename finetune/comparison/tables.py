@@ -39,6 +39,7 @@ MEASURES = {
     "pro": Measure("PRO", "pixel", "per-region overlap of the binary map: one point, threshold from val"),
     "pixel_fpr": Measure("pixel FPR", "pixel", "false-positive rate at that point", True, 4),
 }
+BASELINE = "classifier"  # the run that others are compared with, where there is one
 HEADLINES = ("auroc", "f1", "false_alarms", "macro_f1_defects", "map50", "map", "dice", "pixel_ap", "aupro_0.3")
 PAPER = ("auroc", "map50", "dice", "aupro_0.3")
 

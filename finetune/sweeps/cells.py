@@ -114,6 +114,10 @@ class Outcome:
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # set -> about (set.json) and measures
 
 
+def order(shots: str) -> float:
+    return math.inf if shots == ALL else int(shots)
+
+
 def recipes(sweep: Sweep) -> list[Recipe]:
     """The datasets, with those first that need the fewest labels: a curve grows from its left end."""
     return [

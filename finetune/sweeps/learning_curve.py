@@ -15,7 +15,7 @@ from typing import Any
 from converters.cli.terminal import table
 from finetune.comparison.standings import GIVEN, PLURALS, SENTENCES
 from finetune.comparison.tables import HEADLINES, MEASURES, cell, paper_tables, reach
-from finetune.sweeps.cells import ALL
+from finetune.sweeps.cells import ALL, order
 
 Found = dict[str, float | None]
 MEAN = "mean of {} categories"
@@ -37,10 +37,6 @@ def interval_over_folds(values: Sequence[float], least: float = -math.inf, most:
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (size - 1) / size)
     half = float(t.ppf(0.975, size - 1)) * spread
     return {"value": mean, "low": max(least, mean - half), "high": min(most, mean + half)}
-
-
-def order(shots: str) -> float:
-    return math.inf if shots == ALL else int(shots)
 
 
 def scores(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
