@@ -61,7 +61,9 @@ def level_counts(scores: NDArray[np.uint16], regions: Sequence[Region]) -> tuple
     inside = np.concatenate(found) if found else np.zeros(0, np.uint16)
     weights = np.repeat([1 / len(one) for one in found], [len(one) for one in found])
     positive = np.bincount(inside, minlength=TOP + 1)
-    negative = np.bincount(scores.ravel(), minlength=TOP + 1) - positive
+    above = scores[scores > 0]  # painted boxes and masks are mostly 0, which bincount is slow at
+    negative = np.bincount(above, minlength=TOP + 1) - positive
+    negative[0] += scores.size - above.size
     return positive, negative, np.asarray(np.bincount(inside, weights, minlength=TOP + 1), float)
 
 

@@ -12,6 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.special import stdtrit
+
 from converters.cli.terminal import table
 from finetune.comparison.standings import GIVEN, PLURALS, SENTENCES
 from finetune.comparison.tables import HEADLINES, MEASURES, cell, paper_tables, reach
@@ -27,15 +33,13 @@ COLOURS = ("#0072b2", "#d55e00", "#00856a", "#b4508d", "#9a7200", "#8c4a2f", "#7
 
 def interval_over_folds(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> Found:
     """Mean of K values and its 95 % Student interval, cut to what is possible; no interval for one value."""
-    from scipy.stats import t
-
     if not values:
         return {"value": None, "low": None, "high": None}
     size, mean = len(values), math.fsum(values) / len(values)
     if size == 1:
         return {"value": mean, "low": None, "high": None}
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (size - 1) / size)
-    half = float(t.ppf(0.975, size - 1)) * spread
+    half = float(stdtrit(size - 1, 0.975)) * spread
     return {"value": mean, "low": max(least, mean - half), "high": min(most, mean + half)}
 
 
@@ -157,13 +161,11 @@ def _step(before: dict[str, Any], after: dict[str, Any], name: str) -> dict[str,
 
 def _outlook(line: Sequence[dict[str, Any]], name: str) -> Found:
     """Ten more labels at the slope of each fold's score over log2 of the labels (least squares)."""
-    from scipy.stats import linregress
-
     labels = [int(entry["shots"]) for entry in line]
     steps = [math.log2(count) for count in labels]
     ahead = math.log2((labels[-1] + NEXT) / labels[-1])
     return interval_over_folds(
-        [float(linregress(steps, fold).slope) * ahead for fold in _of_all_folds(line, name)], -1, 1
+        [float(np.polyfit(steps, fold, 1)[0]) * ahead for fold in _of_all_folds(line, name)], -1, 1
     )
 
 
@@ -279,10 +281,6 @@ def shown_in_picture(report: dict[str, Any], category: str) -> list[str]:
 
 def draw(report: dict[str, Any], category: str, path: Path) -> None:
     """The learning curves of one category as ``path`` with .png and .svg; the same bytes for the same numbers."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = [point for point in report["points"] if point["category"] == category]
     names = shown_in_picture(report, category)
     if not names:
