@@ -19,7 +19,7 @@ from finetune.runs.run_folder import find_runs, read_run
 
 
 def collect(datasets: Sequence[Dataset], runs: Sequence[Path], results: Sequence[tuple[str, Path]]) -> list[Row]:
-    """All models that answered on every dataset given, automatic ones first; what is left out is told on stderr."""
+    """All models, oracles last. A seed that lacks one of the datasets is left out, which stderr says."""
     rows: dict[tuple[str, str], Row] = {}
     for dataset in datasets:
         for folder in (folder for root in runs for folder in find_runs(root, dataset)):
@@ -47,8 +47,7 @@ def collect(datasets: Sequence[Dataset], runs: Sequence[Path], results: Sequence
             base = datasets[0].base
             wanted = f"--category {base}" if len(datasets) == 1 else f"--family {base.rpartition('-')[0]}"
             raise DatasetError(
-                f"{where}: no finished run; those of yolo.py on tiles are measured on whole images, and compared with "
-                f"{wanted}"
+                f"{where}: no finished run; those of yolo.py on tiles are measured on whole images: use {wanted}"
             )
         raise DatasetError(f"{where}: no finished run; train one, e.g. with `python finetune/yolo.py`")
     names = [row.name for row in kept]
@@ -175,7 +174,7 @@ def _print(report: dict[str, Any], where: Path, html: bool) -> None:
         click.echo(f"note: {banner}", err=True)
     click.echo(summary(report, "simple", oracle=False))
     if any(row["oracle"] for row in report["rows"]):
-        click.echo("\noracles, told where the defects are:")
+        click.echo("\noracles, prompted with ground truth:")
         click.echo(summary(report, "simple", oracle=True))
     click.echo("\n" + "\n".join(report["sentences"]))
     click.echo(f"report: {where / ('index.html' if html else 'report.md')}")

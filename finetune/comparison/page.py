@@ -18,7 +18,7 @@ from finetune.measures import boxes, pixels, scores
 
 TEMPLATES = Path(__file__).with_name("templates")
 GRID = np.linspace(0, 1, 101)
-COLOURS = 12  # in report.css; all the ways of asking five models
+COLOURS = 12  # in report.css; five models with all their prompt kinds
 WIDTH, HEIGHT, LEFT, BOTTOM = 300, 220, 44, 30  # of a chart, in SVG units
 NONE = "\u2013"  # what is not known
 FOREST = ("auroc", "macro_f1_defects", "map50", "dice")  # differences that are drawn
@@ -59,7 +59,7 @@ def render(report: dict[str, Any], evidence: dict[str, dict[str, list[Evidence]]
         report=report,
         measures=MEASURES,
         headlines=[name for name in HEADLINES if any(name in row["measures"] for row in report["rows"])],
-        grounds=list(dict.fromkeys(measure.ground for measure in MEASURES.values())),
+        levels=list(dict.fromkeys(measure.level for measure in MEASURES.values())),
         best=best_of(report),
         colours={row["name"]: index % COLOURS + 1 for index, row in enumerate(report["rows"])},
         charts=make_charts(evidence, oracles),
@@ -105,7 +105,7 @@ def forest_reach(report: dict[str, Any]) -> float:
 def make_charts(evidence: dict[str, dict[str, list[Evidence]]], oracles: set[str]) -> list[Chart]:
     """ROC and precision-recall of images, box precision over IoU, and PRO; each a mean over seeds and folds.
 
-    Oracles are told which images have defects, so that curves of images say nothing about them.
+    Oracles have no curves of images, since their prompts give away which have defects.
     """
     items = {model: [item for folds in seeds.values() for item in folds] for model, seeds in evidence.items()}
     free = {model: found for model, found in items.items() if model not in oracles}

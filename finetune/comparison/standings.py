@@ -1,4 +1,4 @@
-"""The standings of models on one test part: their measures with intervals, their differences, and that in words.
+"""Models on one test part: measures with intervals, differences, and both in words.
 
 All models see the same resamples of the test images, so that differences are paired.
 """
@@ -25,19 +25,21 @@ from finetune.runs.truth import truth_of
 FEW = 5  # test images of a class under which its number carries a warning
 CHEAPNESS = {"none": 0, "good": 0, "class": 1, "box": 2, "mask": 3}  # label kinds, by what they cost a person
 PLURALS = {"none": "no labels", "good": "good images", "class": "class labels", "box": "boxes", "mask": "masks"}
-GIVEN = ("image", "which defect")  # what an oracle's prompt gives away: which images have defects, and of what type
+GIVEN = ("image", "defect type")  # levels of measures that an oracle's prompt gives away
 COSTS = ("parameters", "train_seconds", "seconds_per_image", "device", "peak_memory_mb", "weights_bytes")
 Values = dict[str, tuple[float, Any]]  # a measure's name -> its value, and B resampled ones
-SENTENCES = {
-    "auroc": "Telling defective images from good ones",
-    "map50": "Finding and naming each defect with a box",
-    "dice": "Marking the defect's pixels",
+SENTENCES = {"auroc": "Defective images", "map50": "Boxes around defects", "dice": "Pixels of defects"}
+WITHIN, BEYOND, FEW_SEEDS = "within noise", "beyond noise", f"fewer than {SEEDS_FOR_A_CLAIM} seeds"
+IN_WORDS = {
+    WITHIN: "The interval includes zero: other test images could reverse this.",
+    BEYOND: f"The interval does not include zero, with {SEEDS_FOR_A_CLAIM} or more seeds: beyond noise.",
+    FEW_SEEDS: f"The interval does not include zero, but with {FEW_SEEDS} another training could reverse this.",
 }
 
 
 @dataclass
 class Row:
-    """One model asked in one way; ``answers[seed][dataset name]`` is what a run said, ``records`` its run.json."""
+    """One model with one prompt kind; ``answers`` and ``records`` (run.json): seed -> dataset name -> one."""
 
     run: str
     set: str
@@ -128,19 +130,17 @@ def with_interval(
 
 
 def difference(ours: Any, theirs: Any, seeds: int, measure: Measure) -> dict[str, Any]:
-    """Paired difference of two (value, draws), with a verdict that needs three seeds of both to be "beyond noise"."""
+    """Paired difference of two (value, draws), with a verdict that needs three seeds of both to be BEYOND noise."""
     found: dict[str, Any] = with_interval(ours[0] - theirs[0], ours[1] - theirs[1])
     if found["low"] is None or found["low"] <= 0 <= found["high"]:
-        verdict = "within noise"
-    elif seeds < SEEDS_FOR_A_CLAIM:
-        verdict = f"open: fewer than {SEEDS_FOR_A_CLAIM} seeds"
+        verdict = WITHIN
     else:
-        verdict = "beyond noise"
+        verdict = FEW_SEEDS if seeds < SEEDS_FOR_A_CLAIM else BEYOND
     return found | {"verdict": verdict, "better": (found["value"] or 0) * (-1 if measure.lower_is_better else 1) > 0}
 
 
 def choose_baseline(rows: Sequence[Row], wanted: str | None) -> Row:
-    """The row that all others are held against: the classifier, else the one with the cheapest labels."""
+    """The row that others are compared with: BASELINE, else the one with the cheapest labels."""
     names = [row.name for row in rows]
     if wanted is not None and wanted not in names:
         raise DatasetError(f"--baseline {wanted}: no such model here; there are {', '.join(names)}")
@@ -192,12 +192,12 @@ def make_report(
 
 
 def tells(row: Row, name: str) -> bool:
-    """Is a measure of this model's doing, and not in its prompt?"""
-    return not (row.oracle and MEASURES[name].ground in GIVEN)
+    """Whether the measure reflects the model rather than its prompt."""
+    return not (row.oracle and MEASURES[name].level in GIVEN)
 
 
 def describe_class(known: dict[str, Any], values: Values, oracle: bool) -> dict[str, Any]:
-    """AP50 of one type's boxes, and the share of its images that were called defective (which an oracle is told)."""
+    """AP50 of one type's boxes and, but for oracles, the share of its images that were called defective."""
     name = known["class"]
     sizes = {"ap50": None} | ({} if oracle else {"found": known["images"]})
     return {"class": name} | {
@@ -219,7 +219,7 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
         "oracle": row.oracle,
         "label": row.label,
         "labelling": label_clicks(row.label, datasets),
-        "clicks": about.get("clicks"),  # of whoever asks the model, for each defect: prompts
+        "clicks": about.get("clicks"),  # prompts for each defect
         "seeds": sorted(row.answers),
         "random_weights": row.random_weights,
         "synthetic_images": row.synthetic_images,
@@ -242,7 +242,7 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
 
 
 def describe_test(datasets: Sequence[Dataset]) -> dict[str, Any]:
-    """Images and instances in test; what a class is made of decides how far its number can be trusted."""
+    """Images and instances in test, of each class too."""
     truths = [truth_of(dataset, "test") for dataset in datasets]
     labels = np.concatenate([truth.labels for truth in truths])
     instances = np.zeros(1 + len(datasets[0].classes), int)
@@ -281,13 +281,13 @@ def banners(datasets: Sequence[Dataset], rows: Sequence[Row]) -> list[str]:
     if random:
         found.append(f"Started from random weights: {', '.join(random)}.")
     found += [
-        f"{run}: an average of runs with different {', '.join(settings)}, so that more than the seed sets them apart."
+        f"{run}: a mean over runs that differ in {', '.join(settings)}, not in the seed alone."
         for run, settings in {row.run: differing(row.trainings) for row in rows}.items()
         if settings
     ]
     oracles = [row.name for row in rows if row.oracle]
     if oracles:
-        found.append(f"Oracle, told where the defects are: {', '.join(oracles)}. Kept apart from automatic models.")
+        found.append(f"Oracles, prompted with ground truth: {', '.join(oracles)}. Not comparable with other models.")
     found += [
         f"Part of a category: {line}."
         for line in sorted({note for dataset in datasets for note in dataset.card["incomplete"]})
@@ -305,7 +305,7 @@ def banners(datasets: Sequence[Dataset], rows: Sequence[Row]) -> list[str]:
         if row.name not in silent and any(item.any_class and item.box_threshold is None for item in row.first)
     ]
     if unjudged:
-        found.append(f"No boxes for val, so no threshold of boxes and pixels: {', '.join(unjudged)}.")
+        found.append(f"No boxes for val, so no thresholds for boxes and pixels: {', '.join(unjudged)}.")
     if silent:
         found.append(f"No predictions for val, so no thresholds and fewer measures: {', '.join(silent)}.")
     return found
@@ -323,65 +323,49 @@ def differing(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def sentences(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
-    """In plain words: who leads in each discipline, by how much over the next, and whether that is beyond noise."""
-    found = []
-    for key, task in SENTENCES.items():
-        able = [
-            (row, values[key]) for row, values in zip(rows, measured, strict=True) if key in values and not row.oracle
-        ]
-        able = sorted((pair for pair in able if _known(pair[1])), key=lambda pair: -pair[1][0])
-        if able:
-            found.append(_sentence(task, key, able))
+    """Who leads at each task, by how much, and whether that is beyond noise; then what dearer labels bring."""
+    leaders = [(task, MEASURES[key], _ranked(rows, measured, key)) for key, task in SENTENCES.items()]
+    found = [_leader(task, measure, able) for task, measure, able in leaders if able]
     return found + _worth_of_labels(rows, measured, baseline)
 
 
-def _known(measured: tuple[float, Any]) -> bool:
-    """Is it a number? AUROC is none where test holds no good image."""
-    return measured[0] == measured[0]
+def _ranked(rows: Sequence[Row], measured: Sequence[Values], key: str) -> list[tuple[Row, Any]]:
+    """Automatic models with their value of a measure, best first; AUROC has none where test holds no good image."""
+    pairs = [(row, values[key]) for row, values in zip(rows, measured, strict=True) if key in values and not row.oracle]
+    return sorted((pair for pair in pairs if not math.isnan(pair[1][0])), key=lambda pair: -pair[1][0])
 
 
-def _worth_of_labels(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
-    """The gain of the best model of each dearer kind of label over the baseline, in the first common discipline."""
-    base = measured[list(rows).index(baseline)]
-    found = []
-    keys = [key for key in ("map50", "auroc") if key in base and _known(base[key])]
-    for label, cost in CHEAPNESS.items() if keys else ():
-        key = keys[0]
-        able = [
-            (row, values[key])
-            for row, values in zip(rows, measured, strict=True)
-            if not row.oracle and row.label == label and key in values and _known(values[key])
-        ]
-        if cost <= CHEAPNESS.get(str(baseline.label), 4) or not able:
-            continue
-        row, ours = max(able, key=lambda pair: pair[1][0])
-        measure = MEASURES[key]
-        gap = difference(ours, base[key], min(len(row.answers), len(baseline.answers)), measure)
-        span = "" if gap["low"] is None else f" ({reach(gap, measure)}; {gap['verdict']})"
-        value = f"{gap['value'] or 0:+.{measure.digits}f}"
-        found.append(
-            f"What {PLURALS[label]} buy over {PLURALS[str(baseline.label)]}: the best model that needs them, "
-            f"{row.name}, changes {measure.label} by {value} against {baseline.name}{span}."
-        )
-    return found
-
-
-def _sentence(task: str, key: str, able: Sequence[tuple[Row, Any]]) -> str:
-    measure, (leader, best) = MEASURES[key], able[0]
-    shown = cell(with_interval(*best), measure)
+def _leader(task: str, measure: Measure, able: Sequence[tuple[Row, Any]]) -> str:
+    leader, best = able[0]
+    shown = f"{measure.label} {cell(with_interval(*best), measure)}"
     if len(able) == 1:
-        return f"{task}: only {leader.name} answers this, with {measure.label} {shown}."
+        return f"{task}: only {leader.name} does this, with {shown}."
     second, next_best = able[1]
     gap = difference(best, next_best, min(len(leader.answers), len(second.answers)), measure)
     if not gap["value"]:
-        return f"{task}: {leader.name} and {second.name} are level at {measure.label} {shown}."
-    ahead = f"{abs(gap['value']):.{measure.digits}f}"
+        return f"{task}: {leader.name} and {second.name} tie at {shown}."
     span = "" if gap["low"] is None else f" (95 % interval of the difference {reach(gap, measure)})"
-    verdict = {
-        "beyond noise": "That is beyond noise.",
-        "within noise": "That is within noise: another set of test images could turn it round.",
-    }.get(
-        gap["verdict"],
-        "The test images bear that out, but with fewer than three seeds nobody knows what another training gives.",
+    return (
+        f"{task}: {leader.name} leads with {shown}, {abs(gap['value']):.{measure.digits}f} ahead of "
+        f"{second.name}{span}. {IN_WORDS[gap['verdict']]}"
     )
-    return f"{task}: {leader.name} leads with {measure.label} {shown}, {ahead} ahead of {second.name}{span}. {verdict}"
+
+
+def _worth_of_labels(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
+    """The gain of the best model of each dearer kind of label over the baseline, in the first common measure."""
+    base = measured[list(rows).index(baseline)]
+    key = next((key for key in ("map50", "auroc") if key in base and not math.isnan(base[key][0])), None)
+    found = []
+    for label, cost in CHEAPNESS.items() if key else ():
+        able = [pair for pair in _ranked(rows, measured, str(key)) if pair[0].label == label]
+        if cost <= CHEAPNESS.get(str(baseline.label), 4) or not able:
+            continue
+        (row, ours), measure = able[0], MEASURES[str(key)]
+        gap = difference(ours, base[str(key)], min(len(row.answers), len(baseline.answers)), measure)
+        span = "" if gap["low"] is None else f" ({reach(gap, measure)}; {gap['verdict']})"
+        found.append(
+            f"{PLURALS[label].capitalize()} instead of {PLURALS[str(baseline.label)]}: the best model that needs them, "
+            f"{row.name}, changes {measure.label} by {gap['value'] or 0:+.{measure.digits}f} against "
+            f"{baseline.name}{span}."
+        )
+    return found

@@ -1,4 +1,4 @@
-"""The names of the measures, and a comparison's results as text: tables for terminals, Markdown and papers."""
+"""The measures' names, and results as tables for terminals, Markdown and papers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Measure:
     """A measure's name and how it is read."""
 
     label: str
-    ground: str
+    level: str
     hint: str
     lower_is_better: bool = False
     digits: int = 2
@@ -24,16 +24,16 @@ MEASURES = {
     "f1": Measure("F1", "image", "at the threshold chosen on val"),
     "balanced_accuracy": Measure("balanced accuracy", "image", "mean of recall and specificity, threshold from val"),
     "false_alarms": Measure("false alarms", "image", "per 100 good images, threshold from val", True, 0),
-    "macro_f1_defects": Measure("macro-F1 of defects", "which defect", "mean F1 over the defect types; good is none"),
+    "macro_f1_defects": Measure("macro-F1 of defects", "defect type", "mean F1 over the defect types; good is none"),
     "map": Measure("mAP50-95", "box", "COCO average precision, mean over IoU 0.50:0.05:0.95 and types"),
     "map50": Measure("mAP50", "box", "COCO average precision at IoU 0.5, mean over types"),
-    "ap50_any": Measure("AP50 any type", "box", "the same when the type does not count"),
+    "ap50_any": Measure("AP50 any type", "box", "the same with all types as one"),
     "ar": Measure("AR100", "box", "COCO average recall with 100 boxes an image"),
     "iou": Measure("IoU", "pixel", "pooled over all test pixels, threshold from val"),
     "dice": Measure("Dice", "pixel", "pooled over all test pixels, threshold from val"),
     "boundary_iou_0.02": Measure("boundary IoU 2 %", "pixel", "IoU within 2 % of the diagonal of the contour"),
     "boundary_iou_0.005": Measure("boundary IoU 0.5 %", "pixel", "IoU within 0.5 % of the diagonal of the contour"),
-    "pixel_ap": Measure("pixel AP", "pixel", "average precision of pixel scores; the prevalence is what chance gets"),
+    "pixel_ap": Measure("pixel AP", "pixel", "average precision of pixel scores; by chance: the prevalence"),
     "aupro_0.3": Measure("AUPRO 0.3", "pixel", "per-region overlap up to 30 % false-positive pixels; heat maps only"),
     "aupro_0.05": Measure("AUPRO 0.05", "pixel", "per-region overlap up to 5 % false-positive pixels"),
     "pro": Measure("PRO", "pixel", "per-region overlap of the binary map: one point, threshold from val"),
@@ -87,8 +87,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         "\n".join(f"- {sentence}" for sentence in report["sentences"]),
         f"{counts}; 95 % bootstrap intervals; thresholds from val. Baseline: {report['baseline']}.",
         summary(report, "github", oracle=False),
-        *(["Oracles, told where the defects are:", summary(report, "github", oracle=True)] if oracles else []),
-        *_markdown_of_grounds(report),
+        *(["Oracles, prompted with ground truth:", summary(report, "github", oracle=True)] if oracles else []),
+        *_markdown_of_levels(report),
         "## Each defect type",
         class_table(report),
         "## Cost",
@@ -98,10 +98,10 @@ def as_markdown(report: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_of_grounds(report: dict[str, Any]) -> Iterator[str]:
-    """One table a ground with all its measures and, for each model, the difference to the baseline."""
-    for ground in dict.fromkeys(measure.ground for measure in MEASURES.values()):
-        names = [name for name, measure in MEASURES.items() if measure.ground == ground]
+def _markdown_of_levels(report: dict[str, Any]) -> Iterator[str]:
+    """One table a level with all its measures and, for each model, the difference to the baseline."""
+    for level in dict.fromkeys(measure.level for measure in MEASURES.values()):
+        names = [name for name, measure in MEASURES.items() if measure.level == level]
         names = [name for name in names if any(name in row["measures"] for row in report["rows"])]
         if not names:
             continue
@@ -116,10 +116,10 @@ def _markdown_of_grounds(report: dict[str, Any]) -> Iterator[str]:
                         *(_difference(found, MEASURES[name]) for found, name in zip(cells, names, strict=True)),
                     ]
                 )
-        yield f"## {ground.capitalize()}"
+        yield f"## {level.capitalize()}"
         yield table(body, ["model", *(MEASURES[name].label for name in names)], "github")
-        if ground == "pixel":
-            yield f"Prevalence, which is chance for pixel AP: {report['test']['prevalence']:.4f}."
+        if level == "pixel":
+            yield f"Prevalence of defect pixels (pixel AP by chance): {report['test']['prevalence']:.4f}."
 
 
 def _difference(found: dict[str, Any] | None, measure: Measure) -> str:
@@ -187,7 +187,7 @@ def paper_tables(reports: Sequence[dict[str, Any]]) -> str:
         body.append([f"mean of {len(reports)}", *_bold_best(means, measure)])
         if any(value is not None for line in values for value in line):
             parts += [
-                f"{measure.label} ({measure.ground}): {measure.hint}.",
+                f"{measure.label} ({measure.level}): {measure.hint}.",
                 table(body, ["category", *models], "github"),
             ]
     return "\n\n".join(parts) + "\n"

@@ -70,7 +70,7 @@ def scores(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             entry["folds"][record["fold"]] = {
                 measure: value
                 for measure, value in answer["measures"].items()
-                if not (entry["oracle"] and MEASURES[measure].ground in GIVEN)
+                if not (entry["oracle"] and MEASURES[measure].level in GIVEN)
             }
     entries = [*found.values(), *_means(list(found.values()))]
     return sorted(entries, key=lambda one: (one["oracle"], one["model"], order(one["shots"])))
@@ -133,7 +133,7 @@ def _values(entry: dict[str, Any], name: str) -> list[float]:
 
 
 def gains(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each category, model that needs labels, and measure: what each step bought, and what the next ten would.
+    """For each category, model that needs labels, and measure: what each step added, and what ten more labels would.
 
     The outlook takes scores to grow with the logarithm of the number of labels, at the rate of the last steps.
     """
@@ -177,10 +177,10 @@ def _of_all_folds(line: Sequence[dict[str, Any]], name: str) -> list[list[float]
 
 
 def as_markdown(report: dict[str, Any]) -> str:
-    """report.md: for each category a picture, a table and what the labels bought."""
+    """report.md: for each category a picture, a table and the gains."""
     failed = [entry for entry in report["cells"] if entry["status"] == "failed"]
     parts = [
-        "# What labels buy",
+        "# Learning curves",
         *(f"> {banner}" for banner in report["banners"]),
         f"{len(report['cells'])} cells, {len(failed)} failed. Means over folds with 95 % Student intervals; folds "
         f"share images, so that intervals are, if anything, too narrow. `{ALL}`: the folds of one k-fold split, with "
@@ -239,13 +239,13 @@ def curve_table(report: dict[str, Any], category: str, style: str) -> str:
 
 
 def sentences(report: dict[str, Any], category: str) -> list[str]:
-    """In plain words: the last step of each model, and what the next ten labels would buy if that went on."""
+    """The last step of each model, and what the next ten labels would add at its rate."""
     found = []
     for gain in report["gains"]:
         if gain["category"] != category:
             continue
         measure, last, ahead = MEASURES[gain["measure"]], gain["steps"][-1], gain["next"]
-        more = f"; {NEXT} more would add about {_signed(ahead, measure)} if that went on"
+        more = f"; {NEXT} more would add about {_signed(ahead, measure)} at this rate"
         found.append(
             f"{gain['model']}, {measure.label}: from {last['from']} to {last['to']} labelled defect images "
             f"{_signed(last, measure)}{more if ahead['value'] is not None else ''}."
@@ -318,7 +318,7 @@ def _draw_line(axes: Any, line: Sequence[dict[str, Any]], name: str, colour: str
     """Few-shot cells joined by a line with a band; the k-fold cell hollow, since its test images are others."""
     few = [row for row in line if row["shots"] != ALL]
     start = ", random weights" if line[0]["random_weights"] else ""
-    label = f"{line[0]['model']} ({PLURALS.get(str(line[0]['label']), 'labels not told')}{start})"
+    label = f"{line[0]['model']} ({PLURALS.get(str(line[0]['label']), 'labels unknown')}{start})"
     style = "--" if line[0]["oracle"] else "-"
     if few:
         places, found = [row["labelled"] for row in few], [row["measures"][name] for row in few]
