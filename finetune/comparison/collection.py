@@ -43,13 +43,12 @@ def collect(datasets: Sequence[Dataset], runs: Sequence[Path], results: Sequence
     kept = [row for row in rows.values() if row.answers]
     if not kept:
         where = ", ".join(str(root / dataset.name) for root in runs for dataset in datasets[:1])
+        hint = "train one, e.g. with `python finetune/yolo.py`"
         if datasets[0].tiles:
             base = datasets[0].base
             wanted = f"--category {base}" if len(datasets) == 1 else f"--family {base.rpartition('-')[0]}"
-            raise DatasetError(
-                f"{where}: no finished run; those of yolo.py on tiles are measured on whole images: use {wanted}"
-            )
-        raise DatasetError(f"{where}: no finished run; train one, e.g. with `python finetune/yolo.py`")
+            hint = f"those of yolo.py on tiles are measured on whole images: use {wanted}"
+        raise DatasetError(f"{where}: no finished run; {hint}")
     names = [row.name for row in kept]
     for name, _ in results:
         if names.count(name) > 1:

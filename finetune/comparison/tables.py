@@ -108,14 +108,8 @@ def _markdown_of_levels(report: dict[str, Any]) -> Iterator[str]:
         body = []
         for row in report["rows"]:
             body.append([row["name"], *(cell(row["measures"].get(name), MEASURES[name]) for name in names)])
-            if row["differences"]:
-                cells = (row["differences"].get(name) for name in names)
-                body.append(
-                    [
-                        "  - baseline",
-                        *(_difference(found, MEASURES[name]) for found, name in zip(cells, names, strict=True)),
-                    ]
-                )
+            if found := row["differences"]:
+                body.append(["  - baseline", *(_difference(found.get(name), MEASURES[name]) for name in names)])
         yield f"## {level.capitalize()}"
         yield table(body, ["model", *(MEASURES[name].label for name in names)], "github")
         if level == "pixel":
@@ -142,16 +136,9 @@ def cost_table(report: dict[str, Any], style: str = "github") -> str:
     header = ["model", "labels", "clicks to label", "training, s", "an image, s", "device", "parameters", "weights, MB"]
     body = []
     for row in report["rows"]:
-        cost, work = row["cost"], row["labelling"]
-        size = cost["weights_bytes"]
-        known = [
-            work and work["clicks"],
-            cost["train_seconds"],
-            cost["seconds_per_image"],
-            cost["device"],
-            cost["parameters"],
-            None if size is None else round(size / 1e6, 1),
-        ]
+        cost, clicks, size = row["cost"], (row["labelling"] or {}).get("clicks"), row["cost"]["weights_bytes"]
+        known = [clicks, *(cost[name] for name in ("train_seconds", "seconds_per_image", "device", "parameters"))]
+        known.append(None if size is None else round(size / 1e6, 1))
         body.append([row["name"], labels_of(row), *("-" if value is None else value for value in known)])
     return table(body, header, style)
 
@@ -165,31 +152,18 @@ def paper_tables(reports: Sequence[dict[str, Any]]) -> str:
     """Markdown, one table a measure: categories x models, and the mean over the categories that a model has."""
     models = list(dict.fromkeys(row["name"] for report in reports for row in report["rows"] if not row["oracle"]))
     parts = []
-    for key in PAPER:
-        measure = MEASURES[key]
-        values = [
-            [
-                next(
-                    (
-                        row["measures"][key]["value"]
-                        for row in report["rows"]
-                        if row["name"] == model and key in row["measures"]
-                    ),
-                    None,
-                )
-                for model in models
-            ]
+    for key, measure in ((key, MEASURES[key]) for key in PAPER):
+        found = [
+            {row["name"]: row["measures"][key]["value"] for row in report["rows"] if key in row["measures"]}
             for report in reports
         ]
-        columns = list(zip(*values, strict=True))
-        means = [_mean_of(column, len(reports)) for column in columns]
-        body = [[report["name"], *_bold_best(line, measure)] for report, line in zip(reports, values, strict=True)]
-        body.append([f"mean of {len(reports)}", *_bold_best(means, measure)])
-        if any(value is not None for line in values for value in line):
-            parts += [
-                f"{measure.label} ({measure.level}): {measure.hint}.",
-                table(body, ["category", *models], "github"),
-            ]
+        values = [[known.get(model) for model in models] for known in found]
+        if all(value is None for line in values for value in line):
+            continue
+        means = [_mean_of(column, len(reports)) for column in zip(*values, strict=True)]
+        names = [*(report["name"] for report in reports), f"mean of {len(reports)}"]
+        body = [[name, *_bold_best(line, measure)] for name, line in zip(names, [*values, means], strict=True)]
+        parts += [f"{measure.label} ({measure.level}): {measure.hint}.", table(body, ["category", *models], "github")]
     return "\n\n".join(parts) + "\n"
 
 
