@@ -25,8 +25,9 @@ from finetune import classifier
 from finetune.classification import ladder, training
 from finetune.classification import loop as fitting
 from finetune.classification.loop import Job, features_of, fit, load_network, logits_of, mean_logits, mix
-from finetune.classification.recipes import ATTEMPTS, IMBALANCE, Attempt, seen_test
+from finetune.classification.recipes import ATTEMPTS, IMBALANCE, Attempt
 from finetune.measures import decisions
+from finetune.measures.masks import regions_above
 from finetune.runs.dataset import open_dataset
 from finetune.training import heat_maps as heatmaps
 from finetune.training import published as training_published
@@ -351,8 +352,9 @@ def test_macro_f1_of_resamples_equals_scikit_learns():
 def test_boxes_of_a_map_are_its_regions():
     heat = np.zeros((20, 30), np.float32)
     heat[2:5, 4:10], heat[12, 20] = 0.5, 0.9
-    assert heatmaps.boxes_of(heat, 0.4) == [([4, 2, 6, 3], 0.5), ([20, 12, 1, 1], pytest.approx(0.9))]
-    assert heatmaps.boxes_of(heat, 0.95) == []
+    found = [(region.box, peak) for region, peak in regions_above(heat, 0.4)]
+    assert found == [((4, 2, 6, 3), 0.5), ((20, 12, 1, 1), pytest.approx(0.9))]
+    assert regions_above(heat, 0.95) == []
 
 
 def test_pointing_game_hits_the_mask_and_knows_its_chance(out):
@@ -556,12 +558,6 @@ def test_the_pretext_task_runs_on_good_images_alone(out, tmp_path):
     trained(out, tmp_path, "--attempt", "pretext", "--pretext", 3, "--epochs", 1, "--no-heatmaps")
     folder = tmp_path / "tile" / "classifier" / "seed-0"
     assert (folder / "pretext.pt").is_file()
-    assert json.loads((folder / "run.json").read_text())["seen_test"] is None  # these images are not the sample's
-
-
-def test_the_recipe_found_on_the_sample_owns_up_there_only():
-    assert "test part included" in seen_test(ATTEMPTS["pretext"], synthetic=True)
-    assert seen_test(ATTEMPTS["pretext"], synthetic=False) is seen_test(ATTEMPTS["focal"], synthetic=True) is None
 
 
 def test_made_up_defects_are_for_our_own_network(out, tmp_path):

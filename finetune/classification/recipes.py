@@ -74,10 +74,3 @@ IMBALANCE = (
     "decoupled",
     "thresholds",
 )  # see finetune.classification.imbalance; thresholds: finetune.measures.decisions
-
-
-def seen_test(attempt: Attempt, synthetic: bool) -> str | None:
-    """Why figures of an attempt on such images flatter it; goes into run.json, and from there above the report."""
-    if not (synthetic and attempt.pretext):
-        return None
-    return "its recipe was found on images of the synthetic sample, test part included"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.cli.errors import DatasetError
-from finetune.classification.recipes import Attempt, seen_test
+from finetune.classification.recipes import Attempt
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset
 from finetune.runs.run_folder import Run, check_begun, finished_run, run_folder, start_run
@@ -353,7 +353,6 @@ def finish(
         train_cpu_seconds=round(sum(member.cpu_seconds for member in members), 1),
         weights_bytes=sum((at / "model.pt").stat().st_size for at in places_of(run.folder, request.ensemble)),
         device=job.device,
-        seen_test=seen_test(job.attempt, run.dataset.synthetic),
         pretrained_on=request.pretrain and request.pretrain.name,
         synthetic_images=run.settings["synthetic_images"],
         pretrain_synthetic_images=len(request.pretrain.synthetic_images) if request.pretrain else 0,

@@ -20,10 +20,7 @@ from finetune.measures.boxes import (
     size_metrics,
 )
 from finetune.runs.dataset import Dataset, read_image
-
-SHOWN = 16  # of the worst images
-SIDE = 320  # px, of each of them
-TRUTH, FOUND = (60, 200, 60), (60, 60, 230)  # colours, BGR
+from finetune.training.worst_sheet import SHOWN, Tile, box_mark, draw_sheet
 
 
 def measure(
@@ -101,27 +98,18 @@ def worst_images(truth: dict[str, Any], detections: Sequence[dict[str, Any]], th
 def draw_worst(
     path: Path, dataset: Dataset, truth: dict[str, Any], detections: Sequence[dict[str, Any]], threshold: float
 ) -> None:
-    """The worst images of test in one sheet: ground truth green, boxes with at least the threshold's score red."""
+    """The worst images of test in one sheet, with their boxes of at least the threshold's score."""
     names = {number: name for name, number in dataset.image_ids.items()}
     tiles = []
     for id_ in worst_images(truth, detections, threshold)[:SHOWN]:
-        image = read_image(dataset.image_file("test", names[id_]), cv2.IMREAD_COLOR)
-        scale = SIDE / max(image.shape[:2])
-        tile = np.full((SIDE + 16, SIDE, 3), 255, np.uint8)
-        shrunk = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        tile[: shrunk.shape[0], : shrunk.shape[1]] = shrunk
-        known = [(entry, TRUTH) for entry in truth["annotations"] if entry["image_id"] == id_]
-        said = [(entry, FOUND) for entry in detections if entry["image_id"] == id_ and entry["score"] >= threshold]
-        for entry, colour in (*known, *said):
-            x, y, width, height = (round(value * scale) for value in entry["bbox"])
-            cv2.rectangle(tile, (x, y), (x + width, y + height), colour, 1)
-            score = f" {entry['score']:.2f}" if "score" in entry else ""
-            at = (x, y - 3) if "score" in entry else (x, y + height + 10)
-            label = f"{dataset.classes[entry['category_id'] - 1]}{score}"
-            cv2.putText(tile, label, at, cv2.FONT_HERSHEY_SIMPLEX, 0.35, colour, 1, cv2.LINE_AA)
-        cv2.putText(tile, names[id_][-50:], (2, SIDE + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1, cv2.LINE_AA)
-        tiles.append(tile)
-    if not tiles:
-        return
-    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % 4)
-    cv2.imwrite(str(path), np.vstack([np.hstack(tiles[at : at + 4]) for at in range(0, len(tiles), 4)]))
+        image = read_image(dataset.image_file("test", names[id_]), cv2.IMREAD_COLOR_RGB)
+        known = [entry for entry in truth["annotations"] if entry["image_id"] == id_]
+        said = [entry for entry in detections if entry["image_id"] == id_ and entry["score"] >= threshold]
+        marks = [[box_mark(entry["bbox"], _label(entry, dataset.classes)) for entry in side] for side in (known, said)]
+        tiles.append(Tile(image, (0, 0, image.shape[1], image.shape[0]), marks[0], marks[1], names[id_]))
+    draw_sheet(path, tiles)
+
+
+def _label(entry: dict[str, Any], classes: Sequence[str]) -> str:
+    score = f" {entry['score']:.2f}" if "score" in entry else ""
+    return f"{classes[entry['category_id'] - 1]}{score}"

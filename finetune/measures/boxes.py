@@ -55,9 +55,7 @@ def size_metrics(truth: dict[str, Any], detections: Sequence[dict[str, Any]]) ->
 
     A detection that matches nothing counts where its own box is of that size, as in pycocotools.
     """
-    evaluation = _evaluate(truth, detections, use_classes=True, sizes=tuple(SIZES))
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
+    evaluation = _accumulated(truth, detections, tuple(SIZES))
     found = {}
     for index, (size, (low, high)) in enumerate(SIZES.items()):
         count = sum(low <= entry["area"] <= high for entry in truth["annotations"])
@@ -85,9 +83,7 @@ class ClassMatches:
 
 def box_metrics(truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> BoxMetrics:
     """Average precision of detections (COCO results) against a COCO ground truth, by pycocotools."""
-    evaluation = _evaluate(truth, detections, use_classes=True)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
+    evaluation = _accumulated(truth, detections)
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU x recall x class, all areas, 100 detections
     recall = evaluation.eval["recall"][:, :, 0, -1]
     names = {entry["id"]: entry["name"] for entry in truth["categories"]}
@@ -184,9 +180,7 @@ def counts_at(matches: Sequence[ClassMatches], threshold: float) -> dict[str, fl
 
 def precision_curves(truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> dict[str, Floats]:
     """Class with instances -> pycocotools' precision at IoU 0.5, at the recalls 0, 0.01 ... 1; (101,) each."""
-    evaluation = _evaluate(truth, detections, use_classes=True)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
+    evaluation = _accumulated(truth, detections)
     names = {entry["id"]: entry["name"] for entry in truth["categories"]}
     curves = evaluation.eval["precision"][0, :, :, 0, -1].T
     return {names[id_]: curve for id_, curve in zip(evaluation.params.catIds, curves, strict=True) if curve[0] >= 0}
@@ -212,17 +206,21 @@ def box_confusion(truth: dict[str, Any], detections: Sequence[dict[str, Any]], t
     return confusion
 
 
+def _accumulated(
+    truth: dict[str, Any], detections: Sequence[dict[str, Any]], sizes: Sequence[str] = ("all",)
+) -> COCOeval:
+    evaluation = _evaluate(truth, detections, True, sizes)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    return evaluation
+
+
 def _evaluate(
-    truth: dict[str, Any],
-    detections: Sequence[dict[str, Any]],
-    use_classes: bool,
-    sizes: Sequence[str] = ("all",),
+    truth: dict[str, Any], detections: Sequence[dict[str, Any]], use_classes: bool, sizes: Sequence[str] = ("all",)
 ) -> COCOeval:
     with contextlib.redirect_stdout(io.StringIO()):
         coco = _index(truth)
-        found = (
-            coco.loadRes([dict(entry) for entry in detections]) if detections else _index({**truth, "annotations": []})
-        )
+        found = coco.loadRes([{**one} for one in detections]) if detections else _index({**truth, "annotations": []})
         evaluation = COCOeval(coco, found, "bbox")
         evaluation.params.useCats = int(use_classes)
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [SIZES[size] for size in sizes], list(sizes)

@@ -21,6 +21,7 @@ from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
 from finetune.measures.bootstrap import interval, resample
 from finetune.measures.masks import decode as decode_mask
+from finetune.measures.masks import rings
 from finetune.measures.pixels import BOUNDARY_RATIOS, boundary
 from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import PredictionSet, image_scores
@@ -30,6 +31,7 @@ from finetune.segmentation.images import MarkedImage
 from finetune.segmentation.models import Segmenter, decode, embed_prompts, enlarged
 from finetune.segmentation.prompts import Mask, Prompt, box_of, inner_point, noisy_box, spread_points
 from finetune.segmentation.steps import Source, token_answers
+from finetune.training.worst_sheet import SHOWN, Mark, Tile, draw_sheet
 
 AUTO, BOXES = "auto", "yolo-box"
 CLICKS = {"gt-box": 2, "jittered-box": 2, "one-point": 1, "three-points": 3, BOXES: 0, AUTO: 0}
@@ -345,34 +347,25 @@ def gain(dataset: Dataset, part: str, rows: Sequence[Row], others: Sequence[floa
     return {"gain": float(sums.sum() / counts.sum()), "interval": interval((weights @ sums) / (weights @ counts))}
 
 
-WORST, TILE = 16, 192
-
-
 def draw_worst(rows: Sequence[Row], classes: Sequence[str], path: Path) -> None:
-    """The 16 instances with the lowest IoU, four in a row: truth outlined in green, the answer in magenta."""
+    """The instances with the lowest IoU in one sheet, each in a square around it."""
     tiles = []
-    for row in sorted(rows, key=lambda row: row.measures["iou"])[:WORST]:
+    for row in sorted(rows, key=lambda row: row.measures["iou"])[:SHOWN]:
         ids, _ = row.image.instances()
         mask = (ids == row.number).astype(np.uint8)
         found = np.zeros_like(mask) if row.rle is None else decode_mask(row.rle, *mask.shape)
-        tiles.append(_tile(row.image.pixels(), mask, found, f"{classes[row.kind]} {row.measures['iou']:.2f}"))
-    tiles += [np.zeros((TILE + 18, TILE, 3), np.uint8)] * (-len(tiles) % 4)
-    sheet = np.vstack([np.hstack(tiles[start : start + 4]) for start in range(0, len(tiles), 4)])
-    cv2.imwrite(str(path), sheet[..., ::-1])
+        truth, answers = ([Mark(ring) for ring in rings(side, 0)] for side in (mask, found))
+        caption = f"{classes[row.kind]} {row.measures['iou']:.2f}"
+        tiles.append(Tile(row.image.pixels(), _square_around(mask), truth, answers, caption))
+    draw_sheet(path, tiles)
 
 
-def _tile(pixels: NDArray[np.uint8], mask: Mask, found: Mask, caption: str) -> NDArray[Any]:
-    """A square around the mask, enlarged to TILE px a side, with a line of text below."""
+def _square_around(mask: Mask) -> tuple[int, int, int, int]:
+    """x, y, width and height of a square inside the image, twice as large as the mask and of 48 px or more."""
     x0, y0, x1, y1 = (int(value) for value in box_of(mask))
     side = min(max(2 * max(x1 - x0, y1 - y0), 48), *mask.shape)
     x, y = (
         int(np.clip((low + high - side) // 2, 0, limit - side))
         for low, high, limit in ((x0, x1, mask.shape[1]), (y0, y1, mask.shape[0]))
     )
-    window = np.s_[y : y + side, x : x + side]
-    tile = cv2.resize(pixels[window], (TILE, TILE), interpolation=cv2.INTER_LINEAR)
-    for shape, colour in ((mask, (0, 220, 0)), (found, (255, 0, 255))):
-        large = cv2.resize(shape[window], (TILE, TILE), interpolation=cv2.INTER_NEAREST)
-        cv2.drawContours(tile, cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0], -1, colour, 1)
-    tile = cv2.copyMakeBorder(tile, 0, 18, 0, 0, cv2.BORDER_CONSTANT, value=(0, 0, 0))
-    return cv2.putText(tile, caption, (3, TILE + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+    return x, y, side, side
