@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.measures.boxes import box_metrics
 from finetune.runs.dataset import Dataset, read_mask
 from finetune.training.images import Images
 
@@ -60,8 +61,6 @@ def fit_box_threshold(
 
 def average_precision(truth: dict[str, Any], boxes: list[dict[str, Any]], use_classes: bool) -> float:
     """AP50 as the mean over classes, or with all classes as one; NaN where the part shows no defect."""
-    from finetune.measures.boxes import box_metrics
-
     if not use_classes:
         defects = [{**entry, "category_id": 1} for entry in truth["annotations"]]
         truth = {**truth, "annotations": defects, "categories": [{"id": 1, "name": "defect"}]}
