@@ -108,12 +108,11 @@ def one_epoch(
     for indices in order.split(attempt.batch):
         pixels = normalise(torch.stack([augment(train.pixels[i]) for i in indices]).to(job.device))
         pixels, labels = mix(pixels, train.labels[indices].to(job.device))
-        with autocast(job.device, attempt.precision):
+        with autocast(job):
             logits = network(pixels.to(memory_format=torch.channels_last))
         value = loss(logits.float(), labels)
         if attempt.rehearse:
-            rehearsed = pretext_loss(whole, good, autocast(job.device, attempt.precision), painter)
-            value = value + attempt.rehearse * rehearsed
+            value = value + attempt.rehearse * pretext_loss(whole, good, autocast(job), painter)
         optimizer.zero_grad()
         scaler.scale(value).backward()
         scaler.unscale_(optimizer)
@@ -143,7 +142,7 @@ def start_network(job: Job, train: Images, folder: Path, resume: bool, start: Pa
         network.load_state_dict(load_state(saved, "--resume"))
     elif attempt.pretext and not start:
         good = train.pixels[train.labels == 0]
-        learn_pretext(network, good, attempt.pretext, autocast(job.device, attempt.precision), job.seed)
+        learn_pretext(network, good, attempt.pretext, autocast(job), job.seed)
         if leads():
             save_state(network.state_dict(), saved)
     return network
@@ -161,9 +160,9 @@ def new_network(attempt: Attempt, classes: int) -> nn.Module:
     return build_network(attempt.arch, classes, attempt.imgsz, attempt.head, attempt.dropout, attempt.stride)
 
 
-def autocast(device: str, precision: str) -> torch.autocast:
+def autocast(job: Job) -> torch.autocast:
     """16 bits where ``auto`` finds the device faster for it; bfloat16 needs no loss scaling."""
-    kind = device.split(":")[0]
+    kind, precision = job.device.split(":")[0], job.attempt.precision
     if precision == "auto":
         fast = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.cpu._is_amx_tile_supported()
         precision = "bfloat16" if fast else "float16" if kind == "cuda" else "float32"
@@ -174,7 +173,7 @@ def autocast(device: str, precision: str) -> torch.autocast:
 
 def make_scaler(job: Job) -> torch.amp.GradScaler:
     """Loss scaling for float16; a scaler that does nothing elsewhere."""
-    cast = autocast(job.device, job.attempt.precision)
+    cast = autocast(job)
     kind = job.device.split(":")[0]
     return torch.amp.GradScaler(kind, enabled=cast._enabled and cast.fast_dtype == torch.float16)
 

@@ -47,20 +47,15 @@ def train_and_evaluate(
     resumed = resume and folder.is_dir()
     run = open_run(folder, dataset, settings_of(job, dataset, pretrain), resume, overwrite)
     train, val = (load_images(dataset, part, attempt.imgsz) for part in ("train", "val"))
-    first = pretrain_stage(job, pretrain, val, folder / "pretrain", resume) if pretrain else None
-    network, standing = fit(job, train, val, folder, resume, folder / "pretrain" / "model.pt" if pretrain else None)
+    network, stages = train_stages(job, pretrain, train, val, folder, resume)
     if not leads():
         return None
-    if job.attempt.imbalance in HEADS:
-        retrain_head(network, train, job)
-        save_state(network.state_dict(), folder / "model.pt")
     seconds = None if resumed else run.seconds  # of a resumed run, only the rest was timed
     parts = {"val": val, "test": load_images(dataset, "test", attempt.imgsz)}
     measured, probabilities, decisions = evaluate(run, job, network, parts)
     labels, found = parts["test"].labels.numpy(), decisions["test"]
     title = f"{dataset.name}, {folder.parent.name}, seed {seed}, test"
-    plot(folder, standing.history, labels, probabilities["test"], found, ["good", *dataset.classes], title)
-    stages = [stage for stage in (first, standing) if stage]
+    plot(folder, stages[-1].history, labels, probabilities["test"], found, ["good", *dataset.classes], title)
     cpu_seconds = sum(stage.cpu_seconds for stage in stages)
     run.finish(
         model=MODEL,
@@ -75,9 +70,9 @@ def train_and_evaluate(
         pretrained_on=pretrain and pretrain.name,
         synthetic_images=run.settings["synthetic_images"],
         pretrain_synthetic_images=len(pretrain.synthetic_images) if pretrain else 0,
-        chosen_epoch=standing.best_epoch,
-        history=standing.history,
-        pretrain_history=first.history if first else [],
+        chosen_epoch=stages[-1].best_epoch,
+        history=stages[-1].history,
+        pretrain_history=stages[0].history if pretrain else [],
         seconds_per_image=seconds_per_image(network, parts["test"], job),
         metrics=measured,
     )
@@ -148,13 +143,24 @@ def open_run(folder: Path, dataset: Dataset, settings: dict[str, Any], resume: b
     return Run(folder, dataset, settings)
 
 
-def pretrain_stage(job: Job, dataset: Dataset, val: Images, folder: Path, resume: bool) -> Standing:
-    """Train on another dataset, whose classes may be more; leave the weights in the folder, where the next begins."""
-    folder.mkdir(exist_ok=True)
-    attempt = replace(job.attempt, epochs=job.attempt.pretrain_epochs or job.attempt.epochs)
-    images = load_images(dataset, "train", attempt.imgsz)
-    stage = replace(job, attempt=attempt, classes=1 + len(dataset.classes))
-    return fit(stage, images, val, folder, resume)[1]
+def train_stages(
+    job: Job, pretrain: Dataset | None, train: Images, val: Images, folder: Path, resume: bool
+) -> tuple[nn.Module, list[Standing]]:
+    """Train on ``pretrain``, whose classes may be more, and from there on ``train``; leave the weights in the folder
+    and in its `pretrain`."""
+    stages, start = [], None
+    if pretrain:
+        before = folder / "pretrain"
+        before.mkdir(exist_ok=True)
+        attempt = replace(job.attempt, epochs=job.attempt.pretrain_epochs or job.attempt.epochs)
+        stage = replace(job, attempt=attempt, classes=1 + len(pretrain.classes))
+        stages.append(fit(stage, load_images(pretrain, "train", attempt.imgsz), val, before, resume)[1])
+        start = before / "model.pt"
+    network, standing = fit(job, train, val, folder, resume, start)
+    if job.attempt.imbalance in HEADS and leads():
+        retrain_head(network, train, job)
+        save_state(network.state_dict(), folder / "model.pt")
+    return network, [*stages, standing]
 
 
 def seconds_per_image(network: nn.Module, images: Images, job: Job) -> float:
