@@ -123,9 +123,7 @@ def test_every_trainer_has_the_option(out: Path, tmp_path: Path, script: str) ->
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("script", "model"), [("yolo", "YOLO"), ("sam_decoder", "SAM decoder"), ("classifier", "CNN classifier")]
-)
+@pytest.mark.parametrize(("script", "model"), [("yolo", "YOLO"), ("sam_decoder", "SAM decoder")])
 def test_a_run_that_knows_a_class_of_made_images_is_not_measured_by_fewer(
     out: Path, tmp_path: Path, script: str, model: str
 ) -> None:
@@ -143,3 +141,19 @@ def test_a_run_that_knows_a_class_of_made_images_is_not_measured_by_fewer(
     assert "knows a class that only synthetic images have: name wedge@both-12" in line
     Run(tmp_path, mixed, {}).finish(model="another")
     assert f"is a run of another, not of {model}" in refusal(CliRunner().invoke(module.main, arguments))
+
+
+@pytest.mark.parametrize(("room", "model"), [("classification", "CNN classifier"), ("anomaly", "nearest good patches")])
+def test_a_finished_run_is_evaluated_again_with_all_of_its_classes(
+    out: Path, tmp_path: Path, room: str, model: str
+) -> None:
+    finished = pytest.importorskip(f"finetune.{room}.finished")
+    if not (out / "wedge@both-12").exists():
+        assert augment(out, "--method", "both").exit_code == 0
+    mixed, base = open_dataset(out, "wedge@both-12"), open_dataset(out, "wedge")
+    for file in ("model.pt", "memory.pt"):
+        (tmp_path / file).touch()
+    for trained, words in ((model, "name wedge@both-12"), ("another", f"is a run of another, not of {model}")):
+        Run(tmp_path, mixed, {}).finish(model=trained)
+        with pytest.raises(DatasetError, match=words):
+            finished.evaluate_again(tmp_path, base, "cpu")

@@ -69,11 +69,6 @@ def fit_thresholds(probabilities: Array, labels: Array) -> list[float]:
     return [float(value) for value in thresholds]
 
 
-def cheapest(probabilities: Array, costs: Array) -> Array:
-    """The decision with the least expected cost (Elkan, The Foundations of Cost-Sensitive Learning, 2001). (N,)"""
-    return (probabilities @ costs).argmin(1)
-
-
 def measure(labels: Array, decisions: Array) -> dict[str, float]:
     """Accuracy, balanced accuracy and macro-F1, all in 0..1; good counts as a class like the others."""
     return {
