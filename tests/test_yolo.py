@@ -32,7 +32,7 @@ from finetune.detection.crops import cut_train_part
 from finetune.detection.evaluation import metric_rows, spread
 from finetune.detection.figures import draw_figures, measure, worst_images
 from finetune.detection.recipe import Recipe
-from finetune.measures.boxes import box_confusion, box_metrics, size_metrics
+from finetune.measures.boxes import SIZES, BoxEvaluation, box_confusion, box_metrics
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.run_folder import Run
 from finetune.training.weights import find_weights
@@ -212,14 +212,14 @@ def test_threshold_is_chosen_on_val_and_used_on_test():
     said = [box(1, 1, 0, 40, 0.9), box(2, 2, 0, 40, 0.6), box(3, 1, 0, 40, 0.5)]
     test = truth_of(box(1, 1, 0, 40), box(2, 2, 0, 40))
     found = [box(1, 1, 0, 40, 0.7), box(3, 1, 0, 40, 0.65), box(2, 2, 0, 40, 0.5)]
-    measured = measure({"val": val, "test": test}, {"val": said, "test": found})
+    measured = measure({"val": BoxEvaluation(val, said), "test": BoxEvaluation(test, found)})
     assert measured["val"]["F1"] == 1
     assert measured["test"]["threshold"] == measured["val"]["threshold"] == pytest.approx(0.6)
     assert (measured["test"]["precision"], measured["test"]["recall"], measured["test"]["F1"]) == (0.5, 0.5, 0.5)
 
 
 def test_without_defects_in_val_there_is_no_threshold():
-    measured = measure({"val": truth_of(), "test": truth_of(box(1, 1, 0, 40))}, {"val": [], "test": []})
+    measured = measure({"val": BoxEvaluation(truth_of(), []), "test": BoxEvaluation(truth_of(box(1, 1, 0, 40)), [])})
     assert "threshold" not in measured["test"] and measured["test"]["mAP50"] == 0
     assert measured["val"]["mAP50"] is None and "NaN" not in to_json(measured)
     known = {"mAP50": 0.5, "mAP50-95": 0.25}
@@ -233,7 +233,7 @@ def test_without_defects_in_val_there_is_no_threshold():
 def test_sizes_are_measured_apart():
     """Sides of 10, 50 and 200 px: small is missed, medium found exactly, large found with an IoU of 0.64."""
     truth = truth_of(box(1, 1, 0, 10), box(2, 1, 0, 50), box(3, 1, 0, 200))
-    sizes = size_metrics(truth, [box(2, 1, 0, 50, 0.9), box(3, 1, 0, 160, 0.8)])
+    sizes = BoxEvaluation(truth, [box(2, 1, 0, 50, 0.9), box(3, 1, 0, 160, 0.8)], sizes=tuple(SIZES)).size_metrics()
     assert [(name, entry["instances"]) for name, entry in sizes.items()] == [("small", 1), ("medium", 1), ("large", 1)]
     assert [entry["AP50"] for entry in sizes.values()] == pytest.approx([0, 1, 1])
     assert [entry["AR100"] for entry in sizes.values()] == pytest.approx([0, 1, 0.3])  # 0.50, 0.55 and 0.60 of ten
@@ -248,16 +248,19 @@ def test_confusion_counts_wrong_classes_misses_and_false_alarms():
 def test_worst_images_come_first():
     truth = truth_of(box(1, 1, 0, 40), box(2, 1, 0, 40))
     found = [box(1, 1, 0, 40, 0.9), box(2, 1, 200, 40, 0.8), box(3, 1, 0, 40, 0.6), box(1, 1, 200, 40, 0.1)]
-    assert worst_images(truth, found, 0.5) == [2, 3]  # 2: a miss and a false alarm; 3: a false alarm; 1: right
+    assert worst_images(BoxEvaluation(truth, found), 0.5) == [
+        2,
+        3,
+    ]  # 2: a miss and a false alarm; 3: a false alarm; 1: right
 
 
 def test_figures_are_drawn(out, tmp_path):
     dataset = open_dataset(out, "widget")
     truth = dataset.ground_truth("test")
     found = [{**entry, "score": 0.9} for entry in truth["annotations"][1:]]
-    draw_figures(tmp_path, dataset, found, 0.5, "title")
+    draw_figures(tmp_path, dataset, BoxEvaluation(truth, found), 0.5, "title")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "precision_recall.png", "worst.png"]
-    draw_figures(tmp_path / "few-shot", dataset, found, None, "title")
+    draw_figures(tmp_path / "few-shot", dataset, BoxEvaluation(truth, found), None, "title")
     assert [path.name for path in (tmp_path / "few-shot").iterdir()] == ["precision_recall.png"]
 
 
@@ -298,7 +301,7 @@ def test_damaged_images_are_refused_in_one_line(out, tmp_path):
     with pytest.raises(DatasetError, match="no image that OpenCV reads"):
         cut_train_part(dataset, 32, tmp_path, tmp_path)
     with pytest.raises(DatasetError, match="no image that OpenCV reads"):
-        draw_figures(tmp_path, dataset, [], 0.5, "title")
+        draw_figures(tmp_path, dataset, BoxEvaluation(dataset.ground_truth("test"), []), 0.5, "title")
 
 
 def test_ctrl_c_waits_for_the_end_of_a_training_step():

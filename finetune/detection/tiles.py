@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from torchvision.ops import batched_nms, box_convert
 
 from finetune.measures.masks import decode, encode
 from finetune.runs.dataset import Dataset
@@ -78,9 +80,6 @@ def _moved_mask(rle: dict[str, Any], tile: dict[str, Any], image: dict[str, int]
 
 def _without_repetitions(detections: list[dict[str, Any]], iou: float) -> list[dict[str, Any]]:
     """Non-maximum suppression in each image and class; the rest in order of image, the surest first."""
-    import torch
-    from torchvision.ops import batched_nms, box_convert
-
     if not detections:
         return []
     boxes = torch.tensor([found["bbox"] for found in detections], dtype=torch.float64)
