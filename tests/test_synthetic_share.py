@@ -123,9 +123,7 @@ def test_every_trainer_has_the_option(out: Path, tmp_path: Path, script: str) ->
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("script", "model"), [("yolo", "YOLO"), ("sam_decoder", "SAM decoder"), ("classifier", "CNN classifier")]
-)
+@pytest.mark.parametrize(("script", "model"), [("sam_decoder", "SAM decoder"), ("classifier", "CNN classifier")])
 def test_a_run_that_knows_a_class_of_made_images_is_not_measured_by_fewer(
     out: Path, tmp_path: Path, script: str, model: str
 ) -> None:
@@ -134,12 +132,26 @@ def test_a_run_that_knows_a_class_of_made_images_is_not_measured_by_fewer(
         assert augment(out, "--method", "both").exit_code == 0
     mixed = open_dataset(out, "wedge@both-12")
     Run(tmp_path, mixed, {}).finish(model=model)
-    (tmp_path / "train" / "weights").mkdir(parents=True)
-    for file in ("train/weights/best.pt", "tuned.pt"):
-        (tmp_path / file).touch()
+    (tmp_path / "tuned.pt").touch()
     module = pytest.importorskip(f"finetune.{script}")
     arguments = ["--dataset", "wedge", "--out", str(out), "--eval-only", str(tmp_path)]
     line = refusal(CliRunner().invoke(module.main, arguments))
     assert "knows a class that only synthetic images have: name wedge@both-12" in line
     Run(tmp_path, mixed, {}).finish(model="another")
     assert f"is a run of another, not of {model}" in refusal(CliRunner().invoke(module.main, arguments))
+
+
+def test_a_detector_that_knows_a_class_of_made_images_is_not_measured_by_fewer(out: Path, tmp_path: Path) -> None:
+    finished = pytest.importorskip("finetune.detection.finished")
+    if not (out / "wedge@both-12").exists():
+        assert augment(out, "--method", "both").exit_code == 0
+    mixed, base = open_dataset(out, "wedge@both-12"), open_dataset(out, "wedge")
+    (tmp_path / "train" / "weights").mkdir(parents=True)
+    (tmp_path / "train" / "weights" / "best.pt").touch()
+    for model, words in (
+        ("YOLO", "name wedge@both-12 as the dataset"),
+        ("another", "is a run of another, not of YOLO"),
+    ):
+        Run(tmp_path, mixed, {}).finish(model=model)
+        with pytest.raises(DatasetError, match=words):
+            finished.evaluate_again(tmp_path, base, "cpu")

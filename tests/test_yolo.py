@@ -27,7 +27,7 @@ from click.testing import CliRunner
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from finetune import yolo
-from finetune.detection import runtime, training
+from finetune.detection import finished, runtime, training
 from finetune.detection.crops import cut_train_part
 from finetune.detection.evaluation import metric_rows, spread
 from finetune.detection.figures import draw_figures, measure, worst_images
@@ -69,7 +69,7 @@ def test_a_data_yaml_of_ours_means_its_dataset_and_task(out, tmp_path, monkeypat
     assert "--task detect: data.yaml is for segment" in refusal(run_yolo(*options, "--task", "detect"))
     assert "finds boxes only" in refusal(run_yolo(*options, "--arch", "yolo11n-light", "--task", "segment"))
     assert "--out: is not used with --data" in refusal(run_yolo(*options, "--out", out))
-    assert "--folds: needs --category" in refusal(run_yolo(*options, "--folds", 3))
+    assert "--folds: is not used with --data" in refusal(run_yolo(*options, "--folds", 3))
 
 
 def test_the_dataset_is_named_once(out):
@@ -396,10 +396,9 @@ def test_a_batch_is_divided_among_devices_without_rest(out, tmp_path):
     assert "--device 70,71: not on this machine" in line
 
 
-def test_resume_and_eval_only_need_a_run(out, tmp_path):
+def test_resume_needs_a_run(out, tmp_path):
     options = ("--category", "widget", "--out", out, "--runs", tmp_path)
     assert "holds no interrupted run" in refusal(run_yolo(*options, "--resume"))
-    assert "holds no finished run" in refusal(run_yolo(*options, "--eval-only", tmp_path))
 
 
 def test_a_run_on_tiles_lies_among_those_of_whole_images_under_a_name_of_its_own(tmp_path):
@@ -422,20 +421,20 @@ def begun(runs: Path, dataset: str, **others: object) -> tuple[Path, dict[str, o
     (folder / "train" / "weights").mkdir(parents=True)
     (folder / "train" / "weights" / "last.pt").touch()
     settings = {name: defaults[name] for name in ("task", "arch", "weights", "crop", "device", "seed")}
-    settings |= {"pretrain": None, "pretrain_epochs": None} | asdict(Recipe()) | others
+    settings |= {"pretrain": None, "pretrain_epochs": None, "synthetic_share": None} | asdict(Recipe()) | others
     (folder / "settings.json").write_text(json.dumps(settings), "utf-8")
     return folder, settings
 
 
-def test_a_run_that_is_older_than_an_option_is_resumed_without_it(out, tmp_path, monkeypatch):
-    _, settings = begun(tmp_path, "widget", epochs=7)
-    assert "synthetic_share" not in settings
+def test_a_resumed_run_has_the_settings_that_it_was_begun_with(out, tmp_path, monkeypatch):
+    folder, _ = begun(tmp_path, "widget", epochs=7, pretrain="more")
     options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--resume")
     asked = []
     monkeypatch.setattr(training, "train_and_evaluate", lambda *given: asked.append(given) or {})
     assert run_yolo(*options, "--json").exit_code == 0
     ((request, recipe, _),) = asked
-    assert request.synthetic_share is None and request.resume and recipe.epochs == 7
+    assert request.pretrain == "more" and request.resume and recipe.epochs == 7
+    assert f"--epochs 8: {folder} was begun with 7" in refusal(run_yolo(*options, "--epochs", 8))
 
 
 def test_a_run_that_another_script_began_is_not_resumed(out, tmp_path):
@@ -443,7 +442,7 @@ def test_a_run_that_another_script_began_is_not_resumed(out, tmp_path):
     del settings["task"]
     (folder / "settings.json").write_text(json.dumps(settings), "utf-8")
     line = refusal(run_yolo("--category", "widget", "--out", out, "--runs", tmp_path, "--resume"))
-    assert f"--task detect: {folder} was begun with None" in line
+    assert f"--resume: {folder} was begun by another command" in line
 
 
 def test_folds_that_were_not_trained_alike_are_not_put_together(tmp_path, monkeypatch):
@@ -463,36 +462,26 @@ def test_folds_that_were_not_trained_alike_are_not_put_together(tmp_path, monkey
     assert [(request.resume, recipe.epochs) for request, recipe, _ in asked] == [(False, 7), (True, 7), (True, 7)]
 
 
-def test_finished_folds_are_exported_too(tmp_path, monkeypatch):
-    """Two were finished before, as one that --resume continues with is now; the sizes are those of their runs."""
-    pytest.importorskip("onnx")
-    folder, out = write_category(tmp_path / "data", size=(64, 64)), tmp_path / "out"
-    for fold in range(3):
-        converted("to_yolo", folder, out, "--protocol", "kfold", "--folds", 3, "--fold", fold)
+def test_an_export_goes_by_the_settings_of_the_run(out, tmp_path, monkeypatch):
+    folder, settings = begun(tmp_path, "widget", imgsz=96)
+    dataset = open_dataset(out, "widget")
+    Run(folder, dataset, settings).finish(model="YOLO")
+    best = folder / "train" / "weights" / "best.pt"
+    best.touch()
 
-    def finish(request: object, recipe: object, dataset: Dataset) -> dict[str, object]:
-        folder = tmp_path / dataset.name / "yolo" / "seed-0"
-        metrics = {"test": {"classes": [], "mAP50": 0.5, "mAP50-95": 0.5}}
-        settings = json.loads((folder / "settings.json").read_text("utf-8"))
-        about = {"model": "YOLO", "random_weights": True, "train_seconds": 1.0}
-        Run(folder, dataset, settings).finish(metrics=metrics, **about)
-        return metrics
+    def export(*given: object) -> Path:
+        assert given == (best, "detect", 96, "cpu")
+        best.with_suffix(".onnx").touch()
+        return best.with_suffix(".onnx")
 
-    for fold in range(3):
-        name = f"widget@kfold-3-{fold}"
-        begun(tmp_path, name, imgsz=96, weights="none")
-        if fold != 1:
-            finish(None, None, open_dataset(out, name))
-    asked = []
-    monkeypatch.setattr(training, "train_and_evaluate", finish)
-    monkeypatch.setattr(training, "export_onnx", lambda *given: asked.append(given))
-    options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--folds", 3, "--resume")
-    result = run_yolo(*options)
-    assert result.exit_code == 0 and not asked, (result.output, result.exception)
-    result = run_yolo(*options, "--export", "onnx")
-    assert result.exit_code == 0, (result.output, result.exception)
-    best = Path("yolo", "seed-0", "train", "weights", "best.pt")
-    assert asked == [(tmp_path / f"widget@kfold-3-{fold}" / best, "detect", 96) for fold in range(3)]
+    monkeypatch.setattr(runtime, "export_onnx", export)
+    monkeypatch.setattr(finished, "find_spec", lambda name: name)
+    for to in (None, tmp_path / "mine.onnx"):
+        file = finished.export_run(folder, dataset, "", to)
+        assert file == (to or best.with_suffix(".onnx")) and file.is_file()
+    monkeypatch.setattr(finished, "find_spec", lambda name: None)
+    with pytest.raises(DatasetError, match=r"onnx is not installed: pip install -e '.\[export\]'"):
+        finished.export_run(folder, dataset, "", None)
 
 
 def test_folds_must_all_be_there_before_the_first_is_trained_on(out, tmp_path):

@@ -1,6 +1,5 @@
 """Predict val and test with a YOLO model, one image at a time, save that, and measure what was saved."""
 
-import json
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from finetune.detection.tiles import on_whole_images
 from finetune.measures.boxes import SIZES, BoxEvaluation
 from finetune.measures.masks import encode
 from finetune.runs.dataset import Dataset
+from finetune.runs.json_files import read_json
 from finetune.runs.predictions import image_scores
 from finetune.runs.run_folder import Run, synthetic_images_of
 
@@ -103,11 +103,12 @@ def shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def report(folder: Path, measured: dict[str, Any]) -> str:
+def report(folder: Path) -> str:
     """A run and its measures on test as text for the terminal."""
-    record = json.loads((folder / "run.json").read_text("utf-8"))
+    record = read_json(folder / "run.json", dict)
+    measured = record["metrics"]["test"]
     start = "random weights" if record["random_weights"] else record["settings"]["weights"]
-    tiles = record["settings"].get("tiles")
+    tiles = record["settings"]["tiles"]
     trained_on = (f", trained on {tiles}" if tiles else "") + synthetic_images_of(record)
     seconds = record["train_seconds"]
     trained = "resumed" if seconds is None else f"{seconds:.0f} s of training"

@@ -284,8 +284,8 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def export_onnx(best: Path, task: str, imgsz: int) -> Path:
+def export_onnx(best: Path, task: str, imgsz: int, device: str = "cpu") -> Path:
     """Write best.onnx beside best.pt: 1 x 3 x imgsz x imgsz of 0..1 in, boxes after NMS out (see docs/measurements)."""
-    model = load_model("", best, task)
+    model, settings = load_model("", best, task), {"imgsz": imgsz, "conf": LEAST_SCORE, "device": device}
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        return Path(model.export(format="onnx", imgsz=imgsz, nms=True, conf=LEAST_SCORE, simplify=False, device="cpu"))
+        return Path(model.export(format="onnx", nms=True, simplify=False, **settings))

@@ -14,8 +14,8 @@ from finetune.detection.evaluation import evaluate, shown, spread
 from finetune.detection.recipe import ARCHS, Recipe
 from finetune.detection.runs import (
     CHECKPOINTS,
-    check_batch,
-    check_parts,
+    begin_run,
+    check_trainable,
     continue_run,
     cost_of,
     fold_names,
@@ -44,7 +44,8 @@ from finetune.detection.vocabulary import (
 from finetune.detection.world import Words, hold_back, load_world, set_words, settle_learned, word_trainer
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset, open_dataset
-from finetune.runs.run_folder import Run, finished_run, read_run, run_folder, start_run, told_to_resume, write_record
+from finetune.runs.json_files import read_json
+from finetune.runs.run_folder import Run, finished_run, run_folder, told_to_resume, write_record
 from finetune.training.weights import find_weights
 
 SETS = {"zero-shot": "none", "tuned": "box", "prompt-tuned": "box"}  # and the labels that each needs
@@ -57,7 +58,6 @@ WORDS = "text_embeddings.npz"  # the vectors that a run was begun with, in its f
 class Request(yolo_runs.Request):
     """The request, apart from the recipe and the dataset; the fields are the command's options."""
 
-    run_name: str  # ``main`` gives it one
     template: str
     prompts: str | None
     text_weights: str
@@ -65,7 +65,13 @@ class Request(yolo_runs.Request):
     keep_vocabulary: str | None
 
     def folder(self, dataset: Dataset) -> Path:
-        return run_folder(self.runs, dataset, self.run_name, self.seed)
+        usual = f"yolo-world-without-{self.keep_vocabulary}" if self.keep_vocabulary else "yolo-world"
+        return run_folder(self.runs, dataset, self.run_name or usual, self.seed)
+
+
+def find_start(weights: str) -> Path | None:
+    """The checkpoint that --weights names; None for random weights."""
+    return find_weights(weights, addresses(f"{arch}.pt" for arch in ARCHS), fetch_weights)
 
 
 def find_words(request: Request, dataset: Dataset) -> Words:
@@ -177,12 +183,9 @@ def rows_of(results: dict[str, dict[str, Any]], kept: str | None) -> Iterator[tu
 def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """Leave a whole run on one dataset; return its measures by set and part."""
     dataset.format("yolo")
-    if not dataset.classes:
-        raise DatasetError(f"{dataset.folder}: holds no defects to learn")
-    check_parts(dataset)
-    check_batch(recipe.batch, request.device)
+    check_trainable(dataset, recipe.batch, request.device)
     check_device(request.device)
-    checkpoint = find_weights(request.weights, addresses(f"{arch}.pt" for arch in ARCHS), fetch_weights)
+    checkpoint = find_start(request.weights)
     run, words = start(request, recipe, dataset, checkpoint)
     with told_to_resume(run.folder, has_last):
         results = three_results(lambda: load_world(request.arch, checkpoint, request.seed), words, request, recipe, run)
@@ -214,9 +217,6 @@ def measures_in(record: dict[str, Any]) -> dict[str, Any]:
 def start(request: Request, recipe: Recipe, dataset: Dataset, checkpoint: Path | None) -> tuple[Run, Words]:
     """The run, begun or continued with, and its words; raises DatasetError for what cannot be trained."""
     folder = request.folder(dataset)
-    for file in (checkpoint, request.text_embeddings):
-        if file and folder.resolve() in Path(file).resolve().parents:
-            raise DatasetError(f"{file}: lies in the run that would be replaced; name another run with --run")
     origin = {
         "split_sha256": dataset.split["sha256"],
         "label_settings": dataset.label_settings,
@@ -229,7 +229,7 @@ def start(request: Request, recipe: Recipe, dataset: Dataset, checkpoint: Path |
     check_freeze(load_world(request.arch, checkpoint, request.seed), recipe)  # refused before a run is begun
     settings = request.settings() | asdict(recipe) | {"prompt_lr": PROMPT_LR}
     settings |= {"words": words.prompts, "text_model": words.source} | origin
-    run = start_run(folder, dataset, settings, request.overwrite, settings)
+    run = begin_run(folder, dataset, settings, request.overwrite, checkpoint, request.text_embeddings)
     data = view_of(dataset, "detect", recipe.background, folder / "data")
     if words.kept:
         hold_back(data, dataset, words.kept)
@@ -237,52 +237,46 @@ def start(request: Request, recipe: Recipe, dataset: Dataset, checkpoint: Path |
     return run, words
 
 
-def evaluate_again(request: Request, folder: Path, dataset: Dataset) -> dict[str, Any]:
-    """Predict and measure again with what a finished run started from and learned, and write that into the run."""
+def evaluate_again(folder: Path, dataset: Dataset, device: str, weights: Path | None) -> None:
+    """Predict and measure again with what a finished run started from and learned, and write that into the run.
+
+    ``weights``: where the checkpoint that it started from lies now, if it has moved.
+    """
     needed = [Path(name) / CHECKPOINTS / "best.pt" for name in SETS if name != "zero-shot"]
     record = finished_run(folder, dataset, "YOLO-World", needed)
-    older = {"words": record["settings"]["prompts"], "text_model": record["text_model"]}  # where older runs have these
-    run = Run(folder, dataset, older | record["settings"])
-    check_device(request.device)
-    settings, words = run.settings, words_of(run)
-    checkpoint = find_weights(settings["weights"], addresses(f"{arch}.pt" for arch in ARCHS), fetch_weights)
+    run, settings = Run(folder, dataset, record["settings"]), record["settings"]
+    words, checkpoint = words_of(run), find_start(str(weights or settings["weights"]))
     if checkpoint and sha256(checkpoint) != record["weights_sha256"]:
-        raise DatasetError(f"--eval-only {folder}: {checkpoint} is no longer the file that this run started from")
+        raise DatasetError(f"{folder}: did not start from {checkpoint} as it is now; name that file with --weights")
     for name, found in record["sets"].items():
         cost = {key: found[key] for key in ("train_seconds", "train_cpu_seconds")}
         load = partial(load_world, settings["arch"], checkpoint, settings["seed"])
-        record["sets"][name] = ask(name, load, words, run, request.device, cost)
-    record |= record["sets"]["tuned"]
-    write_record(folder, record)
-    return measures_in(record)
+        record["sets"][name] = ask(name, load, words, run, device, cost)
+    write_record(folder, record | record["sets"]["tuned"])
 
 
-def report(folder: Path, dataset: Dataset) -> str:
+def report(folder: Path) -> str:
     """A run and its measures on test as text for the terminal."""
-    record = read_run(folder, dataset)
+    record = read_json(folder / "run.json", dict)
     settings = record["settings"]
     begun = "random weights" if record["random_weights"] else settings["weights"]
-    text = (
-        "RANDOM text weights"
-        if record["random_text_weights"]
-        else f"text from {settings.get('text_embeddings') or settings['text_weights']}"
-    )
+    text = f"text from {settings['text_embeddings'] or settings['text_weights']}"
     seconds = [found["train_seconds"] for found in record["sets"].values()]
     trained = "resumed" if None in seconds else f"{sum(seconds):.0f} s of training"
-    synthetic = ", SYNTHETIC images" if record["synthetic"] else ""
-    return "\n".join(
-        [
-            f"{dataset.name}: YOLO-World from {begun}, {text}, seed {settings['seed']}, {trained}{synthetic}",
-            table(list(rows_of(record["sets"], settings["keep_vocabulary"])), ("AP50 on test", "instances", *SETS)),
-            f"run: {folder}",
-        ]
-    )
+    head = [
+        f"{record['dataset']}: YOLO-World from {begun}",
+        "RANDOM text weights" if record["random_text_weights"] else text,
+        f"seed {settings['seed']}",
+        trained,
+        *(["SYNTHETIC images"] if record["synthetic"] else []),
+    ]
+    rows = list(rows_of(record["sets"], settings["keep_vocabulary"]))
+    return "\n".join([", ".join(head), table(rows, ("AP50 on test", "instances", *SETS)), f"run: {folder}"])
 
 
-def report_all(found: dict[str, dict[str, Any]], request: Request, folder: Path | None = None) -> str:
+def report_all(found: dict[str, dict[str, Any]], request: Request) -> str:
     """Runs and their measures on test as text for the terminal; of several folds, their spread too."""
-    datasets = [open_dataset(request.out, each) for each in found]
-    lines = [report(folder or request.folder(dataset), dataset) for dataset in datasets]
+    lines = [report(request.folder(open_dataset(request.out, each))) for each in found]
     for way in SETS if len(found) > 1 else ():
         lines.append(f"{way}: {spread([measured[way]['test'] for measured in found.values()])}")
     return "\n".join(lines)
