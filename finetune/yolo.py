@@ -37,7 +37,9 @@ from finetune.runs.dataset import choose_dataset, open_dataset
 @training_options([*SIZES, LIGHT.stem], Recipe(), usual_name="yolo, or yolo-tile-SIDE on tiles")
 @click.option("--data", type=FOLDER, metavar="FILE", help="OUT/NAME/yolo/data.yaml: says --out, --category and --task.")
 @click.option("--task", type=click.Choice(list(FORMATS)), default="detect", help="Boxes, polygons or rotated boxes.")
-@click.option("--crop", type=click.IntRange(0), default=0, help="Train on squares of so many px, scaled to --imgsz.")
+@click.option(
+    "--crop", type=click.IntRange(0), default=0, help="Train on square crops of this side, px; 0: on whole images."
+)
 @click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")
 @click.option("--pretrain-epochs", type=click.IntRange(1), show_default="as --epochs", help="Epochs of --pretrain.")
 @synthetic_share_option

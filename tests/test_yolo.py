@@ -333,7 +333,7 @@ def test_an_interrupted_run_says_what_to_do_and_nothing_else(out, tmp_path, monk
         (tmp_path / "train" / "weights" / "last.pt").touch()
 
     def interrupted(*given):
-        with training.told_to_resume(tmp_path, training.has_last):
+        with training.told_to_resume(tmp_path, training.runs.has_last):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train_and_evaluate", interrupted)

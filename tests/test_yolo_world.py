@@ -100,7 +100,7 @@ def run_world(*arguments: object) -> Result:
         (("--device", "98,99"), "--device 98,99: not on this machine"),
         (("--weights", "mine.pt"), "--weights mine.pt: no such file"),
         (("--prompts", "gone.yaml"), "gone.yaml"),
-        (("--text-embeddings", "gone.npz"), "--text-embeddings gone.npz: no such file"),
+        (("--text-embeddings", "gone.npz"), "No such file or directory: 'gone.npz'"),
         (("--text-embeddings", "a.npz", "--prompts", "p.yaml"), "--prompts: is not used with --text-embeddings"),
         (("--text-embeddings", "a.npz", "--text-weights", "none"), "--text-weights: is not used with"),
         (("--template", "{defect}", "--prompts", "p.yaml"), "--template: is not used with --prompts"),

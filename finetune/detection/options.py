@@ -36,14 +36,16 @@ def training_options(archs: Sequence[str], recipe: Recipe, usual_name: str) -> C
         click.option("--batch", type=click.IntRange(1), default=recipe.batch, help="Images per training step."),
         click.option("--lr", type=Number(0, min_open=True), default=recipe.lr, help="Initial learning rate."),
         click.option(
-            "--optimizer", type=click.Choice(OPTIMIZERS), default=recipe.optimizer, help="How weights are updated."
+            "--optimizer", type=click.Choice(OPTIMIZERS), default=recipe.optimizer, help="Optimization algorithm."
         ),
-        click.option("--freeze", type=click.IntRange(0), default=recipe.freeze, help="Freeze so many first layers."),
+        click.option(
+            "--freeze", type=click.IntRange(0), default=recipe.freeze, help="How many of the first layers to freeze."
+        ),
         click.option(
             "--patience",
             type=click.IntRange(1),
             default=recipe.patience,
-            help="Stop after so many epochs without gain.",
+            help="Epochs without improvement before training stops.",
         ),
         click.option(
             "--background",

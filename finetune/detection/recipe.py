@@ -1,6 +1,6 @@
 """Settings of a training of YOLO or YOLO-World, and the names of their models. Imports no torch."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,11 @@ class Recipe:
 
     def overrides(self) -> dict[str, Any]:
         """The same in ultralytics' words, with what products under a camera allow as augmentation."""
-        return {
-            "epochs": self.epochs,
-            "imgsz": self.imgsz,
-            "batch": self.batch,
+        settings = asdict(self) | {
             "lr0": self.lr,
-            "optimizer": self.optimizer,
             "freeze": self.freeze or None,
-            "patience": self.patience,
             "cos_lr": True,
             "scale": 0.25,  # a camera keeps its distance
-            "mosaic": self.mosaic,
-            "degrees": self.degrees,
             "close_mosaic": min(10, self.epochs // 5),  # its default of 10 means no mosaic at all in short runs
             "flipud": 0.5,  # a product has no "up" to its defects
             "fliplr": 0.5,
@@ -53,6 +46,7 @@ class Recipe:
             "cache": "ram",  # small sets fit, and no image is decoded again in every epoch
             "nbs": self.batch,  # no accumulation over batches: steps are scarce
         }
+        return {name: value for name, value in settings.items() if name not in ("lr", "background")}
 
 
 WORLD_RECIPE = Recipe(lr=2e-4)  # the rate of the paper: a larger one makes the detector forget words
