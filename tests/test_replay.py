@@ -170,7 +170,7 @@ def test_another_fold_of_the_same_command_is_part_of_the_replay(data, tmp_path):
 def test_every_option_of_a_recipe_is_replayed_and_can_be_overruled(script, tmp_path):
     for option in command(script).params:
         words = written(option)
-        if option.opts[0] in {"--category", "--data", "--world"}:
+        if option.opts[0] in {"--category", "--data"}:
             continue
         file = run_file(tmp_path / "run", f"/somewhere/{script}.py", "--category", "x", *words)
         plain, same = params(script, "--category", "x"), params(script, "--config", file)

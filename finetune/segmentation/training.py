@@ -199,13 +199,13 @@ def measure_tuned(
 
 def measure_again(request: Request, out: Path, name: str, folder: Path) -> Path:
     """Write the predictions of a finished run again from what it has saved, and measure them, and the start's too."""
-    from finetune.segmentation.report import MODEL, evaluate
+    from finetune.segmentation.report import evaluate
     from finetune.training.processes import place
 
     if place()[1] > 1:
         raise DatasetError("--eval-only: takes one process; start it without torchrun")
     dataset = open_dataset(out, name)
-    record = finished_run(folder, dataset, MODEL, [TUNED])
+    record = finished_run(folder, dataset, [TUNED])
     begun = as_begun(request, record["settings"])
     check_boxes(begun, record["settings"], dataset, folder)
     job = make_job(begun, dataset, None)
