@@ -18,8 +18,9 @@ from torch import nn
 
 from converters.cli.terminal import progress
 from finetune.segmentation.images import VIEWS, MarkedImage
-from finetune.segmentation.models import Segmenter, Tiny, code_places, framed
+from finetune.segmentation.models import Segmenter, build_tiny, code_places, framed
 from finetune.segmentation.prompts import Mask
+from finetune.segmentation.settings import Tiny
 from finetune.segmentation.steps import near_losses, optimizer_of, scene_of, take_step
 
 Pixels = NDArray[np.uint8]
@@ -104,7 +105,7 @@ def warm_up(
 ) -> None:
     """Train all weights in place on crops of about half the side; ``augment`` changes the colours of pixels."""
     half = replace(tiny, side=tiny.side // 2 // tiny.patch * tiny.patch)
-    small = Segmenter(half.build(), segmenter.classes, False).to(segmenter.sam.device)
+    small = Segmenter(build_tiny(half), segmenter.classes, False).to(segmenter.sam.device)
     shared = {name: value for name, value in segmenter.sam.state_dict().items() if name != "image_encoder.pos_embed"}
     small.sam.load_state_dict(shared, strict=False)
     code_places(small.sam)
