@@ -17,7 +17,6 @@ ALWAYS = {"--category", "--out", "--runs", "--device", "--json", "--eval-only"}
 HONOURED = {  # by --eval-only
     "yolo": {*ALWAYS, "--data", "--export"},
     "yolo_world": ALWAYS,
-    "sam_decoder": {*ALWAYS, "--weights", "--boxes", "--cache-gb", "--export"},
     "classifier": {*ALWAYS, "--cost", "--heatmaps", "--precision"},
 }
 
@@ -39,7 +38,7 @@ def written(option: click.Parameter) -> list[str]:
     return [option.opts[0], {"float range": "0.5", "integer": "1"}.get(kind.name, "some")]
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", HONOURED)
 def test_beside_eval_only_stands_what_it_honours_alone(script: str) -> None:
     aside = (["--world"], ["--config"])  # the latter reads its file first: tests/test_replay.py
     options = [option for option in import_module(f"finetune.{script}").main.params if option.opts not in aside]
