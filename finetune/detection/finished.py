@@ -7,8 +7,7 @@ from pathlib import Path
 from converters.cli.errors import DatasetError
 from finetune.detection.environment import prepare_ultralytics
 from finetune.runs.dataset import Dataset
-from finetune.runs.json_files import read_json
-from finetune.runs.run_folder import finished_run
+from finetune.runs.run_folder import finished_run, read_record
 
 
 def evaluate_again(
@@ -22,7 +21,7 @@ def evaluate_again(
     from finetune.detection import runtime, training, world_training
 
     runtime.check_device(device)
-    world = read_json(folder / "run.json", dict).get("model") == "YOLO-World"
+    world = read_record(folder)["model"] == "YOLO-World"
     if boxes or (weights and not world):
         raise DatasetError(f"--{'boxes' if boxes else 'weights'}: is not used for {folder}; leave it out")
     if world:

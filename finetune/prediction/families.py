@@ -25,18 +25,21 @@ def open_run(folder: Path, out: Path) -> tuple[ModuleType, Dataset]:
 
 
 def room_of(model: str | None) -> ModuleType | None:
-    """The module `finished` of the room whose runs have this ``model`` in run.json."""
-    match model:
-        case "YOLO":
-            from finetune.detection import finished
-        case "YOLO-World":
-            from finetune.detection import world_finished as finished
-        case "SAM decoder":
-            from finetune.segmentation import finished
-        case "CNN classifier":
-            from finetune.classification import finished
-        case "nearest good patches":
-            from finetune.anomaly import finished
-        case _:
-            return None
-    return finished
+    """The module ``finished`` of the room whose runs have this ``model`` in run.json."""
+    if model in ("YOLO", "YOLO-World"):
+        import finetune.detection.finished as detection
+
+        return detection
+    if model == "SAM decoder":
+        import finetune.segmentation.finished as segmentation
+
+        return segmentation
+    if model == "CNN classifier":
+        import finetune.classification.finished as classification
+
+        return classification
+    if model == "nearest good patches":
+        import finetune.anomaly.finished as anomaly
+
+        return anomaly
+    return None
