@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from finetune.segmentation.embedding_cache import EmbeddingCache
-from finetune.segmentation.models import ARCHS, Segmenter, Tiny, build_sam, framed
-from finetune.segmentation.steps import Recipe, choose_trained, optimizer_of, scene_of, take_step
+from finetune.segmentation.models import Segmenter, build_sam, framed
+from finetune.segmentation.settings import ARCHS, Recipe, Tiny
+from finetune.segmentation.steps import choose_trained, optimizer_of, scene_of, take_step
 
 ROUNDS = 2
 

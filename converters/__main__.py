@@ -7,7 +7,7 @@ import click
 
 from converters.cli.command import OneLineErrors, command
 from converters.cli.errors import DatasetError
-from converters.cli.options import conversion_options, simplify_option
+from converters.datasets.options import conversion_options, simplify_option
 
 COMMANDS = (
     "all",

@@ -5,28 +5,28 @@ synthetic ones, which lie in its folder ``synthetic/``. ``augment.json`` tells e
 ``synthetic.png`` shows some of them.
 """
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from converters.cli.command import command
-from converters.cli.options import FOLDER as PATH
 from converters.cli.options import (
     any_seed_option,
     images_option,
     json_option,
     max_pixels_option,
+    moved_source_option,
     out_option,
     overwrite_option,
+    workers_option,
 )
-from converters.synthetic.augmentation import BOTH, PASTE, PERLIN
+from converters.synthetic.request import ANYWHERE, BOTH, OBJECT, PASTE, PERLIN, PRIOR
 
 
 @command()
 @click.option("--dataset", "name", required=True, metavar="NAME", help="Dataset in --out that gets more defects.")
 @out_option
-@click.option("--root", type=PATH, help="Where the dataset's source lies, if it has moved since the conversion.")
+@moved_source_option
 @click.option("--count", type=click.IntRange(1), default=500, help="Images to make.")
 @click.option(
     "--method",
@@ -36,15 +36,13 @@ from converters.synthetic.augmentation import BOTH, PASTE, PERLIN
 )
 @click.option(
     "--place",
-    type=click.Choice(["prior", "object", "anywhere"]),
-    default="prior",
+    type=click.Choice([PRIOR, OBJECT, ANYWHERE]),
+    default=PRIOR,
     help="Where the type occurs on the product, anywhere on it, or anywhere in the image.",
 )
 @click.option("--balance", is_flag=True, help="Make most of the types that train has fewest of.")
 @any_seed_option
-@click.option(
-    "--workers", type=click.IntRange(1), show_default="one per core", help="Processes; the result is the same."
-)
+@workers_option
 @images_option
 @max_pixels_option
 @overwrite_option
@@ -60,4 +58,4 @@ def main(**options: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name=f"python -m converters.{Path(__file__).stem}")
+    main()

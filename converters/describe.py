@@ -1,12 +1,12 @@
 """Print the card of a source folder: counts, sizes, imbalance, duplicates, and what an incomplete download lacks."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from converters.cli.command import command
-from converters.cli.options import json_option, source_options
+from converters.cli.options import json_option
+from converters.sources.options import source_options
 
 
 @command()
@@ -24,4 +24,4 @@ def main(**options: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name=f"python -m converters.{Path(__file__).stem}")
+    main()

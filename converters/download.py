@@ -4,7 +4,6 @@ Addresses, SHA-256 and counts are in ``mvtec_facts.json``. The data are licensed
 GmbH; see Bergmann et al., "MVTec AD - A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", 2019.
 """
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -33,4 +32,4 @@ def main(**options: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name=f"python -m converters.{Path(__file__).stem}")
+    main()

@@ -1,12 +1,12 @@
 """Write contact sheets of a source folder: ``previews/CATEGORY/DEFECT.png``, and ``good.png``."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from converters.cli.command import command
-from converters.cli.options import FOLDER, instance_options, overwrite_option, source_options
+from converters.cli.options import FOLDER, instance_options, overwrite_option
+from converters.sources.options import source_options
 
 
 @command()
@@ -25,4 +25,4 @@ def main(**options: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name=f"python -m converters.{Path(__file__).stem}")
+    main()

@@ -3,7 +3,7 @@
     python -m converters.sample --to data/sample
 
 ROOT/CATEGORY/train/good/NNN.png, test/good/NNN.png, test/DEFECT/NNN.png, ground_truth/DEFECT/NNN_mask.png (8-bit
-grey, 0 and 255), CATEGORY/synthetic.json. What the images show: ``converters.synthetic.scenes``.
+grey, 0 and 255), CATEGORY/synthetic.json. What the images show: ``converters.synthetic.catalogue``.
 """
 
 from typing import Any
@@ -22,8 +22,7 @@ from converters.cli.options import FOLDER, overwrite_option, seed_option
 def main(**options: Any) -> None:
     """Make a synthetic dataset in MVTec AD layout, so that every stage runs with no download.
 
-    Two categories with five defect types each: washer (an object, RGB) and weave (a texture, grey).
-    The same seed makes the same bytes.
+    A category each of an object (RGB) and a texture (grey), with five defect types. The same seed makes the same bytes.
     """
     from converters.synthetic.sample_dataset import make_sample
 
@@ -31,4 +30,4 @@ def main(**options: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m converters.sample")
+    main()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.cli.command import command
-from converters.cli.options import conversion_options
+from converters.datasets.options import conversion_options
 
 
 @command()

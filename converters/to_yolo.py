@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from converters.cli.command import command
-from converters.cli.options import conversion_options, simplify_option
+from converters.datasets.options import conversion_options, simplify_option
 
 
 @command()

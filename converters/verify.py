@@ -7,12 +7,12 @@ import click
 
 from converters.cli.command import command
 from converters.cli.options import FOLDER as PATH
-from converters.cli.options import json_option, max_pixels_option
+from converters.cli.options import json_option, max_pixels_option, moved_source_option
 
 
 @command()
 @click.argument("datasets", type=PATH, nargs=-1, required=True)
-@click.option("--root", type=PATH, help="Where the source lies, if it has moved since the conversion.")
+@moved_source_option
 @max_pixels_option
 @json_option
 def main(**options: Any) -> None:

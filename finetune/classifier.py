@@ -20,7 +20,7 @@ import click
 if not __package__:  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from converters.cli.command import Acting, command
+from converters.cli.command import command
 from converters.cli.options import (
     FOLDER,
     Number,
@@ -30,41 +30,38 @@ from converters.cli.options import (
     seed_option,
     synthetic_share_option,
 )
-from finetune.classification.recipes import ATTEMPTS, IMBALANCE, USUAL
+from finetune.classification.recipes import ATTEMPTS, IMBALANCE, USUAL, Attempt
 from finetune.runs.replay import config_option
 
-ACTING = Acting(beside_eval_only=("--cost", "--heatmaps", "--precision"))
+OWN: dict[str, Any] = {"default": None, "show_default": "the attempt's"}
 
 
-@command(acting=ACTING)
-@click.option("--category", "--dataset", "dataset_name", metavar="NAME", help="Dataset in --out.")
+@command()
+@click.option("--category", "--dataset", "dataset_name", metavar="NAME", help="Dataset in --out to train on.")
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
-@click.option("--run", "name", default="classifier", help="Name of the run; ladders add the attempt's.")
-@click.option("--attempt", type=click.Choice([*ATTEMPTS, "all"]), default=USUAL, help="Preset; all: the ladder.")
-@click.option("--imbalance", type=click.Choice([*IMBALANCE, "all"]), default="none", help="Against the long tail.")
-@click.option("--arch", default=None, show_default="the attempt's", help="Any torchvision classifier; fine, deep.")
-@click.option("--weights", default="DEFAULT", help="torchvision's name, state_dict FILE, or none (random).")
-@click.option("--epochs", type=click.IntRange(1), default=None, show_default="the attempt's")
-@click.option("--imgsz", type=click.IntRange(32), default=256, help="Side of the square network input, px.")
-@click.option("--stride", type=click.Choice(["4", "8", "16"]), default=None, help="Largest px per feature cell.")
-@click.option("--batch", type=click.IntRange(1), default=None, show_default="the attempt's", help="Per process.")
-@click.option("--lr", type=Number(0, min_open=True), default=None, show_default="the attempt's")
-@click.option("--optimizer", type=click.Choice(["Adam", "AdamW", "SGD"]), default=None, show_default="the attempt's")
-@click.option("--pretext", type=click.IntRange(0), default=None, help="Steps on synthetic defects before the labels.")
+@click.option("--run", "name", default="classifier", help="Name of the run; a ladder adds the attempt's or method's.")
+@click.option("--attempt", type=click.Choice([*ATTEMPTS, "all"]), default=USUAL, help="Preset; all: one after another.")
+@click.option("--imbalance", type=click.Choice([*IMBALANCE, "all"]), default=Attempt.imbalance,
+              help="How to counter class imbalance; all: one method after another.")  # fmt: skip
+@click.option("--arch", **OWN, help="Any torchvision classifier, or our own: fine, deep.")
+@click.option("--weights", default=Attempt.weights, help="torchvision's name, state_dict FILE, or none (random).")
+@click.option("--epochs", type=click.IntRange(1), **OWN, help="Passes over the training images, at most.")
+@click.option("--imgsz", type=click.IntRange(32), default=Attempt.imgsz, help="Side of the square network input, px.")
+@click.option("--stride", type=click.Choice([4, 8, 16]), help="Largest stride of the last feature map, px.")
+@click.option("--batch", type=click.IntRange(1), **OWN, help="Images per step and process.")
+@click.option("--lr", type=Number(0, min_open=True), **OWN, help="Learning rate.")
+@click.option("--optimizer", type=click.Choice(["Adam", "AdamW", "SGD"]), **OWN, help="SGD has momentum 0.9.")
+@click.option("--pretext", type=click.IntRange(0), **OWN, help="Steps on painted defects before training (arch fine).")
 @click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")
 @click.option("--pretrain-epochs", type=click.IntRange(1), show_default="as --epochs", help="Epochs of --pretrain.")
 @synthetic_share_option
-@click.option("--ensemble", type=click.IntRange(1), default=1, help="Networks trained on bootstraps, averaged.")
-@click.option("--cost", type=FOLDER, default=None, help="CSV of what each decision costs for each truth.")
-@click.option("--repeat", type=click.IntRange(1), default=1, help="Trainings with seeds SEED, SEED+1, ...")
-@click.option("--heatmaps/--no-heatmaps", default=True, help="Write Grad-CAM++ maps and boxes from them.")
-@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), show_default="auto")
+@click.option("--repeat", type=click.IntRange(1), default=1, help="Number of trainings, with seeds SEED, SEED+1, ...")
+@click.option("--heatmaps/--no-heatmaps", default=Attempt.heatmaps, help="Write Grad-CAM++ maps and boxes from them.")
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default=Attempt.precision,
+              help="Arithmetic of training; auto: what is fastest on the device.")  # fmt: skip
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
-@click.option(
-    "--eval-only", type=FOLDER, default=None, metavar="RUN", help="Predict again with a finished run's weights."
-)
 @seed_option
 @config_option
 @overwrite_option

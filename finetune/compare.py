@@ -1,4 +1,4 @@
-"""Compare models on the same test images, with the uncertainty shown: one report that says which is worth its labels.
+"""Compare models on the same test images, with intervals: one report.
 
     python finetune/compare.py --dataset screw
     python finetune/compare.py --family screw@kfold-5                        # all folds of one split
@@ -19,7 +19,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 
 from converters.cli.command import command
 from converters.cli.options import FOLDER, json_option, out_option, seed_option
-from finetune.comparison.standings import BASELINE
+from finetune.comparison.tables import BASELINE
 
 
 def _results(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, Path]]:
@@ -51,22 +51,22 @@ def _results(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
     type=FOLDER,
     multiple=True,
     default=["runs"],
-    help="Where runs lie, or the folder of one dataset's runs, or of one run; repeat.",
+    help="Folder of runs, of one dataset's runs, or of one run; repeat.",
 )
 @click.option(
     "--results",
     multiple=True,
     callback=_results,
     metavar="NAME=PATH",
-    help="Anyone's predictions: a COCO results file for test, or a folder like predictions/SET; repeat.",
+    help="Other predictions: a COCO results file for test, or a folder like predictions/SET; repeat.",
 )
 @click.option(
     "--baseline",
     metavar="MODEL",
     show_default=f"{BASELINE}, else the cheapest labels",
-    help="Model that all others are held against.",
+    help="Model that the others are compared with.",
 )
-@click.option("--bootstrap", "count", type=click.IntRange(100), default=1000, help="Number of resamples.")
+@click.option("--bootstrap", "count", type=click.IntRange(100), default=1000, help="Number of bootstrap resamples.")
 @click.option("--html/--no-html", default=True, help="Write the page index.html.")
 @click.option(
     "--report", "target", type=FOLDER, show_default="RUNS/DATASET/report", help="Where the report is written."

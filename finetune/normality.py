@@ -20,19 +20,21 @@ if not __package__:  # run as a file: import from the repository, not from this 
 
 from converters.cli.command import command
 from converters.cli.options import FOLDER, Number, json_option, out_option, overwrite_option, seed_option
-from finetune.anomaly.features import ARCHS
+from finetune.anomaly.recipe import ARCHS, Recipe
 from finetune.runs.replay import config_option
 
 
 @command()
-@click.option("--category", "--dataset", "dataset_name", metavar="NAME", help="Dataset in --out.")
+@click.option("--category", "--dataset", "dataset_name", metavar="NAME", help="Dataset in --out to learn from.")
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
 @click.option("--run", "name", default="normality", help="Name of the run.")
-@click.option("--arch", type=click.Choice(ARCHS), default="resnet18", help="torchvision network for features.")
-@click.option("--weights", default="DEFAULT", help="torchvision's name, state_dict FILE, or none (random, weak).")
-@click.option("--imgsz", type=click.IntRange(64), default=256, help="Side of the square network input, px.")
-@click.option("--coreset", "share", type=Number(0, 1, min_open=True), default=0.1, help="Share to remember.")
+@click.option("--arch", type=click.Choice(ARCHS), default=Recipe.arch, help="torchvision network for features.")
+@click.option("--weights", default=Recipe.weights, help="torchvision's name, state_dict FILE, or none (random, weak).")
+@click.option("--imgsz", type=click.IntRange(64), default=Recipe.imgsz, help="Side of the square network input, px.")
+@click.option(
+    "--coreset", type=Number(0, 1, min_open=True), default=Recipe.coreset, help="Share of good patches to remember."
+)
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")
 @seed_option
 @config_option

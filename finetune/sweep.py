@@ -1,4 +1,4 @@
-"""Train every model on every category, fold and number of labels, in parallel, and draw what labels buy.
+"""Train every model on every category, fold and number of labels, in parallel, and draw learning curves.
 
     python -m finetune.sweep --categories screw,zipper --models yolo,classifier --folds 5 --shots 1,2,5,10,all
     python -m finetune.sweep --categories washer --models yolo,normality --folds 3 --shots 2,8 \
@@ -22,8 +22,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 
 from converters.cli.command import command
 from converters.cli.options import FOLDER, Number, json_option, out_option, overwrite_option, seed_option
-from finetune.sweeps.cells import ALL, CONVERT, SCRIPTS
-from finetune.sweeps.learning_curve import order
+from finetune.sweeps.cells import ALL, CONVERT, SCRIPTS, order
 
 
 def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -75,8 +74,10 @@ def _arguments(ctx: click.Context, parameter: click.Parameter, values: Sequence[
     show_default="that of the dataset converted last",
     help="Categories in --root.",
 )
-@click.option("--models", required=True, callback=_models, metavar="A,B", help=f"Of {', '.join(SCRIPTS)}.")
-@click.option("--folds", type=click.IntRange(1), default=5, help="Folds of `all`; draws of any other number of shots.")
+@click.option(
+    "--models", required=True, callback=_models, metavar="A,B", help=f"Models to train, of {', '.join(SCRIPTS)}."
+)
+@click.option("--folds", type=click.IntRange(1), default=5, help="Folds of `all`, or draws of a number of shots.")
 @click.option("--shots", default=ALL, callback=_shots, help="Labelled defect images to train on, e.g. 1,2,5,10,all.")
 @click.option(
     "--args",
@@ -84,21 +85,25 @@ def _arguments(ctx: click.Context, parameter: click.Parameter, values: Sequence[
     multiple=True,
     callback=_arguments,
     metavar="NAME=ARGUMENTS",
-    help='More arguments of a model, e.g. "yolo=--weights none --epochs 3", or of `convert`; repeat.',
+    help='Extra arguments for a model, e.g. "yolo=--weights none --epochs 3", or for `convert`; repeat.',
 )
 @click.option(
-    "--root", type=FOLDER, default=None, show_default="as the converters", help="Where the categories lie; to convert."
+    "--root",
+    type=FOLDER,
+    default=None,
+    show_default="as the converters",
+    help="Source folder, to convert categories from.",
 )
 @out_option
-@click.option("--runs", type=FOLDER, default="runs", help="Where runs are written; the report goes to RUNS/sweep.")
+@click.option("--runs", type=FOLDER, default="runs", help="Folder for runs; the report goes to RUNS/sweep.")
 @click.option("--address", default=None, show_default="this machine", help="Ray cluster, e.g. auto or HOST:6379.")
-@click.option("--cpus", type=Number(0, min_open=True), default=1, help="Cores that a cell takes.")
+@click.option("--cpus", type=Number(0, min_open=True), default=1, help="CPU cores per training.")
 @click.option(
     "--gpus",
     type=Number(0),
     default=None,
     show_default="1 where there are GPUs",
-    help="GPUs that a cell takes.",
+    help="GPUs per training.",
 )
 @seed_option
 @overwrite_option

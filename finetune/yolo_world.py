@@ -23,71 +23,43 @@ import click
 if not __package__:  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from converters.cli.command import Acting, command, given_options
-from converters.cli.options import FOLDER, FOLDS, json_option, out_option, overwrite_option, seed_option
+from converters.cli.command import command, given_options
 from converters.cli.terminal import to_json
 from finetune.detection.environment import prepare_ultralytics
-from finetune.detection.recipe import ARCHS, PUBLISHED, TEMPLATE, WORLD_RECIPE, Recipe, recipe_options
+from finetune.detection.options import check_together, training_options
+from finetune.detection.recipe import ARCHS, PUBLISHED, TEMPLATE, WORLD_RECIPE, Recipe
 from finetune.runs.dataset import choose_dataset, open_dataset
-from finetune.runs.replay import config_option
-
-ACTING = Acting(
-    needs={"--arch": "--weights none"},
-    overruled={"--text-embeddings": ("--prompts", "--template", "--text-weights"), "--prompts": ("--template",)},
-)
 
 
-@command(acting=ACTING)
-@click.option("--category", "--dataset", "name", metavar="NAME", help="Dataset in --out to train on.")
-@out_option
-@click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
-@click.option("--run", "run_name", show_default="yolo-world, or yolo-world-without-CLASS", help="Name of the run.")
-@click.option("--arch", type=click.Choice(ARCHS), default=ARCHS[0], help="Architecture, for --weights none.")
-@click.option("--weights", default=f"{ARCHS[0]}.pt", help="Published name, checkpoint FILE, or none (random).")
+@command()
+@training_options(ARCHS, WORLD_RECIPE, usual_name="yolo-world, or yolo-world-without-CLASS")
 @click.option("--template", default=TEMPLATE, help="How a class name becomes a prompt.")
 @click.option("--prompts", type=click.Path(), help="YAML file of `class: prompt` or `class: [prompt, synonym]`.")
 @click.option("--text-weights", default=PUBLISHED, help="CLIP's text tower: openai, open_clip FILE, or none (random).")
 @click.option("--text-embeddings", type=click.Path(), help="NPZ file of ready vectors (names, embeddings) instead.")
 @click.option("--keep-vocabulary", metavar="CLASS", help="Hold this class out of training and test it zero-shot.")
-@recipe_options(WORLD_RECIPE)
-@click.option("--folds", type=FOLDS, help="Train on NAME@kfold-FOLDS-0, -1 ... one after another.")
-@click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or the numbers of GPUs: 0 or 0,1.")
-@seed_option
-@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
-@click.option(
-    "--eval-only", type=FOLDER, metavar="RUN", help="Predict and measure again with what a finished run left."
-)
-@config_option
-@overwrite_option
-@json_option
 @click.pass_context
-def main(
-    ctx: click.Context, name: str | None, folds: int | None, eval_only: Path | None, as_json: bool, **options: Any
-) -> None:
+def main(ctx: click.Context, name: str | None, folds: int | None, as_json: bool, **options: Any) -> None:
     """Ask YOLO-World for the classes of a dataset in words, fine-tune it, tune its words; print all three on test.
 
     The run folder RUNS/DATASET/RUN/seed-SEED holds run.json, predictions/{zero-shot,tuned,prompt-tuned}/ for val and
     test in the COCO results format, figures/, the vectors of the words (text_embeddings.npz, prompt-tuned.npz; give
     them back with --text-embeddings), and a best.pt below tuned/ and prompt-tuned/.
     """
-    given, name = given_options(ctx), choose_dataset(options["out"], name)
+    check_together(ctx, {"text_embeddings": ["prompts", "template", "text_weights"], "prompts": ["template"]})
+    name = choose_dataset(options["out"], name)
     if not folds:
         open_dataset(options["out"], name)  # refused before torch and ultralytics are imported
-    prepare_ultralytics(options["runs"] / ".ultralytics")
+    prepare_ultralytics(options["runs"])
     from finetune.detection import world_training as training
 
-    kept = options["keep_vocabulary"]
-    options["run_name"] = options["run_name"] or (f"yolo-world-without-{kept}" if kept else "yolo-world")
     recipe = Recipe(**{field.name: options.pop(field.name) for field in fields(Recipe)})
     request = training.Request(**options)
-    if eval_only:
-        found = {name: training.evaluate_again(request, eval_only, open_dataset(request.out, name))}
-    else:
-        found = training.train_datasets(name, folds, request, recipe, given)
+    found = training.train_datasets(name, folds, request, recipe, given_options(ctx))
     if as_json:
         click.echo(to_json(found if folds else found[name]), nl=False)
     else:
-        click.echo(training.report_all(found, request, eval_only))
+        click.echo(training.report_all(found, request))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from converters.datasets import records
 from converters.datasets import synthetic_images as made
 from converters.masks.instances import Instance
 from converters.synthetic import pasting, perlin
-from converters.synthetic.augmentation import Request, orders_for, shares
-from converters.synthetic.product import Frame, find_foreground, frame_of, kind_of
+from converters.synthetic.foreground import Frame, find_foreground, frame_of, kind_of
+from converters.synthetic.request import Request, shares
 from finetune.runs.dataset import open_dataset
 
 SIDE = 120
@@ -222,7 +222,7 @@ def test_shares_follow_the_real_numbers_or_balance_them(balance: bool, count: in
 
 
 def test_both_makes_half_of_each_and_the_new_class_comes_last(data: Path) -> None:
-    orders = orders_for(Request(7, "both", "prior", False, 0), {"tip": 6, "heel": 3})
+    orders = Request(7, "both", "prior", False, 0).orders({"tip": 6, "heel": 3})
     assert [order.method for order in orders] == ["paste"] * 4 + ["perlin"] * 3
     assert {order.defect for order in orders[4:]} == {"synthetic"}
     dataset = augmented(data / "out", "--method", "both", "--overwrite", name=f"wedge@both-{COUNT}")

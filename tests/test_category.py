@@ -117,16 +117,17 @@ ENTRY = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ([1], r"an entry is \[1\]"),
-        ({"image_id": 1}, "has no category_id"),
-        (ENTRY | {"image_id": [1]}, r"has the image_id \[1\]"),
-        (ENTRY | {"category_id": "1"}, "has the category_id '1'"),
-        (ENTRY | {"category_id": 1.5}, "has the category_id 1.5"),
-        (ENTRY | {"score": 95}, "has the score 95"),
-        (ENTRY | {"score": math.nan}, "has the score nan"),
-        (ENTRY | {"score": None}, "has the score None"),
-        (ENTRY | {"bbox": [1, 2, 3]}, r"has the bbox \[1, 2, 3\]"),
-        (ENTRY | {"bbox": None}, "has the bbox None"),
+        ([1], "0"),
+        ({"image_id": 1}, "0.category_id"),
+        ({"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": []}, "0: neither bbox nor segmentation"),
+        (ENTRY | {"image_id": [1]}, "0.image_id"),
+        (ENTRY | {"category_id": "1"}, "0.category_id"),
+        (ENTRY | {"category_id": 1.5}, "0.category_id"),
+        (ENTRY | {"score": 95}, "0.score: Input should be less than or equal to 1"),
+        (ENTRY | {"score": math.nan}, "0.score: Input should be a finite number"),
+        (ENTRY | {"score": None}, "0.score"),
+        (ENTRY | {"bbox": [1, 2, 3]}, "0.bbox: List should have at least 4 items"),
+        (ENTRY | {"bbox": None}, "0.bbox"),
     ],
     ids=str,
 )
@@ -135,7 +136,7 @@ def test_results_of_others_that_are_not_in_the_format_are_refused(
 ) -> None:
     dataset, file = reconverted(folder, tmp_path / "out"), tmp_path / "theirs.json"
     file.write_text(json.dumps([entry]), "utf-8")
-    with pytest.raises(DatasetError, match=f"theirs.json: an entry.*{words}|theirs.json: {words}"):
+    with pytest.raises(DatasetError, match=f"theirs.json: {words}.*: COCO's results format is needed"):
         PredictionSet(file).detections(dataset, "test")
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,9 +23,11 @@ import torch
 from finetune import classifier
 from finetune.classification import ladder, training
 from finetune.classification import loop as fitting
-from finetune.classification.loop import Job, features_of, fit, load_network, logits_of, mean_logits, mix
-from finetune.classification.recipes import ATTEMPTS, IMBALANCE, Attempt, seen_test
+from finetune.classification.finished import evaluate_again
+from finetune.classification.loop import Job, features_of, fit, load_network, logits_of, mixing
+from finetune.classification.recipes import ATTEMPTS, IMBALANCE, Attempt
 from finetune.measures import decisions
+from finetune.measures.masks import regions_above
 from finetune.runs.dataset import open_dataset
 from finetune.training import heat_maps as heatmaps
 from finetune.training import published as training_published
@@ -98,8 +99,8 @@ def trained(out: Path, runs: Path, *arguments: object) -> dict:
 
 
 def job(**changes: object) -> Job:
-    attempt = replace(Attempt(arch="deep", epochs=2, batch=8), **changes)
-    return Job(attempt, "none", 3, SIDE, None, None, "cpu", "float32", 0)
+    attempt = replace(Attempt(arch="deep", epochs=2, batch=8, imgsz=SIDE, precision="float32"), **changes)
+    return Job(attempt, 3, None, "cpu", 0)
 
 
 # ------------------------------------------------------------------------------------------------------ refusals
@@ -216,12 +217,6 @@ def test_checkpoint_that_would_run_code_is_refused(tmp_path, out):
     assert not (tmp_path / "ran").exists()
 
 
-def test_cost_table_without_a_class_is_refused(out, tmp_path):
-    (tmp_path / "cost.csv").write_text("truth,good,dark\ngood,0,1\ndark,5,0\n")
-    line = refusal(run(out, tmp_path, *FAST, "--attempt", "deep", "--epochs", 1, "--cost", tmp_path / "cost.csv"))
-    assert "--cost" in line and "good, dark, line" in line
-
-
 # ------------------------------------------------------------------------------------------------------ parts
 
 
@@ -299,11 +294,13 @@ def test_made_up_defects_change_what_they_name_and_nothing_far_from_it():
     assert kinds == set(range(CELLS))
 
 
-def test_mixing_keeps_the_share_of_each_image():
+def test_mixing_gives_labels_the_shares_of_their_images():
     torch.manual_seed(0)
-    pixels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2)
-    mixed, partner, share = mix(pixels, 0.4)
-    assert torch.allclose(mixed, share * pixels + (1 - share) * pixels[partner])
+    labels = torch.arange(4)
+    mixed, shares = mixing(0.4, 4)(torch.eye(4).view(4, 4, 1, 1), labels)
+    assert torch.equal(mixed[:, :, 0, 0], shares) and shares.sum(1).allclose(torch.ones(4))
+    assert (shares > 0).sum() > 4
+    assert mixing(0.0, 4)(mixed, labels) == (mixed, labels)
 
 
 def test_temperature_repairs_overconfidence_and_changes_no_decision():
@@ -331,12 +328,6 @@ def test_thresholds_find_a_rare_class_that_argmax_never_names():
     assert (decisions.decide(probabilities, thresholds) == labels).all()
 
 
-def test_costs_move_the_decision_to_the_cheaper_mistake():
-    probabilities = np.array([[0.8, 0.2]])
-    assert decisions.cheapest(probabilities, np.array([[0, 1], [1, 0]])) == [0]
-    assert decisions.cheapest(probabilities, np.array([[0, 1], [10, 0]])) == [1]  # a missed defect costs ten alarms
-
-
 def test_macro_f1_of_resamples_equals_scikit_learns():
     from sklearn.metrics import f1_score
 
@@ -351,8 +342,9 @@ def test_macro_f1_of_resamples_equals_scikit_learns():
 def test_boxes_of_a_map_are_its_regions():
     heat = np.zeros((20, 30), np.float32)
     heat[2:5, 4:10], heat[12, 20] = 0.5, 0.9
-    assert heatmaps.boxes_of(heat, 0.4) == [([4, 2, 6, 3], 0.5), ([20, 12, 1, 1], pytest.approx(0.9))]
-    assert heatmaps.boxes_of(heat, 0.95) == []
+    found = [(region.box, peak) for region, peak in regions_above(heat, 0.4)]
+    assert found == [((4, 2, 6, 3), 0.5), ((20, 12, 1, 1), pytest.approx(0.9))]
+    assert regions_above(heat, 0.95) == []
 
 
 def test_pointing_game_hits_the_mask_and_knows_its_chance(out):
@@ -362,11 +354,6 @@ def test_pointing_game_hits_the_mask_and_knows_its_chance(out):
     truth = [np.asarray(Image.open(semantic / name)).astype(np.float32) for name in images.names]
     scores = heatmaps.pointing_game(dataset, "test", images, truth)
     assert scores["pointing"] == 1.0 and 0.05 < scores["pointing_chance"] < 0.9
-
-
-def test_ensembles_average_probabilities():
-    first, second = np.log([[0.9, 0.1]]), np.log([[0.5, 0.5]])
-    assert np.exp(mean_logits([first, second])) == pytest.approx(np.array([[0.7, 0.3]]))
 
 
 # ------------------------------------------------------------------------------------------------------ trainings
@@ -388,7 +375,7 @@ def test_a_short_training_learns_to_tell_the_classes(finished):
     assert row["macro_f1"] > 0.6 and row["auroc"] > 0.7  # chance: 0.33 and 0.5
     record = json.loads((folder / "run.json").read_text())
     assert record["random_weights"] and record["metrics"]["test"]["macro_f1"] == row["macro_f1"]
-    assert len(record["history"][0]) == 20
+    assert len(record["history"]) == 20
     assert all((folder / f"{name}.png").stat().st_size > 5000 for name in ("learning", "confusion", "reliability"))
 
 
@@ -406,12 +393,16 @@ def test_predictions_are_in_the_shared_format(finished, out):
         assert np.asarray(heat).shape == (SIDE, SIDE) and np.asarray(heat).dtype == np.uint16
 
 
-def test_a_saved_model_gives_the_same_scores_to_the_bit(finished, out, tmp_path):
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_saved_model_gives_the_same_predictions_and_measures_to_the_bit(finished, out):
     folder, _ = finished
-    before = {part: scores_of(folder, part) for part in ("val", "test")}
-    result = run(out, tmp_path, "--eval-only", folder, "--device", "cpu")
-    assert result.exit_code == 0, (result.output, result.exception)
-    assert {part: scores_of(folder, part) for part in ("val", "test")} == before
+    before = contents(folder)
+    (folder / "predictions" / "tuned" / "test_scores.csv").unlink()
+    evaluate_again(folder, open_dataset(out, "tile"), "cpu")
+    assert contents(folder) == before
 
 
 def test_logits_after_loading_are_equal_to_the_bit(out, tmp_path):
@@ -465,7 +456,7 @@ def test_a_run_with_other_settings_is_not_resumed(out, tmp_path):
 
 
 def test_a_run_goes_on_with_the_weights_that_it_was_begun_with_alone(out, tmp_path):
-    """By what is in the file, not by its name; a run that is older than the digest has nothing to compare."""
+    """By what is in the file, not by its name."""
     start = tmp_path / "start.pt"
     options = (*FAST[2:], "--attempt", "deep", "--epochs", 1, "--no-heatmaps", "--weights", start)
     for seed in (0, 1):
@@ -480,26 +471,13 @@ def test_a_run_goes_on_with_the_weights_that_it_was_begun_with_alone(out, tmp_pa
     now = hashlib.sha256(start.read_bytes()).hexdigest()
     line = refusal(run(out, tmp_path, *options, "--resume"))
     assert f"{folder} was begun with weights_sha256 {known[:60]}, not {now[:60]}; give what it was begun with" in line
-    settings = json.loads((folder / "settings.json").read_text())
-    assert settings.pop("weights_sha256") == known
-    (folder / "settings.json").write_text(json.dumps(settings))
-    assert run(out, tmp_path, *options, "--resume").exit_code == 0
-
-
-def test_a_run_is_measured_anew_with_its_own_precision(finished, out, tmp_path, monkeypatch):
-    folder, _ = finished
-    seen = []
-    monkeypatch.setattr(training, "evaluate", lambda run, job, *rest: (seen.append(job.precision) or {"test": {}},))
-    for given in ((), ("--precision", "bfloat16")):
-        assert run(out, tmp_path, "--eval-only", folder, "--device", "cpu", *given).exit_code == 0
-    assert seen == ["float32", "bfloat16"]
 
 
 def test_other_processes_leave_it_to_the_first_one_to_look_at_the_run(out, tmp_path, monkeypatch):
     """The first one may just have made its folder, with no settings in it yet."""
     monkeypatch.setenv("RANK", "1")
-    request = SimpleNamespace(resume=True, overwrite=False)
-    assert training.open_run(tmp_path, open_dataset(out, "tile"), {}, request).folder == tmp_path
+    dataset = open_dataset(out, "tile")
+    assert training.open_run(tmp_path, dataset, {}, resume=True, overwrite=False).folder == tmp_path
     assert not list(tmp_path.iterdir())
 
 
@@ -531,37 +509,15 @@ def test_every_kind_of_method_trains_and_reloads(out, tmp_path, method):
     options = ("--attempt", "deep", "--epochs", 1, "--no-heatmaps", "--imbalance", method)
     trained(out, tmp_path, *options)
     folder = tmp_path / "tile" / "classifier" / "seed-0"
-    before = scores_of(folder)
-    assert run(out, tmp_path, "--eval-only", folder, "--device", "cpu", "--no-heatmaps").exit_code == 0
-    assert scores_of(folder) == before
-
-
-def test_ensembles_and_costs_leave_one_prediction(out, tmp_path, monkeypatch):
-    (tmp_path / "cost.csv").write_text("truth,good,dark,line\ngood,0,1,1\ndark,9,0,1\nline,9,1,0\n")
-    trained(out, tmp_path, "--attempt", "deep", "--epochs", 1, "--ensemble", 2, "--cost", tmp_path / "cost.csv")
-    folder = tmp_path / "tile" / "classifier" / "seed-0"
-    assert (folder / "member-0" / "model.pt").read_bytes() != (folder / "member-1" / "model.pt").read_bytes()
-    record = json.loads((folder / "run.json").read_text())
-    assert record["metrics"]["costs"][1] == [9.0, 0.0, 1.0] and len(record["chosen_epochs"]) == 2
-    again = run(out, tmp_path, "--eval-only", folder, "--device", "cpu")
-    assert json.loads(again.stdout) == record["metrics"]["test"]  # by the run's own costs
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "start it without torchrun" in refusal(run(out, tmp_path, "--eval-only", folder, "--device", "cpu"))
-    monkeypatch.undo()
-    (tmp_path / "cost.csv").unlink()
-    assert "--cost" in refusal(run(out, tmp_path, "--eval-only", folder, "--device", "cpu"))
+    before = contents(folder)
+    evaluate_again(folder, open_dataset(out, "tile"), "cpu")
+    assert contents(folder) == before
 
 
 def test_the_pretext_task_runs_on_good_images_alone(out, tmp_path):
     trained(out, tmp_path, "--attempt", "pretext", "--pretext", 3, "--epochs", 1, "--no-heatmaps")
     folder = tmp_path / "tile" / "classifier" / "seed-0"
     assert (folder / "pretext.pt").is_file()
-    assert json.loads((folder / "run.json").read_text())["seen_test"] is None  # these images are not the sample's
-
-
-def test_the_recipe_found_on_the_sample_owns_up_there_only():
-    assert "test part included" in seen_test(ATTEMPTS["pretext"], synthetic=True)
-    assert seen_test(ATTEMPTS["pretext"], synthetic=False) is seen_test(ATTEMPTS["focal"], synthetic=True) is None
 
 
 def test_made_up_defects_are_for_our_own_network(out, tmp_path):
@@ -571,28 +527,25 @@ def test_made_up_defects_are_for_our_own_network(out, tmp_path):
 
 
 def test_pretext_is_for_the_attempts_of_a_ladder_that_have_one_and_for_all_methods_of_one_attempt():
-    names = list(ATTEMPTS)
-    found = ladder.attempts_of(names, {"pretext": 7, "lr": 0.5})
-    assert {name: attempt.pretext for name, attempt in zip(names, found, strict=True) if attempt.pretext} == {
-        "pretext": 7
-    }
-    assert {attempt.lr for attempt in found} == {0.5}
-    found = ladder.attempts_of(["focal", "focal"], {"pretext": 7, "arch": "fine"})
-    assert [attempt.pretext for attempt in found] == [7, 7]
+    found = ladder.plan("base", "all", "none", {"pretext": 7, "lr": 0.5})
+    assert [(label, name) for label, name, _ in found] == [(name, f"base-{name}") for name in ATTEMPTS]
+    assert {label: attempt.pretext for label, _, attempt in found if attempt.pretext} == {"pretext": 7}
+    assert {attempt.lr for _, _, attempt in found} == {0.5}
+    found = ladder.plan("base", "focal", "all", {"pretext": 7, "arch": "fine"})
+    assert [(label, attempt.pretext) for label, _, attempt in found] == [(method, 7) for method in IMBALANCE]
+    assert [name for _, name, _ in found][:2] == ["base-focal", "base-focal-oversample"]
+    assert [step[:2] for step in ladder.plan("b", "focal", "smote", {})] == [("focal, smote", "b")]
 
 
-def test_stride_and_cost_that_would_do_nothing_are_refused(out, tmp_path):
+def test_options_that_would_do_nothing_are_refused(out, tmp_path):
+    assert "--pretrain-epochs: is used with --pretrain only" in refusal(run(out, tmp_path, "--pretrain-epochs", 3))
+    line = refusal(run(out, tmp_path, "--resume", "--overwrite"))
+    assert "--overwrite: is not used with --resume; leave one of them out" in line
     for given, arch in ((("--attempt", "deep"), "deep"), (("--attempt", "all", "--arch", "fine"), "fine")):
         line = refusal(run(out, tmp_path, *FAST, *given, "--stride", 8))
         assert f"--stride: is for torchvision's networks, and `{arch}` is our own; leave it out" in line
-    line = refusal(run(out, tmp_path, *FAST, "--imbalance", "thresholds", "--cost", "cost.csv"))
-    assert "--cost: decides in place of the thresholds of --imbalance thresholds" in line
-    for attempt in ("plain", "all"):  # some of the ladder are torchvision's
-        ladder.check_acting(
-            ladder.attempts_of([attempt] if attempt != "all" else list(ATTEMPTS), {}),
-            "none",
-            {"stride", "cost"},
-        )
+    ladder.check_acting([ATTEMPTS["plain"]], {"stride"})
+    ladder.check_acting(list(ATTEMPTS.values()), {"stride"})  # some of the ladder are torchvision's
 
 
 # --------------------------------------------------------------------------------------------------- synthetic images
@@ -624,9 +577,10 @@ def test_a_first_training_on_made_images_is_where_the_second_begins(out, made, t
 
     record = json.loads((folder / "run.json").read_text())
     assert (record["pretrained_on"], record["synthetic_images"], record["pretrain_synthetic_images"]) == (made, 12, 12)
-    assert run(out, tmp_path, "--eval-only", folder, "--device", "cpu", "--no-heatmaps").exit_code == 0
+    evaluate_again(folder, dataset, "cpu")
+    assert json.loads((folder / "run.json").read_text()) == record
     assert record["settings"]["pretrain_split_sha256"] == first.split["sha256"] != record["split_sha256"]
-    assert [len(record[key][0]) for key in ("pretrain_history", "history")] == [3, 2]
+    assert [len(record[key]) for key in ("pretrain_history", "history")] == [3, 2]
     assert record["weights_bytes"] == (folder / "model.pt").stat().st_size
 
 
@@ -661,7 +615,7 @@ def test_a_run_of_two_stages_goes_on_in_either(out, made, tmp_path, monkeypatch,
 def test_made_images_may_have_a_class_more(out, tmp_path):
     result = run_cli("augment", "--dataset", "tile", "--out", out, "--count", 4, "--workers", 1, "--method", "both")
     assert result.exit_code == 0, result.output
-    trained(out, tmp_path, *TWO_STAGES, "--pretrain", "tile@both-4", "--ensemble", 2)
+    trained(out, tmp_path, *TWO_STAGES, "--pretrain", "tile@both-4")
     assert scores_of(tmp_path / "tile" / "classifier" / "seed-0").startswith("image,defect,dark,line\n")
 
 

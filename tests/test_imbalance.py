@@ -12,7 +12,6 @@ from finetune.classification.imbalance import (
     HEADS,
     adjusted_logits,
     balance_features,
-    bootstrap,
     effective_number_weights,
     epoch_indices,
     focal_loss,
@@ -109,13 +108,6 @@ def test_no_sampling_shows_every_image_once():
     assert sorted(epoch_indices("none", LABELS).tolist()) == list(range(100))
 
 
-def test_bootstrap_keeps_class_sizes_and_is_seeded():
-    drawn = bootstrap(LABELS, 1)
-    assert torch.bincount(LABELS[drawn]).tolist() == COUNTS.tolist()
-    assert 55 < len(drawn.unique()) < 72  # about 63 % of the images are in a bootstrap
-    assert drawn.tolist() == bootstrap(LABELS, 1).tolist() != bootstrap(LABELS, 2).tolist()
-
-
 @pytest.mark.parametrize("method", HEADS)
 def test_features_are_balanced_inside_their_class(method):
     pytest.importorskip("imblearn")
@@ -144,6 +136,18 @@ def test_a_class_of_one_image_is_repeated():
     balanced, found = balance_features("smote", features, labels, seed=0)
     assert np.bincount(found).tolist() == [9, 9]
     assert set(balanced[found == 1, 0]) == {9.0}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("method", IMBALANCE)
+def test_the_loss_of_mixed_labels_is_the_mixed_loss(method, smoothing):
+    """Of a batch mixed with itself in another order, as v2.MixUp does it."""
+    loss = make_loss(method, COUNTS, smoothing)
+    logits, labels = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), tensor([0, 1, 2, 2])
+    one_hot = F.one_hot(labels, 3).float()
+    assert loss(logits, one_hot).item() == pytest.approx(loss(logits, labels).item(), rel=1e-6)
+    mixed = 0.7 * loss(logits, labels) + 0.3 * loss(logits, labels.roll(1))
+    assert loss(logits, 0.7 * one_hot + 0.3 * one_hot.roll(1, 0)).item() == pytest.approx(mixed.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("method", IMBALANCE)

@@ -197,7 +197,10 @@ REFUSED_COCO: dict[str, tuple[dict[str, Any], str]] = {
     "wrong size": ({"segmentation": {"size": [48, 40], "counts": [1920]}}, "40 x 48 px"),
     "too few pixels": ({"segmentation": {"size": [40, 48], "counts": [5, 5]}}, "add up to 10"),
     "too many pixels": ({"segmentation": {"size": [40, 48], "counts": [5, 10**9]}}, "add up to 1000000005"),
-    "negative run": ({"segmentation": {"size": [40, 48], "counts": [-5, 1925]}}, "counts.0: Input should be greater than or equal to 0"),
+    "negative run": (
+        {"segmentation": {"size": [40, 48], "counts": [-5, 1925]}},
+        "counts.0: Input should be greater than or equal to 0",
+    ),
     "bad character": ({"segmentation": {"size": [40, 48], "counts": "~~"}}, "counts: no run lengths"),
     "cut string": ({"segmentation": {"size": [40, 48], "counts": "PPPP"}}, "counts: no run lengths"),
     "unknown class": ({"segmentation": [SQUARE], "category_id": 9}, "category_id"),

@@ -14,7 +14,8 @@ from sklearn import metrics as sk
 
 from finetune.measures import boxes, pixels
 from finetune.measures.bootstrap import interval, over_seeds, resample, share_interval
-from finetune.measures.scores import auroc, average_precision, best_threshold, decisions, macro_f1, score_levels
+from finetune.measures.masks import regions
+from finetune.measures.scores import auroc, average_precision, best_threshold, decisions, macro_f1_defects, score_levels
 
 RANDOM = np.random.default_rng(3)
 ONES = np.ones((1, 200))
@@ -62,11 +63,11 @@ def test_threshold_without_defects_is_a_quantile_of_good_images() -> None:
     assert best_threshold(np.zeros(101), np.arange(101)) == pytest.approx(95)
 
 
-def test_macro_f1_equals_scikit_learn_over_the_types_that_occur() -> None:
+def test_macro_f1_defects_equals_scikit_learn_over_the_types_that_occur() -> None:
     truth, predicted = RANDOM.integers(0, 4, 90), RANDOM.integers(0, 5, 90)  # class 4 is predicted but never shown
     matrix = sk.confusion_matrix(truth, predicted, labels=range(5)).astype(float)
     expected = sk.f1_score(truth, predicted, labels=[1, 2, 3], average="macro")
-    assert macro_f1(matrix[None])[0] == pytest.approx(expected, abs=1e-9)
+    assert macro_f1_defects(matrix[None])[0] == pytest.approx(expected, abs=1e-9)
 
 
 # -------------------------------------------------------------------------------------------------------- boxes
@@ -161,50 +162,50 @@ def test_box_threshold_has_the_best_f1() -> None:
 # ------------------------------------------------------------------------------------------------------- pixels
 
 
+def shares_and_negatives(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of all N images together at each distinct score, as 16-bit levels of the same order."""
+    distinct, index = np.unique(maps, return_inverse=True)
+    levels = index.reshape(maps.shape).astype(np.uint16)
+    counts = [pixels.level_counts(*pair) for pair in zip(levels, map(regions, masks), strict=True)]
+    return tuple(sum(one[side][: len(distinct)] for one in counts) for side in (2, 1))
+
+
 @pytest.mark.parametrize("name", cases())
 def test_aupro_equals_anomalib_and_mvtec(name: str) -> None:
     recorded = json.loads(RECORDED.read_text())["aupro"][name]
-    for limit, value in zip(LIMITS, pixels.aupro(*cases()[name], LIMITS), strict=True):
+    share, negative = shares_and_negatives(*cases()[name])
+    for limit in LIMITS:
+        value = pixels.aupro(share[None], negative[None], limit)[0]
         assert value == pytest.approx(recorded[str(limit)]["mvtec"], abs=1e-6)
         assert value == pytest.approx(recorded[str(limit)]["anomalib"], abs=1e-6)
 
 
 def test_pro_curve_equals_its_definition_at_every_threshold() -> None:
     maps, masks = cases()["many ties"]
-    rate, overlap = pixels.pro_curve(maps, masks)
-    shares = [pixels.regions(mask) for mask in masks]
-    count = sum(share.sum() for _, _, share in shares)
+    rate, overlap = pixels.pro_curve(*shares_and_negatives(maps, masks))
     for cut in np.unique(maps):
         hit = maps >= cut
-        false = hit[masks == 0].mean()
-        mean = sum(share[h[rows, columns]].sum() for h, (rows, columns, share) in zip(hit, shares, strict=True)) / count
-        assert np.interp(false, rate, overlap) == pytest.approx(mean, abs=1e-9)
+        found = [region.of(h).mean() for h, mask in zip(hit, masks, strict=True) for region in regions(mask)]
+        assert np.interp(hit[masks == 0].mean(), rate, overlap) == pytest.approx(np.mean(found), abs=1e-9)
 
 
 def test_regions_connect_at_corners_and_weigh_the_same() -> None:
     mask = np.zeros((9, 9), np.uint8)
     mask[0:2, 0:2] = mask[2:4, 2:4] = 1  # one region of 8 pixels
     mask[8, 8] = 1
-    _, _, share = pixels.regions(mask)
-    assert sorted(set(share)) == [1 / 8, 1] and share.sum() == pytest.approx(2)
+    assert [(region.box, region.pixels.sum()) for region in regions(mask)] == [((0, 0, 4, 4), 8), ((8, 8, 1, 1), 1)]
+    positive, negative, share = pixels.level_counts(mask.astype(np.uint16) * 7, regions(mask))
+    assert (positive[7], negative[0], share[7]) == (9, 72, pytest.approx(2)) and positive.sum() == 9
 
 
-def test_aupro_without_any_defect_is_refused() -> None:
-    with pytest.raises(ValueError, match="no defect region"):
-        pixels.aupro(np.zeros((1, 4, 4)), np.zeros((1, 4, 4), np.uint8))
-
-
-def test_aupro_of_levels_equals_aupro() -> None:
-    maps, masks = cases()["many ties"]
-    distinct, index = np.unique(maps, return_inverse=True)
-    index = index.reshape(maps.shape)
-    shares, negative = np.zeros((1, len(distinct))), np.zeros((1, len(distinct)))
-    for levels, mask in zip(index, masks, strict=True):
-        rows, columns, share = pixels.regions(mask)
-        np.add.at(shares[0], levels[rows, columns], share)
-        np.add.at(negative[0], levels[mask == 0], 1)
-    for limit, value in zip(LIMITS, pixels.aupro(maps, masks, LIMITS), strict=True):
-        assert pixels.aupro_of_levels(shares, negative, limit)[0] == pytest.approx(value, abs=1e-9)
+@pytest.mark.parametrize("place", [np.s_[0:0], np.s_[30:50, 40:60], np.s_[0:12, 300:400]])
+def test_boundary_counts_are_those_of_whole_images(place: tuple) -> None:
+    hit, mask = np.zeros((2, 300, 400), np.uint8)
+    hit[place] = mask[20:45, 30:55] = 1
+    for ratio in pixels.BOUNDARY_RATIOS:
+        ours, theirs = (pixels.boundary(side, ratio) for side in (hit, mask))
+        found = pixels.boundary_counts(hit, mask)
+        assert found[f"inter{ratio}"] == (ours & theirs).sum() and found[f"union{ratio}"] == (ours | theirs).sum()
 
 
 @pytest.mark.parametrize("ratio", pixels.BOUNDARY_RATIOS)

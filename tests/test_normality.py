@@ -11,15 +11,19 @@ from conftest import converted, refusal
 from PIL import Image
 from test_classifier import SIDE, write_images
 
+from converters.cli.errors import DatasetError
 from finetune import normality
 from finetune.anomaly.features import build_backbone
+from finetune.anomaly.finished import evaluate_again
 from finetune.anomaly.memory import coreset, distance_maps, remember
+from finetune.anomaly.recipe import Recipe
 from finetune.runs.dataset import open_dataset
 from finetune.runs.predictions import PredictionSet
 
 pytest.importorskip("torchcam")
 
 import torch
+from torchvision.models import resnet18
 
 torch.set_num_threads(1)
 
@@ -58,7 +62,7 @@ def test_remembered_images_are_at_distance_nought(out):
 
     images = load_images(open_dataset(out, "tile"), "train", 64)
     good = images.subset((images.labels == 0).nonzero()[:, 0])
-    backbone = build_backbone("resnet18", None, 64, seed=0)
+    backbone = build_backbone(Recipe(imgsz=64), None)
     memory = remember(backbone, good, 1.0, "cpu", seed=0)
     maps = distance_maps(backbone, memory, good, "cpu", "good")
     assert max(heat.max() for heat in maps) < 0.02
@@ -104,3 +108,24 @@ def test_a_run_is_not_overwritten_by_accident(out, tmp_path):
 
 def test_weights_that_cannot_be_had_name_the_flag(out, tmp_path):
     assert "--weights mine.pt: no such file" in refusal(run(out, tmp_path, "--weights", "mine.pt"))
+
+
+def test_a_finished_run_is_evaluated_again_by_its_own_memory_and_weights(out, tmp_path):
+    dataset, start = open_dataset(out, "tile"), tmp_path / "start.pt"
+    torch.manual_seed(3)
+    torch.save(resnet18().state_dict(), start)
+    result = run(out, tmp_path, "--weights", start, "--coreset", 0.02)
+    assert result.exit_code == 0, (result.output, result.exception)
+    folder = tmp_path / "tile" / "normality" / "seed-0"
+    record, scores = json.loads((folder / "run.json").read_text()), folder / "predictions" / "tuned" / "val_scores.csv"
+    before = scores.read_bytes()
+    scores.unlink()
+    moved = start.rename(tmp_path / "moved.pt")
+    with pytest.raises(DatasetError, match=r"--weights .*start.pt: no such file"):
+        evaluate_again(folder, dataset, "cpu")
+    evaluate_again(folder, dataset, "cpu", weights=moved)
+    assert scores.read_bytes() == before
+    assert json.loads((folder / "run.json").read_text())["metrics"] == record["metrics"]
+    torch.save(resnet18().state_dict(), start)
+    with pytest.raises(DatasetError, match=r"seed-0: was not made with .*start.pt: name the file that it was"):
+        evaluate_again(folder, dataset, "cpu")

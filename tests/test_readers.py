@@ -10,8 +10,8 @@ import pytest
 from conftest import blobs, converted, refusal, run_cli, save_mask, save_noise
 from PIL import Image
 
-from converters.cli.options import LAYOUTS
 from converters.masks.reading import mask_of
+from converters.sources.layouts import LAYOUTS
 from converters.sources.reading import find_categories, find_layout, read_category
 from converters.sources.samples import Category
 

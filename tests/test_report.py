@@ -58,7 +58,7 @@ def test_page_is_small_and_every_image_has_a_text(text: str) -> None:
 def test_page_says_what_to_mind(text: str) -> None:
     for words in (
         "random weights: ",
-        "Oracle, told where the defects are: sam_decoder/gt-box",
+        "Oracles, prompted with ground truth: sam_decoder/gt-box",
         "No predictions for val",
     ):
         assert words in text
@@ -68,9 +68,9 @@ def test_page_says_what_to_mind(text: str) -> None:
 def test_oracles_stand_apart_in_every_table_of_models(text: str) -> None:
     tables = re.findall(r"<table class=\"[^\"]*models\">(.*?)</table>", text, re.DOTALL)
     by_row = [table for table in tables if "gt-box</th>" in table or "gt-box\n" in table]
-    assert len(by_row) >= 5  # summary, differences, costs and the measures of each ground
+    assert len(by_row) >= 5  # summary, differences, costs and the measures of each level
     for table in by_row:
-        automatic, _, oracles = table.partition("Oracle: told where the defects are")
+        automatic, _, oracles = table.partition("Oracles: prompted with ground truth")
         assert "gt-box\n" not in automatic and "yolo-box\n" not in oracles and "gt-box\n" in oracles
 
 

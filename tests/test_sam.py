@@ -21,13 +21,14 @@ from finetune.runs.predictions import PredictionSet
 from finetune.runs.truth import Truth
 from finetune.sam_decoder import main
 from finetune.segmentation import steps as training
-from finetune.segmentation.evaluation import Row, answer, best_level, components, filled, gain, overlap, summarise
+from finetune.segmentation.evaluation import Row, answer, components, filled, gain, overlap, summarise
+from finetune.segmentation.finished import export_run
 from finetune.segmentation.images import binary, covered, images_of, seen_as
 from finetune.segmentation.models import (
     Origin,
     Segmenter,
-    Tiny,
     add_lora,
+    build_tiny,
     decode,
     draw_boxes,
     embed_prompts,
@@ -41,7 +42,7 @@ from finetune.segmentation.models import (
     save_tuned,
 )
 from finetune.segmentation.prompts import Prompt
-from finetune.segmentation.setup import parse_train
+from finetune.segmentation.settings import Recipe, Tiny, parse_train
 
 SMALL = Tiny(side=64, patch=8, width=32, depth=1, heads=2, window=4, dim=32)
 CLASSES = ["crack", "hole"]
@@ -58,7 +59,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def sam() -> Sam:
-    return SMALL.build()
+    return build_tiny(SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_tiny_sees_a_box_as_a_mask_unless_it_is_given_one(sam: Sam) -> None:
 
 def test_exported_tiny_gives_the_same_mask_in_metas_predictor(tmp_path: Path, sam: Sam) -> None:
     export(sam, tmp_path / "e.pth")
-    again = SMALL.build()
+    again = build_tiny(SMALL)
     again.load_state_dict(torch.load(tmp_path / "e.pth", weights_only=True))
     masks = []
     for model in (sam, again):
@@ -258,7 +259,7 @@ def test_a_lone_point_is_judged_by_the_best_of_three_masks_and_a_box_by_the_firs
 
 def test_cached_embeddings_give_the_gradients_of_an_uncached_step(sam: Sam) -> None:
     segmenter = Segmenter(sam, CLASSES, auto=True)
-    training.choose_trained(segmenter, training.Recipe())
+    training.choose_trained(segmenter, Recipe())
     ids = np.zeros((64, 64), np.int64)
     ids[5:20, 5:30], ids[40:50, 40:60] = 1, 2
     gradients = []
@@ -297,15 +298,17 @@ def test_gradient_of_the_encoder_is_that_of_one_graph(sam: Sam) -> None:
     assert torch.allclose(*found, atol=1e-6)
 
 
-def test_average_of_weights_is_in_use_only_inside() -> None:
-    parameter = torch.nn.Parameter(torch.tensor([0.0]))
-    averaged = training.Averaged([parameter], 0.99)
-    with torch.no_grad():
-        parameter.fill_(11.0)
-    averaged.update()  # the first weights count 2 / 11
-    with averaged.in_use():
-        assert parameter.item() == pytest.approx(9.0)
-    assert parameter.item() == 11.0
+def test_average_of_weights_soon_forgets_the_first_ones_and_is_swapped_in_and_out() -> None:
+    parameters = torch.nn.ParameterList([torch.nn.Parameter(torch.tensor([0.0]))])
+    averaged = training.averaged_of(parameters, 0.2)
+    for expected in (9.0, 10.6):  # the first weights count 2 / 11, after that the past counts 0.2
+        with torch.no_grad():
+            parameters[0].fill_(11.0)
+        averaged.update_parameters(parameters)
+        training.swap(parameters, averaged)
+        assert parameters[0].item() == pytest.approx(expected)
+        training.swap(parameters, averaged)
+        assert parameters[0].item() == 11.0
 
 
 def test_eight_views_are_all_symmetries_of_a_square() -> None:
@@ -321,7 +324,7 @@ def test_eight_views_are_all_symmetries_of_a_square() -> None:
 def test_tuned_decoder_is_saved_alone_and_loaded_onto_its_checkpoint(tmp_path: Path, sam: Sam) -> None:
     export(sam, tmp_path / "base.pth")
     segmenter = Segmenter(load_sam("tiny", tmp_path / "base.pth", SMALL), CLASSES, auto=True)
-    training.choose_trained(segmenter, training.Recipe())
+    training.choose_trained(segmenter, Recipe())
     with torch.no_grad():
         for value in segmenter.sam.mask_decoder.parameters():
             value.add_(0.1)
@@ -334,10 +337,10 @@ def test_tuned_decoder_is_saved_alone_and_loaded_onto_its_checkpoint(tmp_path: P
     assert hash_of(load_tuned(tmp_path / "tuned.pt", moved)) == hash_of(segmenter)
     with pytest.raises(DatasetError, match="began with this checkpoint"):
         load_tuned(tmp_path / "tuned.pt")
-    export(SMALL.build(), moved)
+    export(build_tiny(SMALL), moved)
     with pytest.raises(DatasetError, match="another checkpoint"):
         load_tuned(tmp_path / "tuned.pt", moved)
-    whole = Segmenter(SMALL.build(), CLASSES, auto=False)
+    whole = Segmenter(build_tiny(SMALL), CLASSES, auto=False)
     save_tuned(whole, Origin("tiny", SMALL, None), tmp_path / "old.pt")
     saved = torch.load(tmp_path / "old.pt", weights_only=True)
     stem = "sam.image_encoder.patch_embed."
@@ -355,7 +358,7 @@ def test_lora_is_merged_so_that_nothing_of_it_is_left_but_its_effect(tmp_path: P
     pytest.importorskip("peft")
     export(sam, tmp_path / "base.pth")
     segmenter = Segmenter(load_sam("tiny", tmp_path / "base.pth", SMALL), CLASSES, auto=False)
-    training.choose_trained(segmenter, training.Recipe(lora=2))
+    training.choose_trained(segmenter, Recipe(lora=2))
     trained = [name for name, value in segmenter.named_parameters() if value.requires_grad]
     assert any("lora_A" in name for name in trained)
     assert all("lora_" in name or "mask_decoder" in name for name in trained)
@@ -411,13 +414,6 @@ def test_overlap_of_two_masks() -> None:
     assert filled((1.5, 0, 3.4, 1), (2, 5)).tolist() == [[0, 1, 1, 0, 0], [0] * 5]  # pixels whose centres are inside
 
 
-def test_level_has_the_best_dice() -> None:
-    heat = np.array([[10, 10, 500, 900]], np.uint16)
-    assert best_level([(heat, np.array([[0, 0, 1, 1]], np.uint8))]) == 11
-    assert best_level([(heat, np.array([[0, 0, 0, 1]], np.uint8))]) == 501
-    assert best_level([(heat, np.zeros((1, 4), np.uint8))]) > 900  # good images alone
-
-
 def test_components_are_named_by_their_pixels_and_scored_by_their_peak() -> None:
     heat, kinds = np.zeros((6, 8), np.uint16), np.zeros((6, 8), np.uint16)
     heat[1:3, 1:3], heat[4, 5:8] = 65535, 32768
@@ -456,7 +452,7 @@ def test_run_from_dataset_to_comparison(out: Path, dataset: Dataset, tmp_path: P
         truth = dataset.ground_truth(part)["annotations"]
         found = [{key: entry[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9} for entry in truth]
         (boxes / f"{part}.json").write_text(json.dumps(found))
-    arguments = ("--weights", "none", "--epochs", 2, "--auto", "--boxes", boxes, "--export", tmp_path / "e.pth")
+    arguments = ("--weights", "none", "--epochs", 2, "--auto", "--boxes", boxes)
     result = sam_decoder(out, tmp_path / "runs", *arguments)
     assert result.exit_code == 0, result.output
     run = tmp_path / "runs" / "widget" / "sam" / "seed-0"
@@ -474,7 +470,7 @@ def test_run_from_dataset_to_comparison(out: Path, dataset: Dataset, tmp_path: P
         assert about["clicks"] == {"gt-box": 2, "jittered-box": 2, "one-point": 1, "three-points": 3}.get(kind, 0)
         assert (found.answer.kind == "heat maps") == (not about["oracle"])
     assert "of random weights" not in result.output and "random weights" in result.output
-    load_sam("tiny", tmp_path / "e.pth", Tiny(side=64))
+    load_sam("tiny", export_run(run, dataset, "cpu", tmp_path / "e.pth"), Tiny(side=64))
     again = sam_decoder(out, tmp_path / "runs", *arguments, "--overwrite")
     assert "0 are to be made" in again.output  # the embeddings were kept
     same = json.loads((run / "run.json").read_text())["metrics"]
@@ -503,13 +499,15 @@ def test_whole_model_learns_with_a_warm_up(out: Path, tmp_path: Path) -> None:
     assert not (tmp_path / ".cache").exists()
 
 
-def test_lora_run_exports_an_ordinary_checkpoint(out: Path, tmp_path: Path) -> None:
+def test_lora_run_exports_an_ordinary_checkpoint(out: Path, dataset: Dataset, tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    arguments = ("--weights", "none", "--train", "prompt-encoder,lora:2", "--epochs", 1, "--export", tmp_path / "e.pth")
+    arguments = ("--weights", "none", "--train", "prompt-encoder,lora:2", "--epochs", 1)
     result = sam_decoder(out, tmp_path, *arguments, "--instances", "image", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["gt-box"]["after"]["count"] == 2  # one for each defect image of test
-    load_sam("tiny", tmp_path / "e.pth", Tiny(side=64))
+    exported = export_run(tmp_path / "widget" / "sam" / "seed-0", dataset, "cpu", None)
+    assert exported.name == "sam.pth"
+    load_sam("tiny", exported, Tiny(side=64))
 
 
 @pytest.mark.parametrize(
@@ -518,7 +516,7 @@ def test_lora_run_exports_an_ordinary_checkpoint(out: Path, tmp_path: Path) -> N
         ((), "nobody has published its weights"),
         (("--weights", "nowhere.pth"), "no such file"),
         (("--weights", "none", "--train", "encoder"), "known are decoder"),
-        (("--weights", "none", "--train", "all,lora:4"), "choose one"),
+        (("--weights", "none", "--train", "all,lora:4"), "joined by commas; or all"),
         (("--weights", "none", "--imgsz", "60"), "a multiple of 8"),
         (("--weights", "none", "--warm-up", "3"), "--train all"),
         (("--weights", "none", "--cache-gb", "0.00001"), "raise it, or take fewer --views"),
@@ -552,5 +550,6 @@ def test_no_network_is_one_line_that_names_the_flag(out: Path, tmp_path: Path, m
 
 
 def test_train_words_can_be_joined() -> None:
-    assert parse_train("decoder") == {}
-    assert parse_train("prompt-encoder, lora:4") == {"prompt_encoder": True, "lora": 4}
+    assert parse_train("decoder") == {"prompt_encoder": False, "image_encoder": False, "lora": 0}
+    assert parse_train("prompt-encoder, lora:4") == {"prompt_encoder": True, "image_encoder": False, "lora": 4}
+    assert parse_train("all") == {"prompt_encoder": True, "image_encoder": True, "lora": 0}

@@ -9,7 +9,10 @@ from conftest import converted, refusal, write_category
 from ultralytics.models.sam.build import build_mobile_sam
 
 from converters.cli.errors import DatasetError
+from finetune.runs.dataset import open_dataset
+from finetune.runs.run_folder import Run
 from finetune.sam_decoder import main
+from finetune.segmentation.finished import export_run
 from finetune.segmentation.models import add_lora, build_sam, fetch_published, framed, hash_of, load_sam, merge_lora
 
 pytest.importorskip("timm")
@@ -81,8 +84,7 @@ def test_run_from_a_checkpoint_on_four_images(checkpoint: Path, tmp_path: Path) 
     ("arguments", "message"),
     [
         (("--train", "all"), "trains no image encoder of mobile_sam"),
-        (("--export", "e.pth"), "SamPredictor knows no mobile_sam"),
-        (("--weights", "sam_vit_b"), "are not those of --arch mobile_sam"),
+        (("--weights", "sam_vit_b"), "known are mobile_sam"),
         (("--imgsz", "512"), "mobile_sam takes 1024 px"),
     ],
 )
@@ -90,6 +92,16 @@ def test_what_does_not_go_is_told_in_one_line(tmp_path: Path, arguments: tuple[s
     converted("to_masks", write_category(tmp_path / "data"), tmp_path / "out")
     given = ["--category", "widget", "--out", str(tmp_path / "out"), "--runs", str(tmp_path), "--arch", "mobile_sam"]
     assert message in refusal(CliRunner().invoke(main, [*given, *arguments]))
+
+
+def test_a_mobile_sam_is_not_exported(tmp_path: Path) -> None:
+    converted("to_masks", write_category(tmp_path / "data"), tmp_path / "out")
+    dataset = open_dataset(tmp_path / "out", "widget")
+    (tmp_path / "run").mkdir()
+    Run(tmp_path / "run", dataset, {"arch": "mobile_sam"}).finish(model="SAM decoder")
+    (tmp_path / "run" / "tuned.pt").touch()
+    with pytest.raises(DatasetError, match="SamPredictor knows no mobile_sam"):
+        export_run(tmp_path / "run", dataset, "cpu", None)
 
 
 def test_missing_timm_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

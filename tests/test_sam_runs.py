@@ -15,16 +15,19 @@ from click.testing import CliRunner, Result
 from conftest import converted, refusal, write_category
 
 from converters.augment import main as augment
+from converters.cli.errors import DatasetError
 from converters.datasets.synthetic_images import KEYS
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.run_folder import Run
 from finetune.sam_decoder import main
 from finetune.segmentation import loop as sam_fitting
 from finetune.segmentation.embedding_sources import encoding_source, recolour
+from finetune.segmentation.finished import evaluate_again, export_run
 from finetune.segmentation.images import MarkedImage, images_of
 from finetune.segmentation.loop import fit
-from finetune.segmentation.models import Segmenter, Tiny, export, hash_of, load_sam, load_tuned, trained_state
-from finetune.segmentation.steps import Recipe, Source, choose_trained
+from finetune.segmentation.models import Segmenter, build_tiny, export, hash_of, load_sam, load_tuned, trained_state
+from finetune.segmentation.settings import Recipe, Tiny
+from finetune.segmentation.steps import Source, choose_trained
 from finetune.segmentation.warm_up import warm_up
 
 SCRIPT = Path(__file__).parents[1] / "finetune" / "sam_decoder.py"
@@ -52,11 +55,6 @@ def sam_decoder(out: Path, runs: Path, *arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in given])
 
 
-def measured_anew(out: Path, runs: Path, folder: Path, *arguments: object) -> Result:
-    given = ["--category", "widget", "--out", out, "--runs", runs, "--eval-only", folder, *arguments]
-    return CliRunner().invoke(main, [str(argument) for argument in given])
-
-
 def folder_of(runs: Path) -> Path:
     return runs / "widget" / "sam" / "seed-0"
 
@@ -73,7 +71,7 @@ def unbroken(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("side", [40, 64])
 def test_warm_up_goes_for_any_side_of_the_input(out: Path, side: int) -> None:
     tiny = Tiny(side=side)
-    segmenter = Segmenter(tiny.build(), ["crack", "hole"], auto=False)
+    segmenter = Segmenter(build_tiny(tiny), ["crack", "hole"], auto=False)
     before = hash_of(segmenter)
     warm_up(segmenter, tiny, images_of(open_dataset(out, "widget"), "train", joined=False), 1, recolour, 0)
     assert hash_of(segmenter) != before
@@ -102,7 +100,7 @@ def test_interrupted_run_ends_as_an_unbroken_one(
     assert "nothing unfinished" not in result.stderr
     assert "continue with --resume" in refusal(sam_decoder(out, tmp_path, *WHOLE))
     assert "begun with batch 4, not 3" in refusal(sam_decoder(out, tmp_path, *WHOLE, "--batch", 3, "--resume"))
-    monkeypatch.setattr("finetune.segmentation.warm_up.warm_up", None)  # not repeated
+    monkeypatch.setattr("finetune.segmentation.training.warm_up", None)  # not repeated
     monkeypatch.setattr(sam_fitting, "learn", learn)
     result = sam_decoder(out, tmp_path, *WHOLE, "--resume")
     assert result.exit_code == 0, result.output
@@ -126,7 +124,7 @@ def test_resume_needs_a_run(out: Path, tmp_path: Path) -> None:
 
 
 def test_weights_of_the_epoch_that_val_likes_best_are_kept(out: Path, tmp_path: Path) -> None:
-    segmenter = Segmenter(SMALL.build(), ["crack", "hole"], auto=False)
+    segmenter = Segmenter(build_tiny(SMALL), ["crack", "hole"], auto=False)
     recipe = Recipe(image_encoder=True, epochs=3, batch=4, lr=1e-2)
     choose_trained(segmenter, recipe)
     seen: list[dict[str, torch.Tensor]] = []
@@ -151,28 +149,28 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("train", ["decoder", "all"])
 def test_finished_run_is_measured_anew_with_the_same_predictions(out: Path, tmp_path: Path, train: str) -> None:
-    checkpoint = tmp_path / "start.pth"
-    export(SMALL.build(), checkpoint)
+    checkpoint, dataset = tmp_path / "start.pth", open_dataset(out, "widget")
+    export(build_tiny(SMALL), checkpoint)
     result = sam_decoder(out, tmp_path, "--weights", checkpoint, "--train", train, "--auto", "--epochs", 1, "--seed", 3)
     assert result.exit_code == 0, result.output
     folder = tmp_path / "widget" / "sam" / "seed-3"
     before, record = contents(folder / "predictions"), json.loads((folder / "run.json").read_text())
     assert len(before) > 20
     shutil.rmtree(folder / "predictions")
-    del record["pretrained_on"], record["settings"]["pretrain"]  # as before there was --pretrain
-    (folder / "run.json").write_text(json.dumps(record))
-    moved = checkpoint.rename(tmp_path / "moved.pth")
-    assert "no such file" in refusal(measured_anew(out, tmp_path, folder))
-    assert "began with others" in refusal(measured_anew(out, tmp_path, folder, "--weights", "none"))
-    arguments = ("--weights", moved, "--export", tmp_path / "tuned.pth")
-    again = measured_anew(out, tmp_path / "elsewhere", folder, *arguments)
-    assert again.exit_code == 0, again.output
+    other, moved = tmp_path / "other.pth", checkpoint.rename(tmp_path / "moved.pth")
+    export(build_tiny(SMALL), other)
+    with pytest.raises(DatasetError, match="no such file"):
+        evaluate_again(folder, dataset, "cpu")
+    with pytest.raises(DatasetError, match=f"--weights {other}: {folder} began with others"):
+        evaluate_again(folder, dataset, "cpu", weights=other)
+    evaluate_again(folder, dataset, "cpu", weights=moved)
     assert contents(folder / "predictions") == before
     anew = json.loads((folder / "run.json").read_text())
-    assert anew["metrics"] == record["metrics"] and anew["history"] == record["history"]
-    assert again.stdout.splitlines()[1:] == result.stdout.splitlines()[1:]
-    exported = load_sam("tiny", tmp_path / "tuned.pth", SMALL)
-    assert hash_of(exported) == hash_of(load_tuned(folder / "tuned.pt", moved).sam)
+    changes = {key for key in anew.keys() | record.keys() if anew.get(key) != record.get(key)}
+    assert changes <= {"seconds_per_image"}
+    checkpoint.hardlink_to(moved)
+    exported = load_sam("tiny", export_run(folder, dataset, "cpu", tmp_path / "tuned.pth"), SMALL)
+    assert hash_of(exported) == hash_of(load_tuned(folder / "tuned.pt").sam)
 
 
 def write_boxes(folder: Path, dataset: Dataset, score: float = 0.9) -> Path:
@@ -195,25 +193,18 @@ def test_boxes_that_have_moved_are_named_and_must_be_the_same(out: Path, tmp_pat
     files = [(boxes / "predictions" / "tuned" / f"{part}.json").read_bytes() for part in ("val", "test")]
     assert record["settings"]["boxes_sha256"] == hashlib.sha256(b"".join(files)).hexdigest()
     moved = boxes.rename(tmp_path / "moved")
-    assert f"--boxes {boxes}: holds no predictions" in refusal(measured_anew(out, tmp_path, folder))
-    line = refusal(measured_anew(out, tmp_path, folder, "--boxes", others))
-    assert f"--boxes {others}: {folder} began with other predictions: name the run" in line
+    with pytest.raises(DatasetError, match=f"--boxes {boxes}: holds no predictions"):
+        evaluate_again(folder, dataset, "cpu")
+    with pytest.raises(DatasetError, match=f"--boxes {others}: {folder} began with other predictions, or none: name"):
+        evaluate_again(folder, dataset, "cpu", boxes=others)
     shutil.rmtree(folder / "predictions")
     for given in (moved, moved / "predictions" / "tuned"):
-        result = measured_anew(out, tmp_path, folder, "--boxes", given)
-        assert result.exit_code == 0, (result.output, result.exception)
+        evaluate_again(folder, dataset, "cpu", boxes=given)
         assert contents(folder / "predictions") == before and "yolo-box/test.json" in before
         assert json.loads((folder / "run.json").read_text())["metrics"] == record["metrics"]
-    shutil.rmtree(others)
-    others = write_boxes(tmp_path / "others", dataset, 0.8).rename(moved.with_name("boxes"))
-    assert "began with other predictions" in refusal(measured_anew(out, tmp_path, folder))  # in the old place
-
-    del record["settings"]["boxes_sha256"]  # as of an older run: the split is all that there is to compare
-    (folder / "run.json").write_text(json.dumps(record))
-    assert measured_anew(out, tmp_path, folder, "--boxes", moved).exit_code == 0
-    foreign = json.loads((moved / "run.json").read_text()) | {"split_sha256": "0" * 64}
-    (moved / "run.json").write_text(json.dumps(foreign))
-    assert "was trained on another split" in refusal(measured_anew(out, tmp_path, folder, "--boxes", moved))
+    others.rename(boxes)
+    with pytest.raises(DatasetError, match="began with other predictions"):
+        evaluate_again(folder, dataset, "cpu")  # in the old place
 
 
 def test_boxes_of_other_classes_are_refused(out: Path, tmp_path: Path) -> None:
@@ -225,18 +216,18 @@ def test_boxes_of_other_classes_are_refused(out: Path, tmp_path: Path) -> None:
     assert f"--boxes {boxes}: knows other classes (defect) than" in line
 
 
-def test_only_a_finished_run_of_ours_is_measured_anew(
-    out: Path, tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "holds no finished run" in refusal(measured_anew(out, tmp_path, tmp_path))
-    line = refusal(measured_anew(out, tmp_path, unbroken, "--boxes", tmp_path))
-    assert f"--boxes {tmp_path}: {unbroken} began without; leave --boxes out" in line
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "start it without torchrun" in refusal(measured_anew(out, tmp_path, unbroken))
-    monkeypatch.undo()
+def test_only_a_finished_run_of_ours_is_measured_anew(out: Path, tmp_path: Path, unbroken: Path) -> None:
+    dataset = open_dataset(out, "widget")
+    with pytest.raises(DatasetError, match="holds no finished run"):
+        evaluate_again(tmp_path, dataset, "cpu")
+    boxes = write_boxes(tmp_path / "boxes", dataset)
+    with pytest.raises(DatasetError, match=f"--boxes {boxes}: {unbroken} began with other predictions, or none"):
+        evaluate_again(unbroken, dataset, "cpu", boxes=boxes)
     copy = shutil.copytree(unbroken, tmp_path / "copy")
     (copy / "tuned.pt").unlink()
-    assert "does not hold tuned.pt any more" in refusal(measured_anew(out, tmp_path, copy))
+    for use in (lambda: evaluate_again(copy, dataset, "cpu"), lambda: export_run(copy, dataset, "cpu", None)):
+        with pytest.raises(DatasetError, match=r"does not hold tuned\.pt any more"):
+            use()
 
 
 # --------------------------------------------------------------------------------------------- first another dataset

@@ -13,11 +13,10 @@ from PIL import Image
 
 from converters import sample
 from converters.synthetic import catalogue, sample_dataset
-from converters.synthetic.camera import image_rng
-from converters.synthetic.catalogue import CATEGORIES, DEFECTS
-from converters.synthetic.scenes import render_defect, render_files, render_good
+from converters.synthetic.catalogue import DEFECTS, PRODUCTS
+from converters.synthetic.sample_images import image_rng, render_defect, render_files, render_good
 
-EACH = [(category, defect) for category in CATEGORIES for defect in DEFECTS]
+EACH = [(category, defect) for category in PRODUCTS for defect in DEFECTS]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def test_layout_and_counts(small: Path) -> None:
     expected |= {f"{part}/good/{n:03d}.png" for part in ("train", "test") for n in range(8)}
     expected |= {f"test/{defect}/{n:03d}.png" for defect in DEFECTS for n in range(6)}
     expected |= {f"ground_truth/{defect}/{n:03d}_mask.png" for defect in DEFECTS for n in range(6)}
-    for category in CATEGORIES:
+    for category in PRODUCTS:
         assert set(tree(small / category)) == expected
 
 
@@ -147,7 +146,7 @@ def test_tiny_and_large_defects_occur() -> None:
     assert max(areas) > 0.05
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", PRODUCTS)
 def test_stains_leave_holes_in_the_mask(category: str) -> None:
     holed = 0
     for mask in masks(category, "stain"):
@@ -156,7 +155,7 @@ def test_stains_leave_holes_in_the_mask(category: str) -> None:
     assert holed >= 5
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", PRODUCTS)
 @pytest.mark.parametrize("defect", ["scratch", "stain", "hole"])
 def test_several_parts_in_one_mask(category: str, defect: str) -> None:
     parts = [cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0] - 1 for mask in masks(category, defect)]
@@ -164,7 +163,7 @@ def test_several_parts_in_one_mask(category: str, defect: str) -> None:
     assert sum(count >= 2 for count in parts) >= 5
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", PRODUCTS)
 def test_scratches_one_pixel_wide(category: str) -> None:
     thick = [cv2.erode(mask.astype(np.uint8), np.ones((2, 2), np.uint8)).sum() for mask in masks(category, "scratch")]
     assert sum(count == 0 for count in thick) >= 5
@@ -177,7 +176,7 @@ def test_defects_touch_the_edge_of_the_image(defect: str) -> None:
     assert sum((mask & frame).any() for mask in masks("weave", defect)) >= 2
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", PRODUCTS)
 @pytest.mark.parametrize("defect", ["scratch", "stain"])
 def test_defects_are_brighter_as_well_as_darker(category: str, defect: str) -> None:
     signs = []
@@ -248,7 +247,7 @@ def separation(category: str, seed: int = 0) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", PRODUCTS)
 def test_no_global_number_separates_good_from_defect(category: str) -> None:
     for name, scores in separation(category).items():
         assert scores["all"] <= 0.70, (name, scores)

@@ -147,8 +147,7 @@ def record(shots: str, fold: int, score: float, category: str = "widget", **abou
     labelled = 80 if shots == "all" else int(shots)
     return {
         "category": category, "model": "yolo", "shots": shots, "fold": fold, "labelled": labelled, "sets": sets,
-        "random_weights": True, "seen_test": "its recipe was found on them",
-        "status": "trained", "dataset": category, "attempts": 1, "reason": "", "seconds": 1.0,
+        "random_weights": True, "status": "trained", "dataset": category, "attempts": 1, "reason": "", "seconds": 1.0,
     }  # fmt: skip
 
 
@@ -233,7 +232,7 @@ def test_report_says_what_labels_buy(tmp_path: Path) -> None:
     write(report, tmp_path / "report")
     text = " ".join((tmp_path / "report/report.md").read_text("utf-8").split())
     assert "| yolo | box | all | 80 | 3 | 0.93 [0.84, 1.00] |" in text
-    for words in ("> Synthetic images", "> Started from random weights: yolo.", "> Test was seen when yolo was made"):
+    for words in ("> Synthetic images", "> Started from random weights: yolo."):
         assert words in text
     assert "yolo, AUROC: from 4 to 8 labelled defect images +0.06 [" in text
     assert "| mean of 2 | 0.940 |" in text

@@ -100,11 +100,11 @@ def test_vectors_survive_their_file_in_any_order_and_synonyms_in_it_are_averaged
 def test_bad_files_of_vectors_are_refused_in_one_line(tmp_path):
     file = tmp_path / "own.npz"
     cases = {
-        "no such file": lambda: None,
+        "No such file": lambda: None,
         "needs an .npz": lambda: file.write_text("no archive"),
         "needs an .npz with": lambda: np.savez(file, names=np.array(CLASSES)),
         "2 names need 2 x 512": lambda: write_vectors(file, CLASSES, np.ones((2, 3))),
-        "a vector is zero": lambda: write_vectors(file, CLASSES, np.eye(2, 512) * [[1], [0]]),
+        "no vector of zeros": lambda: write_vectors(file, CLASSES, np.eye(2, 512) * [[1], [0]]),
         "lacks stain": lambda: write_vectors(file, CLASSES[:1], np.ones((1, 512))),
         "dent: no such class": lambda: write_vectors(file, [*CLASSES, "dent"], np.ones((3, 512))),
     }

@@ -27,12 +27,12 @@ from click.testing import CliRunner
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from finetune import yolo
-from finetune.detection import runtime, training
+from finetune.detection import finished, runtime, training
 from finetune.detection.crops import cut_train_part
 from finetune.detection.evaluation import metric_rows, spread
 from finetune.detection.figures import draw_figures, measure, worst_images
 from finetune.detection.recipe import Recipe
-from finetune.measures.boxes import box_confusion, box_metrics, size_metrics
+from finetune.measures.boxes import SIZES, BoxEvaluation, box_confusion, box_metrics
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.run_folder import Run
 from finetune.training.weights import find_weights
@@ -69,7 +69,7 @@ def test_a_data_yaml_of_ours_means_its_dataset_and_task(out, tmp_path, monkeypat
     assert "--task detect: data.yaml is for segment" in refusal(run_yolo(*options, "--task", "detect"))
     assert "finds boxes only" in refusal(run_yolo(*options, "--arch", "yolo11n-light", "--task", "segment"))
     assert "--out: is not used with --data" in refusal(run_yolo(*options, "--out", out))
-    assert "--folds: needs --category" in refusal(run_yolo(*options, "--folds", 3))
+    assert "--folds: is not used with --data" in refusal(run_yolo(*options, "--folds", 3))
 
 
 def test_the_dataset_is_named_once(out):
@@ -212,14 +212,14 @@ def test_threshold_is_chosen_on_val_and_used_on_test():
     said = [box(1, 1, 0, 40, 0.9), box(2, 2, 0, 40, 0.6), box(3, 1, 0, 40, 0.5)]
     test = truth_of(box(1, 1, 0, 40), box(2, 2, 0, 40))
     found = [box(1, 1, 0, 40, 0.7), box(3, 1, 0, 40, 0.65), box(2, 2, 0, 40, 0.5)]
-    measured = measure({"val": val, "test": test}, {"val": said, "test": found})
+    measured = measure({"val": BoxEvaluation(val, said), "test": BoxEvaluation(test, found)})
     assert measured["val"]["F1"] == 1
     assert measured["test"]["threshold"] == measured["val"]["threshold"] == pytest.approx(0.6)
     assert (measured["test"]["precision"], measured["test"]["recall"], measured["test"]["F1"]) == (0.5, 0.5, 0.5)
 
 
 def test_without_defects_in_val_there_is_no_threshold():
-    measured = measure({"val": truth_of(), "test": truth_of(box(1, 1, 0, 40))}, {"val": [], "test": []})
+    measured = measure({"val": BoxEvaluation(truth_of(), []), "test": BoxEvaluation(truth_of(box(1, 1, 0, 40)), [])})
     assert "threshold" not in measured["test"] and measured["test"]["mAP50"] == 0
     assert measured["val"]["mAP50"] is None and "NaN" not in to_json(measured)
     known = {"mAP50": 0.5, "mAP50-95": 0.25}
@@ -233,7 +233,7 @@ def test_without_defects_in_val_there_is_no_threshold():
 def test_sizes_are_measured_apart():
     """Sides of 10, 50 and 200 px: small is missed, medium found exactly, large found with an IoU of 0.64."""
     truth = truth_of(box(1, 1, 0, 10), box(2, 1, 0, 50), box(3, 1, 0, 200))
-    sizes = size_metrics(truth, [box(2, 1, 0, 50, 0.9), box(3, 1, 0, 160, 0.8)])
+    sizes = BoxEvaluation(truth, [box(2, 1, 0, 50, 0.9), box(3, 1, 0, 160, 0.8)], sizes=tuple(SIZES)).size_metrics()
     assert [(name, entry["instances"]) for name, entry in sizes.items()] == [("small", 1), ("medium", 1), ("large", 1)]
     assert [entry["AP50"] for entry in sizes.values()] == pytest.approx([0, 1, 1])
     assert [entry["AR100"] for entry in sizes.values()] == pytest.approx([0, 1, 0.3])  # 0.50, 0.55 and 0.60 of ten
@@ -248,16 +248,19 @@ def test_confusion_counts_wrong_classes_misses_and_false_alarms():
 def test_worst_images_come_first():
     truth = truth_of(box(1, 1, 0, 40), box(2, 1, 0, 40))
     found = [box(1, 1, 0, 40, 0.9), box(2, 1, 200, 40, 0.8), box(3, 1, 0, 40, 0.6), box(1, 1, 200, 40, 0.1)]
-    assert worst_images(truth, found, 0.5) == [2, 3]  # 2: a miss and a false alarm; 3: a false alarm; 1: right
+    assert worst_images(BoxEvaluation(truth, found), 0.5) == [
+        2,
+        3,
+    ]  # 2: a miss and a false alarm; 3: a false alarm; 1: right
 
 
 def test_figures_are_drawn(out, tmp_path):
     dataset = open_dataset(out, "widget")
     truth = dataset.ground_truth("test")
     found = [{**entry, "score": 0.9} for entry in truth["annotations"][1:]]
-    draw_figures(tmp_path, dataset, found, 0.5, "title")
+    draw_figures(tmp_path, dataset, BoxEvaluation(truth, found), 0.5, "title")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "precision_recall.png", "worst.png"]
-    draw_figures(tmp_path / "few-shot", dataset, found, None, "title")
+    draw_figures(tmp_path / "few-shot", dataset, BoxEvaluation(truth, found), None, "title")
     assert [path.name for path in (tmp_path / "few-shot").iterdir()] == ["precision_recall.png"]
 
 
@@ -298,7 +301,7 @@ def test_damaged_images_are_refused_in_one_line(out, tmp_path):
     with pytest.raises(DatasetError, match="no image that OpenCV reads"):
         cut_train_part(dataset, 32, tmp_path, tmp_path)
     with pytest.raises(DatasetError, match="no image that OpenCV reads"):
-        draw_figures(tmp_path, dataset, [], 0.5, "title")
+        draw_figures(tmp_path, dataset, BoxEvaluation(dataset.ground_truth("test"), []), 0.5, "title")
 
 
 def test_ctrl_c_waits_for_the_end_of_a_training_step():
@@ -330,7 +333,7 @@ def test_an_interrupted_run_says_what_to_do_and_nothing_else(out, tmp_path, monk
         (tmp_path / "train" / "weights" / "last.pt").touch()
 
     def interrupted(*given):
-        with training.told_to_resume(tmp_path, training.has_last):
+        with training.told_to_resume(tmp_path, training.runs.has_last):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train_and_evaluate", interrupted)
@@ -393,10 +396,9 @@ def test_a_batch_is_divided_among_devices_without_rest(out, tmp_path):
     assert "--device 70,71: not on this machine" in line
 
 
-def test_resume_and_eval_only_need_a_run(out, tmp_path):
+def test_resume_needs_a_run(out, tmp_path):
     options = ("--category", "widget", "--out", out, "--runs", tmp_path)
     assert "holds no interrupted run" in refusal(run_yolo(*options, "--resume"))
-    assert "holds no finished run" in refusal(run_yolo(*options, "--eval-only", tmp_path))
 
 
 def test_a_run_on_tiles_lies_among_those_of_whole_images_under_a_name_of_its_own(tmp_path):
@@ -419,20 +421,20 @@ def begun(runs: Path, dataset: str, **others: object) -> tuple[Path, dict[str, o
     (folder / "train" / "weights").mkdir(parents=True)
     (folder / "train" / "weights" / "last.pt").touch()
     settings = {name: defaults[name] for name in ("task", "arch", "weights", "crop", "device", "seed")}
-    settings |= {"pretrain": None, "pretrain_epochs": None} | asdict(Recipe()) | others
+    settings |= {"pretrain": None, "pretrain_epochs": None, "synthetic_share": None} | asdict(Recipe()) | others
     (folder / "settings.json").write_text(json.dumps(settings), "utf-8")
     return folder, settings
 
 
-def test_a_run_that_is_older_than_an_option_is_resumed_without_it(out, tmp_path, monkeypatch):
-    _, settings = begun(tmp_path, "widget", epochs=7)
-    assert "synthetic_share" not in settings
+def test_a_resumed_run_has_the_settings_that_it_was_begun_with(out, tmp_path, monkeypatch):
+    folder, _ = begun(tmp_path, "widget", epochs=7, pretrain="more")
     options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--resume")
     asked = []
     monkeypatch.setattr(training, "train_and_evaluate", lambda *given: asked.append(given) or {})
     assert run_yolo(*options, "--json").exit_code == 0
     ((request, recipe, _),) = asked
-    assert request.synthetic_share is None and request.resume and recipe.epochs == 7
+    assert request.pretrain == "more" and request.resume and recipe.epochs == 7
+    assert f"--epochs 8: {folder} was begun with 7" in refusal(run_yolo(*options, "--epochs", 8))
 
 
 def test_a_run_that_another_script_began_is_not_resumed(out, tmp_path):
@@ -440,7 +442,7 @@ def test_a_run_that_another_script_began_is_not_resumed(out, tmp_path):
     del settings["task"]
     (folder / "settings.json").write_text(json.dumps(settings), "utf-8")
     line = refusal(run_yolo("--category", "widget", "--out", out, "--runs", tmp_path, "--resume"))
-    assert f"--task detect: {folder} was begun with None" in line
+    assert f"--resume: {folder} was begun by another command" in line
 
 
 def test_folds_that_were_not_trained_alike_are_not_put_together(tmp_path, monkeypatch):
@@ -460,36 +462,26 @@ def test_folds_that_were_not_trained_alike_are_not_put_together(tmp_path, monkey
     assert [(request.resume, recipe.epochs) for request, recipe, _ in asked] == [(False, 7), (True, 7), (True, 7)]
 
 
-def test_finished_folds_are_exported_too(tmp_path, monkeypatch):
-    """Two were finished before, as one that --resume continues with is now; the sizes are those of their runs."""
-    pytest.importorskip("onnx")
-    folder, out = write_category(tmp_path / "data", size=(64, 64)), tmp_path / "out"
-    for fold in range(3):
-        converted("to_yolo", folder, out, "--protocol", "kfold", "--folds", 3, "--fold", fold)
+def test_an_export_goes_by_the_settings_of_the_run(out, tmp_path, monkeypatch):
+    folder, settings = begun(tmp_path, "widget", imgsz=96)
+    dataset = open_dataset(out, "widget")
+    Run(folder, dataset, settings).finish(model="YOLO")
+    best = folder / "train" / "weights" / "best.pt"
+    best.touch()
 
-    def finish(request: object, recipe: object, dataset: Dataset) -> dict[str, object]:
-        folder = tmp_path / dataset.name / "yolo" / "seed-0"
-        metrics = {"test": {"classes": [], "mAP50": 0.5, "mAP50-95": 0.5}}
-        settings = json.loads((folder / "settings.json").read_text("utf-8"))
-        about = {"model": "YOLO", "random_weights": True, "train_seconds": 1.0}
-        Run(folder, dataset, settings).finish(metrics=metrics, **about)
-        return metrics
+    def export(*given: object) -> Path:
+        assert given == (best, "detect", 96, "cpu")
+        best.with_suffix(".onnx").touch()
+        return best.with_suffix(".onnx")
 
-    for fold in range(3):
-        name = f"widget@kfold-3-{fold}"
-        begun(tmp_path, name, imgsz=96, weights="none")
-        if fold != 1:
-            finish(None, None, open_dataset(out, name))
-    asked = []
-    monkeypatch.setattr(training, "train_and_evaluate", finish)
-    monkeypatch.setattr(training, "export_onnx", lambda *given: asked.append(given))
-    options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--folds", 3, "--resume")
-    result = run_yolo(*options)
-    assert result.exit_code == 0 and not asked, (result.output, result.exception)
-    result = run_yolo(*options, "--export", "onnx")
-    assert result.exit_code == 0, (result.output, result.exception)
-    best = Path("yolo", "seed-0", "train", "weights", "best.pt")
-    assert asked == [(tmp_path / f"widget@kfold-3-{fold}" / best, "detect", 96) for fold in range(3)]
+    monkeypatch.setattr(runtime, "export_onnx", export)
+    monkeypatch.setattr(finished, "find_spec", lambda name: name)
+    for to in (None, tmp_path / "mine.onnx"):
+        file = finished.export_run(folder, dataset, "", to)
+        assert file == (to or best.with_suffix(".onnx")) and file.is_file()
+    monkeypatch.setattr(finished, "find_spec", lambda name: None)
+    with pytest.raises(DatasetError, match=r"onnx is not installed: pip install -e '.\[export\]'"):
+        finished.export_run(folder, dataset, "", None)
 
 
 def test_folds_must_all_be_there_before_the_first_is_trained_on(out, tmp_path):

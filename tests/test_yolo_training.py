@@ -19,7 +19,7 @@ from two_cpus import TwoCpus
 pytest.importorskip("ultralytics")
 
 from finetune import yolo
-from finetune.detection import runtime, training
+from finetune.detection import finished, runtime, training
 from finetune.detection.evaluation import predict
 from finetune.measures.boxes import box_metrics
 from finetune.runs.dataset import open_dataset
@@ -123,8 +123,7 @@ def test_measures_are_those_of_ultralytics(out, learned, tmp_path, monkeypatch):
 def test_evaluating_again_gives_the_same_numbers(out, learned):
     before = record_of(learned)
     (learned / "run.json").write_text(json.dumps(before | {"device": "cuda:0"}), "utf-8")  # seconds are of the new one
-    result = run_yolo("--category", "plate", "--out", out, "--runs", learned.parents[2], "--eval-only", learned)
-    assert result.exit_code == 0, result.output
+    finished.evaluate_again(learned, open_dataset(out, "plate"), "")
     after = record_of(learned)
     assert after["metrics"] == before["metrics"]
     assert before.keys() == after.keys() and after["device"] == before["device"]
@@ -170,9 +169,8 @@ def test_tiles_are_trained_on_and_whole_images_are_measured(out, tmp_path):
     assert record["settings"]["tiles"] == "plate@tile-64"
     found = json.loads((folder / "predictions" / "tuned" / "test.json").read_text())
     assert {entry["image_id"] for entry in found} <= {plate.image_ids[name] for name in plate.images("test")}
-    for name in ("plate", "plate@tile-64"):
-        again = run_yolo("--category", name, "--out", out, "--eval-only", folder, "--runs", tmp_path, "--device", "cpu")
-        assert again.exit_code == 0 and record_of(folder)["metrics"] == record["metrics"], again.output
+    finished.evaluate_again(folder, plate, "cpu")
+    assert record_of(folder)["metrics"] == record["metrics"]
 
 
 def test_folds_are_trained_one_after_another_and_finished_ones_are_kept(tmp_path):
@@ -276,16 +274,15 @@ def test_several_devices_train_together_and_ctrl_c_ends_them(out, tmp_path):
     assert record_of(folder)["settings"]["device"] == "0,1"
 
 
-def test_onnxruntime_gives_the_same_boxes(learned):
+def test_onnxruntime_gives_the_same_boxes(out, learned):
     """The exported file in onnxruntime alone, fed by Pillow and NumPy, beside the checkpoint in ultralytics."""
     pytest.importorskip("onnx")
     onnx_runtime = pytest.importorskip("onnxruntime")
     from ultralytics import YOLO
 
     best = learned / "train" / "weights" / "best.pt"
-    session = onnx_runtime.InferenceSession(
-        runtime.export_onnx(best, "detect", SIZE), providers=["CPUExecutionProvider"]
-    )
+    exported = finished.export_run(learned, open_dataset(out, "plate"), "", None)
+    session = onnx_runtime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     model = YOLO(str(best))
     images = sorted((learned / "train-data" / "images" / "test").iterdir())
     compared = 0

@@ -24,7 +24,7 @@ import torch
 
 from converters.cli.errors import DatasetError
 from finetune import yolo_world
-from finetune.detection import world, world_training
+from finetune.detection import finished, world, world_training
 from finetune.detection.dataset_view import view_of
 from finetune.detection.vocabulary import read_vectors, write_vectors
 from finetune.measures.boxes import box_metrics
@@ -100,7 +100,7 @@ def run_world(*arguments: object) -> Result:
         (("--device", "98,99"), "--device 98,99: not on this machine"),
         (("--weights", "mine.pt"), "--weights mine.pt: no such file"),
         (("--prompts", "gone.yaml"), "gone.yaml"),
-        (("--text-embeddings", "gone.npz"), "--text-embeddings gone.npz: no such file"),
+        (("--text-embeddings", "gone.npz"), "No such file or directory: 'gone.npz'"),
         (("--text-embeddings", "a.npz", "--prompts", "p.yaml"), "--prompts: is not used with --text-embeddings"),
         (("--text-embeddings", "a.npz", "--text-weights", "none"), "--text-weights: is not used with"),
         (("--template", "{defect}", "--prompts", "p.yaml"), "--template: is not used with --prompts"),
@@ -114,10 +114,9 @@ def test_bad_usage_is_refused_in_one_line(out, tmp_path, arguments, expected):
     assert not (tmp_path / "widget").exists()
 
 
-def test_resume_and_eval_only_need_a_run_and_folds_need_datasets(out, tmp_path):
+def test_resume_needs_a_run_and_folds_need_datasets(out, tmp_path):
     options = ("--category", "widget", "--out", out, "--runs", tmp_path)
     assert "holds no interrupted run" in refusal(run_world(*options, "--resume"))
-    assert "holds no finished run" in refusal(run_world(*options, "--eval-only", tmp_path))
     assert "widget@kfold-3-0: no such dataset" in refusal(run_world(*options, "--folds", 3))
 
 
@@ -141,17 +140,17 @@ def test_checkpoints_that_know_no_words_are_refused(out, vectors, tmp_path):
     assert "--freeze 99: the network has" in refusal(run_world(*options, "--weights", "none", "--freeze", 99))
 
 
-def test_a_run_from_before_resume_is_measured_again(out, vectors, tmp_path, monkeypatch):
-    """Its prompts stood among the settings, the name of the text tower did not."""
+def test_a_run_is_measured_again_with_its_own_words_and_start(out, vectors, tmp_path, monkeypatch):
     prompts = {name: [f"a {name}"] for name in CLASSES}
     settings = {"arch": ARCH, "weights": "none", "device": "cpu", "seed": 0, "imgsz": 64, "prompt_lr": 1e-3}
-    settings |= {"text_weights": "openai", "keep_vocabulary": None, "prompts": prompts}
+    settings |= {"text_model": "open_clip 1", "keep_vocabulary": None, "words": prompts}
     classes = [{"class": name, "instances": 1, "AP50": 0.5} for name in CLASSES]
     metrics = {"test": {"classes": classes, "mAP50": 0.5, "mAP50-95": 0.25}}
     cost = {"train_seconds": 1.0, "train_cpu_seconds": 2.0}
     sets = {name: cost | {"metrics": metrics} for name in world_training.SETS}
     about = {"model": "YOLO-World", "random_weights": True, "random_text_weights": False, "weights_sha256": None}
-    Run(tmp_path, open_dataset(out, "widget"), settings).finish(text_model="open_clip 1", sets=sets, **about)
+    dataset = open_dataset(out, "widget")
+    Run(tmp_path, dataset, settings).finish(sets=sets, **about)
     for name in ("tuned", "prompt-tuned"):
         (tmp_path / name / "weights").mkdir(parents=True)
         (tmp_path / name / "weights" / "best.pt").touch()
@@ -163,10 +162,11 @@ def test_a_run_from_before_resume_is_measured_again(out, vectors, tmp_path, monk
         return sets[name]
 
     monkeypatch.setattr(world_training, "ask", ask)
-    result = run_world("--category", "widget", "--out", out, "--runs", tmp_path, "--eval-only", tmp_path)
-    assert result.exit_code == 0, (result.output, result.exception)
+    finished.evaluate_again(tmp_path, dataset, "cpu")
     assert asked == [(name, prompts, "open_clip 1") for name in world_training.SETS]
-    assert "text from openai" in result.output
+    for option, words in (("weights", f"{tmp_path}: did not start from"), ("boxes", "--boxes: is not used for")):
+        with pytest.raises(DatasetError, match=words):
+            finished.evaluate_again(tmp_path, dataset, "cpu", **{option: vectors})
 
 
 def test_help_does_not_import_torch():
@@ -398,8 +398,7 @@ def test_an_interrupted_run_keeps_what_was_trained_goes_on_and_is_measured_again
     assert record["resumed"] is True and record["train_seconds"] is None and record["settings"]["epochs"] == 5
     assert "is a finished run" in refusal(run_world(*resume))
 
-    result = run_world(*resume[:-1], "--eval-only", folder)
-    assert result.exit_code == 0, (result.output, result.exception)
+    finished.evaluate_again(folder, open_dataset(out, "widget"), "cpu")
     again = json.loads((folder / "run.json").read_text())
     assert again.keys() == record.keys()
     for name, found in again["sets"].items():

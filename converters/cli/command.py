@@ -1,8 +1,6 @@
 """The click commands of this project: errors in one line, options that would do nothing refused."""
 
 import warnings
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import click
@@ -24,10 +22,6 @@ TRAINING = (
     "scipy",
     "jinja2",
 )
-# Of training commands: what --eval-only honours, what leaves others unused, and what does nothing without another.
-MEASURING = ("--eval-only", "--category", "--data", "--out", "--runs", "--device", "--json")
-OVERRULED = {"--resume": ("--overwrite",)}
-NEEDS = {"--pretrain-epochs": "--pretrain"}
 ARGUMENTS = "converters.arguments"  # key of click's ctx.meta: the words of the command line
 MISSING_LIBRARY = "{error}: OpenCV needs it; on Debian or Ubuntu run `apt-get install libgl1 libglib2.0-0`"
 
@@ -52,50 +46,14 @@ def given_options(ctx: click.Context, replayed: bool = True) -> set[str]:
     return {option.name for option in ctx.command.params if ctx.get_parameter_source(option.name) in sources}
 
 
-@dataclass(frozen=True)
-class Acting:
-    """Beside which others the options of a training command act; all are named by their flags."""
-
-    beside_eval_only: Collection[str] = ()  # what is honoured there besides MEASURING
-    needs: Mapping[str, str] = field(default_factory=dict)  # option -> `--other` or `--other value`
-    overruled: Mapping[str, Collection[str]] = field(default_factory=dict)  # option -> those that it leaves unused
-
-    def check(self, ctx: click.Context) -> None:
-        """Raise DatasetError for an option on the command line that would do nothing there."""
-        flags = {option.name: option.opts[0] for option in ctx.command.params}
-        values = {flags[key]: value for key, value in ctx.params.items()}
-        said = {flags[key] for key in given_options(ctx)}
-        given = sorted(flags[key] for key in given_options(ctx, replayed=False))
-        for flag in given if values.get("--eval-only") else ():
-            if flag not in {*MEASURING, *self.beside_eval_only}:
-                raise DatasetError(
-                    f"{flag}: is not used with --eval-only RUN, which goes by the settings of that finished run; "
-                    f"leave {flag} out"
-                )
-        for stronger, others in {**OVERRULED, **self.overruled}.items():
-            for flag in given if stronger in said else ():
-                if flag in others:
-                    raise DatasetError(f"{flag}: is not used with {stronger}; leave one of them out")
-        for flag, wanted in {**NEEDS, **self.needs}.items():
-            other, _, value = wanted.partition(" ")
-            if flag in given and (values[other] != value if value else values[other] is None):
-                raise DatasetError(f"{flag}: is used with {wanted} only; add that, or leave {flag} out")
-
-
 class Command(OneLineErrors):
     """A click command that turns what users can cause into one line and a documented exit code."""
-
-    def __init__(self, *given: Any, acting: Acting | None = None, **settings: Any) -> None:
-        super().__init__(*given, **settings)
-        self.acting = acting
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[ARGUMENTS] = list(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        if self.acting:
-            self.acting.check(ctx)
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about files that we refuse in one line
         try:
             return super().invoke(ctx)

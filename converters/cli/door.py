@@ -67,8 +67,12 @@ def check(value: Any, model: type[M], name: str, step: str = "") -> M:
 def _what(error: ValidationError) -> str:
     """The first fault: ``field.index: what is wrong``, and how many more there are."""
     first, *more = error.errors(include_url=False, include_context=False)
-    words = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-    return " ".join(_line(*words).split()) + (f" (and {len(more)} more)" if more else "")
+    what = first["msg"].removeprefix("Value error, ")
+    if first["type"] not in ("missing", "json_invalid", "value_error"):
+        what += f", not {first['input']!r:.40}"
+    return " ".join(_line(".".join(map(str, first["loc"])), what).split()) + (
+        f" (and {len(more)} more)" if more else ""
+    )
 
 
 def _line(*parts: Any) -> str:

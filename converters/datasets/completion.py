@@ -10,8 +10,8 @@ import click
 from filelock import FileLock
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import conversion_options
 from converters.cli.publishing import MARKER
+from converters.datasets.options import conversion_options
 from converters.datasets.origin import source_of
 from converters.datasets.pipeline import Conversion, convert_dataset
 from converters.datasets.records import Record, read_augmentation, read_card, read_split, split_of

@@ -53,7 +53,7 @@ class Conversion:
 
     @classmethod
     def from_options(cls, **options: Any) -> "Conversion":
-        """Build from the command line's flat options (see ``converters.cli.options``)."""
+        """Build from the command line's flat options (see ``converters.datasets.options``)."""
         options["connectivity"] = int(options["connectivity"])
         for name, protocol in (("fold", "kfold"), ("shots", "few-shot")):
             if options["protocol"] != protocol and options[name] != getattr(SplitRule, name):

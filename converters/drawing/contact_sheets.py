@@ -2,21 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from PIL import Image
 
 from converters.cli.errors import DatasetError
 from converters.cli.publishing import publish
 from converters.cli.terminal import progress, table
+from converters.drawing.panels import COLUMNS, defect_sheet, good_sheet
+from converters.masks.instances import InstanceRule
+from converters.masks.reading import instances_of
 from converters.sources.reading import find_categories, find_root, read_category
 from converters.sources.samples import GOOD, Category, Problem, Sample
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from converters.masks.instances import InstanceRule
-
 
 ROWS = 6  # defective images on a sheet
 HEADER = ("category", "sheet", "images", "shown")
@@ -29,7 +27,7 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
-def write_sheets(category: Category, folder: Path, rule: "InstanceRule") -> tuple[list[tuple[Any, ...]], list[Problem]]:
+def write_sheets(category: Category, folder: Path, rule: InstanceRule) -> tuple[list[tuple[Any, ...]], list[Problem]]:
     """Write all sheets of a category into an existing folder, one after the other.
 
     Returns the rows of the table that a run prints, and the files that could not be used.
@@ -53,10 +51,8 @@ def write_sheets(category: Category, folder: Path, rule: "InstanceRule") -> tupl
     return rows, problems
 
 
-def rank_by_area(samples: Sequence[Sample], rule: "InstanceRule") -> tuple[list[Sample], list[Problem]]:
+def rank_by_area(samples: Sequence[Sample], rule: InstanceRule) -> tuple[list[Sample], list[Problem]]:
     """Samples by the area of their defects, smallest first, and those whose mask cannot be used."""
-    from converters.masks.reading import instances_of
-
     areas: dict[Sample, int] = {}
     problems = []
     for sample in samples:
@@ -68,24 +64,19 @@ def rank_by_area(samples: Sequence[Sample], rule: "InstanceRule") -> tuple[list[
 
 
 def _defect_sheet(
-    category: Category, kind: str, by_area: Sequence[Sample], rule: "InstanceRule"
-) -> tuple["Image.Image", int]:
-    from converters.drawing.panels import Defect, defect_sheet
-    from converters.masks.reading import instances_of
-
+    category: Category, kind: str, by_area: Sequence[Sample], rule: InstanceRule
+) -> tuple[Image.Image, int]:
     chosen = spread(by_area, ROWS)
     order = "from the smallest to the largest defect area"
     if len(chosen) < len(by_area):
         subtitle = f"{len(chosen)} of {len(by_area)} images, evenly spaced {order}"
     else:
         subtitle = f"all {len(chosen)} images, {order}"
-    defects = [Defect(sample, instances_of(sample, rule)[0]) for sample in chosen]
+    defects = [(sample, instances_of(sample, rule)[0]) for sample in chosen]
     return defect_sheet(title(category, kind), subtitle, defects), len(chosen)
 
 
-def _good_sheet(category: Category, samples: Sequence[Sample]) -> tuple["Image.Image", int]:
-    from converters.drawing.panels import COLUMNS, good_sheet
-
+def _good_sheet(category: Category, samples: Sequence[Sample]) -> tuple[Image.Image, int]:
     rows = []
     for origin in sorted({sample.origin for sample in samples}, reverse=True):
         members = [sample for sample in samples if sample.origin == origin]
@@ -111,9 +102,7 @@ def preview_source(
 ) -> None:
     """Write the sheets of each category; exits with 1 where files cannot be used."""
     folders = find_categories(find_root(root), category, layout)
-    from converters.masks.instances import InstanceRule
-
-    instance_rule = InstanceRule(**rule | {"connectivity": int(rule["connectivity"])})
+    instance_rule = InstanceRule.of(rule)
     rows, problems = [], []
     for folder in folders:
         found = read_category(folder, max_pixels, layout)

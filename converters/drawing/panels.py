@@ -7,7 +7,7 @@ them into pixels of a panel. Colours are (R, G, B).
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -45,7 +45,7 @@ ROW = CAPTION + PANEL + 16
 MASK_OPACITY = 0.75
 PIXELS_SHOW_FROM = 4.0  # screen pixels per image pixel from which pixels are shown as squares
 LEAST_REGION = 24  # px
-MADE_HEADINGS = ("parent: defect", "parent: good image", "synthetic image", "synthetic image, zoom", "zoom + mask")
+SYNTHETIC_HEADINGS = ("parent: defect", "parent: good image", "synthetic image", "synthetic image, zoom", "zoom + mask")
 HEADINGS = ("image", "zoom", "zoom + mask", "zoom + boxes", "zoom + polygons")
 
 
@@ -54,6 +54,14 @@ class View:
     """A region of an image, shown as large as it fits into the middle of a panel."""
 
     region: Region
+
+    @classmethod
+    def whole(cls, sample: Sample) -> Self:
+        return cls((0, 0, sample.width, sample.height))
+
+    @classmethod
+    def zoomed(cls, sample: Sample, instances: Sequence[Instance]) -> Self:
+        return cls(zoom_region(instances, sample.width, sample.height))
 
     @property
     def scale(self) -> float:
@@ -105,39 +113,21 @@ class View:
         return np.asarray(cv2.resize(crop, self.size, interpolation=how), np.uint8)
 
 
-@dataclass(frozen=True)
-class Defect:
-    """One row of a sheet."""
-
-    sample: Sample
-    instances: Sequence[Instance]
-
-    @property
-    def percent(self) -> float:
-        """Defect area in percent of the image."""
-        return 100 * sum(i.area for i in self.instances) / (self.sample.width * self.sample.height)
+Row = tuple[list[str], list[Rgb]]  # the caption, whose first text is the row's name, and at most COLUMNS panels
 
 
-def defect_sheet(title: str, subtitle: str, defects: Sequence[Defect]) -> Image.Image:
+def defect_sheet(title: str, subtitle: str, defects: Sequence[tuple[Sample, Sequence[Instance]]]) -> Image.Image:
     """A sheet with one row for each defective image."""
-    top = HEAD + LEGEND
-    sheet, draw = _blank(title, subtitle, top + len(defects) * ROW)
-    _legend(draw, HEAD)
-    for column, heading in enumerate(HEADINGS):
-        draw.text((_left(column), top - 26), heading, INK, _font(17))
-    for index, defect in enumerate(defects):
-        panels, view = defect_panels(defect)
-        _row(sheet, draw, top + index * ROW, _caption(defect, view), panels)
-    return sheet
+    return _sheet(title, subtitle, [_defect_row(*defect) for defect in defects], HEADINGS, legend=True)
 
 
 def good_sheet(title: str, subtitle: str, rows: Sequence[tuple[str, Sequence[Sample]]]) -> Image.Image:
     """A sheet with one row for each caption and its (at most COLUMNS) good images."""
-    sheet, draw = _blank(title, subtitle, HEAD + len(rows) * ROW)
-    for index, (caption, samples) in enumerate(rows):
-        panels = [View((0, 0, s.width, s.height)).show(read_rgb(s)) for s in samples]
-        _row(sheet, draw, HEAD + index * ROW, [caption, ", ".join(s.image.name for s in samples)], panels)
-    return sheet
+    shown = [
+        ([caption, ", ".join(s.image.name for s in samples)], [View.whole(s).show(read_rgb(s)) for s in samples])
+        for caption, samples in rows
+    ]
+    return _sheet(title, subtitle, shown)
 
 
 @dataclass(frozen=True)
@@ -151,47 +141,46 @@ class Child:
 
 def synthetic_sheet(title: str, subtitle: str, children: Sequence[Child]) -> Image.Image:
     """A sheet with one row for each synthetic image."""
-    top = HEAD + CAPTION
-    sheet, draw = _blank(title, subtitle, top + len(children) * ROW)
-    for column, heading in enumerate(MADE_HEADINGS):
-        draw.text((_left(column), top - 26), heading, INK, _font(17))
-    for index, child in enumerate(children):
-        caption = [child.made.image.name, child.made.defect, f"from {child.source.key} and {child.background.key}"]
-        _row(sheet, draw, top + index * ROW, caption, synthetic_panels(child))
-    return sheet
+    return _sheet(title, subtitle, [_synthetic_row(child) for child in children], SYNTHETIC_HEADINGS)
 
 
-def synthetic_panels(child: Child) -> list[Rgb]:
-    """The COLUMNS panels of one synthetic image; the third and the fifth show where its mask is."""
-    instances, parts = (find_instances(mask_of(s).mask) if s.mask else [] for s in (child.made, child.source))
-    whole = View((0, 0, child.made.width, child.made.height))
-    zoom = View(zoom_region(instances, child.made.width, child.made.height))
-    source = View(zoom_region(parts, child.source.width, child.source.height)).show(read_rgb(child.source))
-    overview, plain = (view.show(read_rgb(child.made)) for view in (whole, zoom))
+def _synthetic_row(child: Child) -> Row:
+    """The third and the fifth panel show where the mask is."""
+    made, background, source = child.made, child.background, child.source
+    instances, parts = (find_instances(mask_of(s).mask) if s.mask else [] for s in (made, source))
+    whole, zoom = View.whole(made), View.zoomed(made, instances)
+    overview, plain = (view.show(read_rgb(made)) for view in (whole, zoom))
     masked = plain.copy()
     _stroke(overview, whole, [_rectangle(zoom.region)], FRAME)
-    zoom.paint(masked, _joint_mask(child.made, instances), MASK, MASK_OPACITY)
-    background = View((0, 0, child.background.width, child.background.height)).show(read_rgb(child.background))
-    return [source, background, overview, plain, masked]
+    zoom.paint(masked, _joint_mask(made, instances), MASK, MASK_OPACITY)
+    parents = [View.zoomed(source, parts).show(read_rgb(source)), View.whole(background).show(read_rgb(background))]
+    caption = [made.image.name, made.defect, f"from {source.key} and {background.key}"]
+    return caption, [*parents, overview, plain, masked]
 
 
-def defect_panels(defect: Defect) -> tuple[list[Rgb], View]:
-    """The COLUMNS panels of one image, and how the zoomed ones are seen."""
-    sample, instances = defect.sample, defect.instances
+def _defect_row(sample: Sample, instances: Sequence[Instance]) -> Row:
     image = read_rgb(sample)
-    region = zoom_region(instances, sample.width, sample.height)
-    whole, zoom = View((0, 0, sample.width, sample.height)), View(region)
+    whole, zoom = View.whole(sample), View.zoomed(sample, instances)
     overview, plain = whole.show(image), zoom.show(image)
     masked, boxed, outlined = plain.copy(), plain.copy(), plain.copy()
     boxes = [_rectangle(instance.xyxy) for instance in instances]
     rings = [ring for instance in instances for ring in corner_rings(instance)]
-    if region != whole.region:
-        _stroke(overview, whole, [_rectangle(region)], FRAME)
+    if zoom != whole:
+        _stroke(overview, whole, [_rectangle(zoom.region)], FRAME)
     _stroke(overview, whole, boxes, BOX)
     zoom.paint(masked, _joint_mask(sample, instances), MASK, MASK_OPACITY)
     _stroke(boxed, zoom, boxes, BOX)
     _stroke(outlined, zoom, rings, POLYGON, rim=2 if zoom.scale >= PIXELS_SHOW_FROM else 1)
-    return [overview, plain, masked, boxed, outlined], zoom
+    x0, y0, x1, y1 = zoom.region
+    percent = 100 * sum(i.area for i in instances) / (sample.width * sample.height)
+    caption = [
+        sample.key,
+        f"{sample.width} x {sample.height} px",
+        f"{len(instances)} instance{'' if len(instances) == 1 else 's'}",
+        f"{percent:.3g} % of the image",
+        f"zoom: {x1 - x0} x {y1 - y0} px at {100 * zoom.scale:.0f} %",
+    ]
+    return caption, [overview, plain, masked, boxed, outlined]
 
 
 def read_rgb(sample: Sample) -> Rgb:
@@ -259,12 +248,27 @@ def _left(column: int) -> int:
     return EDGE + column * (PANEL + GAP)
 
 
-def _blank(title: str, subtitle: str, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    sheet = Image.new("RGB", (WIDTH, height + EDGE), PAPER)
+def _sheet(
+    title: str, subtitle: str, rows: Sequence[Row], headings: Sequence[str] = (), legend: bool = False
+) -> Image.Image:
+    """The rows one below the other; headings stand above the first, the legend of the colours above them."""
+    top = HEAD + (LEGEND if legend else CAPTION if headings else 0)
+    sheet = Image.new("RGB", (WIDTH, top + len(rows) * ROW + EDGE), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((EDGE, 20), title, INK, _font(34))
     draw.text((EDGE, 66), subtitle, FAINT, _font(17))
-    return sheet, draw
+    if legend:
+        _legend(draw, HEAD)
+    for column, heading in enumerate(headings):
+        draw.text((_left(column), top - 26), heading, INK, _font(17))
+    for index, ((name, *details), panels) in enumerate(rows):
+        y = top + index * ROW
+        draw.text((EDGE, y + 7), name, INK, _font(18))
+        x = EDGE + _font(18).getlength(name) + 18
+        draw.text((x, y + 8), "   ·   ".join(details), FAINT, _font(17))
+        for column, panel in enumerate(panels):
+            sheet.paste(Image.fromarray(panel), (_left(column), y + CAPTION))
+    return sheet
 
 
 def _legend(draw: ImageDraw.ImageDraw, y: int) -> None:
@@ -284,26 +288,3 @@ def _legend(draw: ImageDraw.ImageDraw, y: int) -> None:
             draw.rectangle((x + 1, y + 1, x + 21, y + 14), None, colour, 2)
         draw.text((x + 31, y - 2), meaning, INK, _font(16))
         x += 31 + round(_font(16).getlength(meaning)) + 32
-
-
-def _caption(defect: Defect, view: View) -> list[str]:
-    sample, count = defect.sample, len(defect.instances)
-    x0, y0, x1, y1 = view.region
-    return [
-        sample.key,
-        f"{sample.width} x {sample.height} px",
-        f"{count} instance{'' if count == 1 else 's'}",
-        f"{defect.percent:.3g} % of the image",
-        f"zoom: {x1 - x0} x {y1 - y0} px at {100 * view.scale:.0f} %",
-    ]
-
-
-def _row(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int, caption: Sequence[str], panels: Sequence[Rgb]
-) -> None:
-    name, *details = caption
-    draw.text((EDGE, top + 7), name, INK, _font(18))
-    x = EDGE + _font(18).getlength(name) + 18
-    draw.text((x, top + 8), "   ·   ".join(details), FAINT, _font(17))
-    for column, panel in enumerate(panels):
-        sheet.paste(Image.fromarray(panel), (_left(column), top + CAPTION))

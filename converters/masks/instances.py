@@ -1,7 +1,8 @@
 """From a mask to instances: the connected components of its foreground."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -20,6 +21,11 @@ class InstanceRule:
     connectivity: int = 8
     merge_gap: int = 0
     min_area: int = 1
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """The rule among the settings of a card, or the options of a command."""
+        return cls(settings["instances"], int(settings["connectivity"]), settings["merge_gap"], settings["min_area"])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+import shapely
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from converters.masks.instances import Instance, Mask
 
@@ -215,8 +217,6 @@ def _with_fewer_vertices(rings: list[Ring], kept: list[list[int]], tolerance: fl
     With ``apart`` lines that did not cross before do not cross afterwards. (Out-and-back lines lie on each other
     and would all stay.)
     """
-    import shapely
-
     arcs = []
     for ring, at in zip(rings, kept, strict=True):
         closed = np.vstack([ring[at[0] :], ring[: at[0] + 1]])
@@ -263,8 +263,6 @@ def _parts_and_holes(mask: Mask) -> tuple[int, int]:
 
 def filled_by_parity(rings: Sequence[Ring], shape: tuple[int, ...]) -> Mask:
     """H x W of 0 and 1 as pycocotools fills rings, which are in pixels of the ``shape``."""
-    from pycocotools import mask as coco_mask
-
     height, width = shape
     flat = [ring.ravel().tolist() for ring in rings]
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(flat, height, width)))

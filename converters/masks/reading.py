@@ -1,20 +1,18 @@
 """From a mask file to a mask of 0 and 1."""
 
-import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from converters.cli.errors import DatasetError
 from converters.masks.instances import Instance, InstanceRule, Mask, find_instances
-from converters.sources.samples import FORMATS, Sample, mask_files
+from converters.sources.samples import ORIENTATION, Sample, mask_files, opened
 
 Grey = NDArray[Any]  # H x W, uint8 or uint16
-_ORIENTATION = 0x0112  # EXIF tag
 _NO_GREY = "save it as 8-bit grey with 0 for good and 255 for defect"
 
 
@@ -85,23 +83,15 @@ def _decode_grey_png(data: bytes, size: tuple[int, int] | None) -> Grey:
 
 
 def _decode_other(data: bytes, size: tuple[int, int] | None) -> Grey:
-    if not data:
-        raise DatasetError("is an empty file: copy or download it again")
-    Image.MAX_IMAGE_PIXELS = None  # the size of the image is held against the header instead
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.size, size)
-            image.load()
-            return _grey_values(image)
-    except (UnidentifiedImageError, ModuleNotFoundError):  # ultralytics patches Pillow to look for pi_heif then
-        raise DatasetError("is no image that can be read") from None
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
-        raise DatasetError(f"is damaged or cut short ({error}): copy or download it again") from None
+    with opened(data) as image:
+        _check_size(image.size, size)
+        image.load()
+        return _grey_values(image)
 
 
 def _grey_values(image: Image.Image) -> Grey:
     """H x W of grey values, by what the file's mode means."""
-    if image.getexif().get(_ORIENTATION, 1) != 1:
+    if image.getexif().get(ORIENTATION, 1) != 1:
         raise DatasetError("carries an EXIF rotation: save it upright")
     if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
         if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):

@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from functools import cache
 from importlib import resources
 from typing import Any
 
 from converters.sources.samples import Category
 
 
+@cache
 def known_facts() -> dict[str, Any]:
     """The content of the complete MVTec AD, and its address: ``archive``, and per category ``categories``.
 

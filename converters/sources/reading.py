@@ -1,39 +1,22 @@
 """The one door to source folders: which layout a folder has, and what lies in it.
 
-One module a layout. Each says what it is (``TREE``, a line for messages), tells whether a folder is one of its
-categories (``is_category``), and lists a category's images (``list_images``) as ``Listed``, files that it cannot
-place as ``Problem``. Everything after that is the same for all of them.
+A layout says where images and masks lie (see ``layouts.Reader``); what happens to them then is the same for all.
 """
 
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
 
 import click
 
 from converters.cli.errors import DatasetError
-from converters.cli.options import LAYOUTS
 from converters.cli.terminal import progress
+from converters.sources.layouts import LAYOUTS
 from converters.sources.samples import NO_TEXT, Category, Listed, Problem, Sample, fits_text_files, folders, read_sample
 
 DEFAULT_ROOT = Path("data/mvtec_anomaly_detection")
 SYNTHETIC = "synthetic.json"  # lies in every category folder that `converters.sample` writes
-
-
-class Reader(Protocol):
-    """The functions that the module of a layout has."""
-
-    TREE: str
-
-    def is_category(self, folder: Path) -> bool: ...
-    def list_images(self, folder: Path) -> Iterator[Listed | Problem]: ...
-
-
-READERS = {name: cast(Reader, import_module(f"converters.sources.{name}")) for name in LAYOUTS}
 
 
 def find_root(root: Path | None) -> Path:
@@ -55,14 +38,14 @@ def find_categories(root: Path, wanted: str | None, layout: str = "auto") -> lis
     candidates = [root.resolve(), *folders(root)]
     layouts = {path: name for path in candidates if (name := find_layout(path, layout))}
     if not layouts:
-        expected = READERS["mvtec" if layout == "auto" else layout].TREE
+        expected = LAYOUTS["mvtec" if layout == "auto" else layout].TREE
         other = "; for other layouts see --layout" if layout == "auto" else ""
         raise DatasetError(f"{root}: no folder in it holds {expected}; name the right one with --root{other}")
     found = [root.resolve()] if root.resolve() in layouts else list(layouts)
     chosen = found if wanted == "all" or (wanted is None and len(found) == 1) else _named(root, found, wanted)
     if layout == "auto":
         for guess in sorted({layouts[path] for path in chosen} - {"mvtec"}):
-            click.echo(f"layout: {guess}, guessed from {READERS[guess].TREE}; --layout names another", err=True)
+            click.echo(f"layout: {guess}, guessed from {LAYOUTS[guess].TREE}; --layout names another", err=True)
     return chosen
 
 
@@ -79,7 +62,7 @@ def _named(root: Path, found: list[Path], wanted: str | None) -> list[Path]:
 def find_layout(folder: Path, layout: str = "auto") -> str:
     """The layout whose category this folder is; empty if it is none, or not of the layout that was asked for."""
     names = LAYOUTS if layout == "auto" else (layout,)
-    return next((name for name in names if READERS[name].is_category(folder)), "")
+    return next((name for name in names if LAYOUTS[name].is_category(folder)), "")
 
 
 def read_category(
@@ -91,16 +74,16 @@ def read_category(
     """
     name = find_layout(folder, layout)
     if not name:
-        raise DatasetError(f"{folder}: a category needs {READERS['mvtec' if layout == 'auto' else layout].TREE}")
+        raise DatasetError(f"{folder}: a category needs {LAYOUTS['mvtec' if layout == 'auto' else layout].TREE}")
     if not fits_text_files(folder.name):
         raise DatasetError(f"{folder.name!a}: {NO_TEXT}")
-    entries = list(READERS[name].list_images(folder))
+    entries = list(LAYOUTS[name].list_images(folder))
     listed = sorted(
         (entry for entry in entries if isinstance(entry, Listed)),
         key=lambda entry: entry.image.relative_to(folder).as_posix(),
     )
     if not listed:
-        raise DatasetError(f"{folder}: no images in {READERS[name].TREE}")
+        raise DatasetError(f"{folder}: no images in {LAYOUTS[name].TREE}")
     with ThreadPoolExecutor(threads) as pool:
         results = pool.map(lambda entry: read_sample(folder, entry, max_pixels), listed)
         with progress(results, len(listed), f"reading {folder.name}") as bar:

@@ -11,13 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from converters.cli.errors import DatasetError
-
-if TYPE_CHECKING:
-    from PIL import ImageFile
-
 
 PARTS = ("train", "val", "test")
 GOOD = "good"
@@ -27,7 +24,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # nothing else is ever handed to Pillo
 NO_TEXT = "this name holds characters that text files cannot: rename it"
 _CLUTTER = ("Thumbs.db", "desktop.ini")
 _CHANNELS = {"L": 1, "RGB": 3}
-_ORIENTATION = 0x0112  # EXIF tag
+ORIENTATION = 0x0112  # EXIF tag
 
 
 @dataclass(frozen=True)
@@ -138,11 +135,16 @@ def read_sample(folder: Path, listed: Listed, max_pixels: int) -> Sample | Probl
             raise DatasetError(listed.problem)
         mask, defect, mask_digest = listed.mask, listed.defect, ""
         if mask is not None:
-            mask_digest = _hash_mask(mask, width, height)
-            if (listed.empty_is_good or defect == GOOD) and _is_empty(mask):
-                mask, defect, mask_digest = None, GOOD, ""
+            contents = [(file, file.read_bytes()) for file in mask_files(mask)]
+            _check_mask(contents, width, height)
+            if (listed.empty_is_good or defect == GOOD) and all(_is_empty(content) for _, content in contents):
+                mask, defect = None, GOOD
             elif defect == GOOD:
                 raise DatasetError(f"counts as good, but its mask {mask.parent.name}/{mask.name} shows a defect")
+            else:
+                digests = [hashlib.sha256(content).hexdigest() for _, content in contents]
+                joint = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+                mask_digest = joint if mask.is_dir() else digests[0]
         return Sample(
             category=folder.name,
             key=key,
@@ -162,33 +164,26 @@ def read_sample(folder: Path, listed: Listed, max_pixels: int) -> Sample | Probl
         return Problem(key, getattr(error, "strerror", None) or str(error))
 
 
-def _hash_mask(mask: Path, width: int, height: int) -> str:
-    """SHA-256 of a mask whose files are whole (what they mean is for `instances.read_mask` to say).
+def _check_mask(contents: list[tuple[Path, bytes]], width: int, height: int) -> None:
+    """Raise DatasetError if a file of a mask is not whole (what it means is for ``masks.reading`` to say).
 
     The size is compared before anything is decoded, so that a small file cannot ask for all memory.
     """
-    digests = []
-    for file in mask_files(mask):
-        data = file.read_bytes()
+    for file, data in contents:
         try:
-            with _opened(data) as image:
+            with opened(data) as image:
                 if image.size != (width, height):
                     raise DatasetError(f"is {image.width} x {image.height} px, its image {width} x {height}")
             _check_whole(data)
         except DatasetError as error:
             raise DatasetError(f"its mask {file.parent.name}/{file.name} {error}") from None
-        digests.append(hashlib.sha256(data).hexdigest())
-    return digests[0] if mask.is_file() else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _is_empty(mask: Path) -> bool:
-    """Does a mask that is whole hold nothing but zeros (whatever its opacity)?"""
-    for file in mask_files(mask):
-        with _opened(file.read_bytes()) as image:
-            colours = image.convert("RGB") if "A" in image.getbands() else image
-            if colours.getbbox() is not None:
-                return False
-    return True
+def _is_empty(data: bytes) -> bool:
+    """Does a mask file that is whole hold nothing but zeros (whatever its opacity)?"""
+    with opened(data) as image:
+        colours = image.convert("RGB") if "A" in image.getbands() else image
+        return colours.getbbox() is None
 
 
 def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int]:
@@ -199,7 +194,7 @@ def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int]:
     """
     if suffix.lower() not in SUFFIXES:
         raise DatasetError(f"{suffix or 'no suffix'} is no supported image type ({', '.join(SUFFIXES)})")
-    with _opened(data) as image:
+    with opened(data) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise DatasetError(f"is {width} x {height} px, more than --max-pixels {max_pixels}")
@@ -208,7 +203,7 @@ def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int]:
         if ";16" in str(image.tile):  # Pillow calls 48-bit colours RGB as well
             raise DatasetError("has 16 bits per channel; images must be 8-bit grey or RGB: convert it first")
         may_be_rotated = image.format != "PNG" or b"eXIf" in data  # asking a PNG decodes it
-        if may_be_rotated and image.getexif().get(_ORIENTATION, 1) != 1:
+        if may_be_rotated and image.getexif().get(ORIENTATION, 1) != 1:
             raise DatasetError("carries an EXIF rotation, which readers disagree on: save it upright")
         channels = _CHANNELS[image.mode]
     _check_whole(data)
@@ -216,16 +211,14 @@ def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int]:
 
 
 def _check_whole(data: bytes) -> None:
-    with _opened(data) as image:
+    with opened(data) as image:
         image.verify() if image.format == "PNG" else image.load()
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator["ImageFile.ImageFile"]:
-    """An image file's header, its pixels not yet decoded; what Pillow raises becomes a DatasetError."""
-    from PIL import Image, UnidentifiedImageError
-
-    Image.MAX_IMAGE_PIXELS = None  # `identify` holds --max-pixels against the header instead
+def opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
+    """An image file's header, its pixels not yet decoded; what Pillow raises, then or later, becomes a DatasetError."""
+    Image.MAX_IMAGE_PIXELS = None  # the size is held against --max-pixels, or the image of a mask, instead
     if not data:
         raise DatasetError("is an empty file: copy or download it again")
     try:
@@ -233,5 +226,5 @@ def _opened(data: bytes) -> Iterator["ImageFile.ImageFile"]:
             yield image
     except (UnidentifiedImageError, ModuleNotFoundError):  # ultralytics patches Pillow to look for pi_heif then
         raise DatasetError(f"is no image that can be read ({', '.join(FORMATS)})") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
         raise DatasetError(f"is damaged or cut short ({error}): copy or download it again") from None

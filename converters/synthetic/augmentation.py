@@ -1,82 +1,38 @@
 """A dataset with synthetic images in its train part: real defects pasted, or noise."""
 
+import csv
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from converters.cli.errors import DatasetError
+from converters.cli.publishing import check_space, publish, recover
 from converters.cli.terminal import progress, table, to_json
-from converters.datasets import splits
+from converters.cli.workers import in_processes
+from converters.datasets import pipeline, splits
 from converters.datasets.card import HEADER, Summary, card_as_markdown, make_card
+from converters.datasets.origin import source_of
+from converters.datasets.records import read_card, read_split, split_of
 from converters.datasets.splits import Split
 from converters.datasets.synthetic_images import FOLDER, KEYS, RECORD, read_synthetic
+from converters.drawing.contact_sheets import spread, title
+from converters.drawing.panels import Child, synthetic_sheet
+from converters.formats import coco, png_masks, voc, yolo
+from converters.formats.writer import DatasetInfo
+from converters.masks.instances import InstanceRule
 from converters.sources.samples import GOOD, Category, Sample
+from converters.synthetic.composition import Made, Maker, Stock, take_stock
+from converters.synthetic.pasting import BORDER, SPREAD, VISIBLE
+from converters.synthetic.request import PASTE, SYNTHETIC, Order, Request
 
-if TYPE_CHECKING:
-    from converters.synthetic.composition import Made, Order, Stock
-
-
-PASTE, PERLIN, BOTH = "paste", "perlin", "both"
-SYNTHETIC = "synthetic"  # the class of defects made from noise; the last one, so that the others keep their index
 SHOWN = 12  # synthetic images on the sheet
 PER_WORKER = 20  # images; starting a process costs about as much as making them
-
-
-@dataclass(frozen=True)
-class Request:
-    """The request of the command line: how many images, made how."""
-
-    count: int
-    method: str
-    place: str
-    balance: bool
-    seed: int
-
-    @property
-    def suffix(self) -> str:
-        """The end of the dataset's name, such as ``@paste-500``."""
-        return (
-            f"@{self.method}-{self.count}"
-            + ("-balanced" if self.balance else "")
-            + ("" if self.place == "prior" else f"-{self.place}")
-            + (f"-s{self.seed}" if self.seed else "")
-        )
-
-
-def shares(real: dict[str, int], count: int, balance: bool) -> dict[str, int]:
-    """Divide ``count`` synthetic images among the defect types.
-
-    In proportion to the real ones, by the largest remainder; or, for ``balance``, to the types that have fewest.
-    """
-    if balance:
-        made = dict.fromkeys(real, 0)
-        for _ in range(count):
-            fewest = min(real, key=lambda name: (real[name] + made[name], name))
-            made[fewest] += 1
-        return made
-    total = sum(real.values())
-    made = {name: count * number // total for name, number in real.items()}
-    by_remainder = sorted(real, key=lambda name: (-(count * real[name] % total), name))
-    for name in by_remainder[: count - sum(made.values())]:
-        made[name] += 1
-    return made
-
-
-def orders_for(request: Request, real: dict[str, int]) -> "list[Order]":
-    """One order an image: the pasted ones by type, then those made from noise."""
-    from converters.synthetic.composition import Order
-
-    pasted = {PASTE: request.count, PERLIN: 0, BOTH: request.count - request.count // 2}[request.method]
-    wanted = shares(real, pasted, request.balance)
-    orders = [(PASTE, name) for name, number in wanted.items() for _ in range(number)]
-    orders += [(PERLIN, SYNTHETIC)] * (request.count - pasted)
-    return [Order(index, method, defect) for index, (method, defect) in enumerate(orders)]
 
 
 def augment(
@@ -93,11 +49,7 @@ def augment(
     Raises DatasetError if ``base`` is no dataset that can be added to, if its source is gone or has changed, or if a
     type cannot be placed anywhere.
     """
-    from converters.cli import publishing as staging
-    from converters.datasets.origin import source_of
-    from converters.datasets.records import read_card, read_split, split_of
-
-    staging.recover(base)
+    recover(base)
     record, card = read_split(base), read_card(base)
     if record.get("base"):
         raise DatasetError(f"{base}: has synthetic images already: name {record['base']['dataset']} instead")
@@ -113,19 +65,26 @@ def augment(
     target = base.parent / (base.name + request.suffix)
     if overwrite and category.folder.resolve() in (target.resolve(), *target.resolve().parents):
         raise DatasetError(f"{target} would lie in the source {category.folder}: choose another --out")
-    from converters.synthetic.composition import take_stock
-
-    stock = take_stock(train, card["settings"], request.place, base)
-    orders = orders_for(request, Counter(sample.defect for sample in train if sample.defect != GOOD))
-    staging.check_space(base, sum(stock.goods[i % len(stock.goods)].size for i in range(request.count)) * 3 // 2)
-    with staging.publish(target, overwrite) as folder:
+    rule = InstanceRule.of(card["settings"])
+    stock = take_stock(train, rule, base)
+    orders = request.orders(Counter(sample.defect for sample in train if sample.defect != GOOD))
+    check_space(base, sum(stock.goods[i % len(stock.goods)].size for i in range(request.count)) * 3 // 2)
+    with publish(target, overwrite) as folder:
         made = list(_make(stock, orders, folder, request, workers))
         _write_classes(folder, made)
         images = read_synthetic(folder, category.name, max_pixels)
         parts = record["parts"] | {sample.key: "train" for sample in images}
         origin = {"dataset": base.name, "sha256": record["sha256"], "synthetic_images": splits.hash_sources(images)}
         split = dataclasses.replace(split_of(record), parts=parts, base=origin)
-        summary = _convert(folder, target, card, category, [*samples, *images], split, workers, placing)
+        conversion = pipeline.Conversion(
+            out=base.parent,
+            classes=card["settings"]["classes"],
+            instances=rule,
+            images=placing,
+            workers=workers,
+            on_error="skip",
+        )
+        summary = _convert(folder, target, card, category, [*samples, *images], split, conversion)
         _write_record(folder, request, stock, origin, made)
         _write_sheet(folder, target.name, category, images, made)
         if read_split(base)["sha256"] != record["sha256"] or read_card(base) != card:
@@ -134,26 +93,19 @@ def augment(
 
 
 def _make(
-    stock: "Stock", orders: "Sequence[Order]", folder: Path, request: Request, workers: int | None
-) -> "Generator[Made, None, None]":
-    import os
-
-    from converters.cli.workers import in_processes
-    from converters.synthetic.composition import Maker
-
+    stock: Stock, orders: Sequence[Order], folder: Path, request: Request, workers: int | None
+) -> Generator[Made, None, None]:
     for name in ("images", "masks"):
         (folder / FOLDER / name).mkdir(parents=True)
-    maker = Maker(stock, folder / FOLDER, request.place, request.seed)
+    maker = Maker(stock, folder / FOLDER, request)
     processes = workers or min(os.cpu_count() or 1, 1 + len(orders) // PER_WORKER)
     results = (maker(order) for order in orders) if processes == 1 else in_processes(maker, orders, processes)
     with closing(results), progress(results, len(orders), "making images") as bar:
         yield from bar
 
 
-def _write_classes(folder: Path, made: "Sequence[Made]") -> None:
+def _write_classes(folder: Path, made: Sequence[Made]) -> None:
     """The table that tells a reader of plain folders each image's class."""
-    import csv
-
     with (folder / FOLDER / "classes.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("image", "class"))
@@ -167,39 +119,22 @@ def _convert(
     category: Category,
     samples: list[Sample],
     split: Split,
-    workers: int | None,
-    placing: str,
+    conversion: pipeline.Conversion,
 ) -> Summary:
     """Write the formats that ``base`` has, the card and the split."""
-    import os
-
-    from converters.datasets import pipeline
-    from converters.formats.writer import DatasetInfo
-    from converters.masks.instances import InstanceRule
-
-    settings = card["settings"]
-    used = {pipeline.class_of(sample, settings["classes"]) for sample in samples if sample.key in split.parts}
+    used = {pipeline.class_of(sample, conversion.classes) for sample in samples if sample.key in split.parts}
     classes = (*card["classes"], *sorted(used - {GOOD, *card["classes"]}))
     tolerances = {name: said["tolerance"] for name, said in card.get("simplified", {}).items()}
     info = DatasetInfo(target.name, classes, split.sha256, category.synthetic)
-    rule = InstanceRule(**{field.name: settings[field.name] for field in dataclasses.fields(InstanceRule)})
-    conversion = pipeline.Conversion(
-        out=target.parent,
-        classes=settings["classes"],
-        instances=rule,
-        images=placing,
-        workers=workers,
-        on_error="skip",
-    )
-    plans = pipeline.plan_images(samples, split.parts, classes, settings["classes"])
+    plans = pipeline.plan_images(samples, split.parts, classes, conversion.classes)
     summary = Summary(target.name, classes, left_out=list(category.problems), unused=Counter(split.unused.values()))
-    writers = [_writer_as(name, tolerances.get(kind, 0.0)) for kind, name in card["formats"].items()]
+    writers = [_writer(name, tolerances.get(kind, 0.0)) for kind, name in card["formats"].items()]
     pipeline.write_formats(folder, info, plans, summary, conversion, writers)
     lost = [problem for problem in summary.left_out if problem.file.startswith(KEYS)]
     if lost:
         raise DatasetError(f"{target}: {lost[0]}")
     source = os.path.relpath(category.folder.resolve(), target.resolve())
-    settings = settings | {"source": {category.name: Path(source).as_posix()}}
+    settings = card["settings"] | {"source": {category.name: Path(source).as_posix()}}
     made = make_card(info, settings, card["formats"], summary, [category], card["options"])
     made["synthetic_images"] = sum(key.startswith(f"{KEYS}/") for key in split.parts)
     (folder / "card.json").write_text(to_json(made), "utf-8")
@@ -211,26 +146,13 @@ def _convert(
     return summary
 
 
-def _writer_as(name: str, tolerance: float) -> Any:
+def _writer(name: str, tolerance: float) -> Any:
     """The writer class that a card names, with the tolerance that the format has there."""
-    return lambda info: _writer(name)(dataclasses.replace(info, simplify=tolerance))
+    writer = next(getattr(module, name) for module in (coco, png_masks, voc, yolo) if hasattr(module, name))
+    return lambda info: writer(dataclasses.replace(info, simplify=tolerance))
 
 
-def _writer(name: str) -> Any:
-    """The writer class that a card names."""
-    from converters.formats import coco as to_coco
-    from converters.formats import png_masks as to_masks
-    from converters.formats import voc as to_voc
-    from converters.formats import yolo as to_yolo
-
-    return next(getattr(module, name) for module in (to_coco, to_masks, to_voc, to_yolo) if hasattr(module, name))
-
-
-def _write_record(
-    folder: Path, request: Request, stock: "Stock", origin: dict[str, str], made: "Sequence[Made]"
-) -> None:
-    from converters.synthetic.pasting import BORDER, SPREAD, VISIBLE
-
+def _write_record(folder: Path, request: Request, stock: Stock, origin: dict[str, str], made: Sequence[Made]) -> None:
     record = {
         "schema": 1,
         "base": origin,
@@ -244,19 +166,15 @@ def _write_record(
     (folder / RECORD).write_text(to_json(record), "utf-8")
 
 
-def _write_sheet(folder: Path, name: str, category: Category, images: Sequence[Sample], made: "Sequence[Made]") -> None:
-    from converters.drawing.contact_sheets import spread, title
-    from converters.drawing.panels import Child, synthetic_sheet
-
+def _write_sheet(folder: Path, name: str, category: Category, images: Sequence[Sample], made: Sequence[Made]) -> None:
     by_name = {sample.image.name: sample for sample in images}
     by_key = {sample.key: sample for sample in category.samples}
     children = [
         Child(by_name[one.name], by_key[one.record["background"]], by_key[one.record["parts"][0]["source"]])
         for one in spread(made, SHOWN)
     ]
-    sheet = synthetic_sheet(
-        title(category, name.partition("@")[2]), f"{len(children)} of {len(made)} synthetic images", children
-    )
+    heading = title(category, name.partition("@")[2])
+    sheet = synthetic_sheet(heading, f"{len(children)} of {len(made)} synthetic images", children)
     sheet.save(folder / "synthetic.png", compress_level=6)
 
 

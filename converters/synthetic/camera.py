@@ -1,16 +1,11 @@
 """Light, noise and exposure of a synthetic image, and small tools to draw with."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from converters.synthetic.catalogue import CATEGORIES, DEFECTS
-
 SIZE = 256
-KINDS = ("train/good", "test/good", *DEFECTS)
 VISIBLE = 8.0  # grey levels: a structural change smaller than this is not part of a mask
 Rng = np.random.Generator
 Rows, Columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
@@ -36,11 +31,6 @@ class Layers:
     cover: np.ndarray  # (H, W) 0..1, where the product's own surface lies
     noise: np.ndarray  # (H, W, C)
     fray: float  # how ragged a hole's outline is, in pixels
-
-
-def image_rng(seed: int, category: str, kind: str, number: int) -> Rng:
-    """The generator of one image, independent of every other image."""
-    return np.random.default_rng([seed, CATEGORIES.index(category), KINDS.index(kind), number])
 
 
 def smooth_noise(rng: Rng, rows: int, columns: int) -> np.ndarray:

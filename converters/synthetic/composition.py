@@ -18,20 +18,22 @@ from converters.masks.instances import Instance, InstanceRule, find_instances
 from converters.masks.reading import mask_of
 from converters.sources.samples import GOOD, Sample
 from converters.synthetic import pasting, perlin
-from converters.synthetic.pasting import Cut, Source
-from converters.synthetic.product import Mask, Pixels, find_foreground, frame_of, kind_of
+from converters.synthetic.foreground import Mask, Pixels, find_foreground, frame_of, kind_of
+from converters.synthetic.pasting import Cut, Placement, Source, Window
+from converters.synthetic.request import ANYWHERE, OBJECT, PASTE, PRIOR, Order, Request
 
 LOOKED_AT = 60  # good images from which the kind of product is told
 TRIES = 200  # backgrounds and defects that are drawn before a type is given up
 NEXT = {  # what to do where no place is found
-    "prior": "try --place object",
-    "object": "try --place anywhere",
-    "anywhere": "its defects are too large, or too faint, for the good images of train",
+    PRIOR: "try --place object",
+    OBJECT: "try --place anywhere",
+    ANYWHERE: "its defects are too large, or too faint, for the good images of train",
 }
 FITS = 24  # placements of which the one with the least seam is taken
 SEAMLESS = 0.75  # share of pastes without a seam; the others teach that a seam is no defect (Dwibedi et al.)
 SOFTNESS = (0.5, 1.0)  # px, the standard deviation of the fading border
 COMPRESSION = 3  # of PNG: half the time of 6, 3 % more bytes
+Parts = list[dict[str, Any]]  # what augment.json says of each defect in an image
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,6 @@ class Parent:
     number: int
     instance: Instance
     source: Source
-    share: float  # of it that lies on the product
 
 
 @dataclass(frozen=True)
@@ -50,31 +51,17 @@ class Stock:
     """The material of synthetic images: good images, defects by type, and what the data say about both."""
 
     goods: tuple[Sample, ...]
-    parents: dict[str, tuple[Parent, ...]]
-    numbers: dict[str, tuple[int, ...]]  # instances in each image of a type
+    parents: dict[str, list[Parent]]
+    numbers: dict[str, list[int]]  # instances in each image of a type
     kind: str  # of product; see `foreground.kind_of`
     channels: int
-    min_area: int
-    merge_gap: int
+    rule: InstanceRule
 
     @property
     def areas(self) -> tuple[int, int]:
         """The smallest and the largest defect, px."""
         found = [parent.instance.area for several in self.parents.values() for parent in several]
         return min(found), max(found)
-
-
-@dataclass(frozen=True)
-class Order:
-    """One image to make."""
-
-    index: int
-    method: str
-    defect: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.method}-{self.index:05d}.png"
 
 
 @dataclass(frozen=True)
@@ -86,7 +73,16 @@ class Made:
     record: dict[str, Any]
 
 
-def take_stock(train: Sequence[Sample], settings: dict[str, Any], place: str, dataset: Path) -> Stock:
+@dataclass(frozen=True)
+class Canvas:
+    """A copy of a good image, which changes with its mask (both in place), and the foreground of its product."""
+
+    image: Pixels
+    mask: Mask
+    product: Mask
+
+
+def take_stock(train: Sequence[Sample], rule: InstanceRule, dataset: Path) -> Stock:
     """Look at the good images and the defects of train.
 
     Raises DatasetError if there are none of either, or none of a type with a product around it.
@@ -97,7 +93,6 @@ def take_stock(train: Sequence[Sample], settings: dict[str, Any], place: str, da
         raise DatasetError(f"{dataset}: train has no {'defects' if goods else 'good images'} to make images of")
     channels = max(sample.channels for sample in train)
     kind = kind_of([find_foreground(read_pixels(sample, channels)) for sample in spread(goods, LOOKED_AT)])
-    rule = InstanceRule(**{name: settings[name] for name in InstanceRule.__dataclass_fields__})
     parents: dict[str, list[Parent]] = defaultdict(list)
     numbers: dict[str, list[int]] = defaultdict(list)
     with progress(defects, len(defects), "looking at defects") as bar:
@@ -107,27 +102,15 @@ def take_stock(train: Sequence[Sample], settings: dict[str, Any], place: str, da
             product = product_of(read_pixels(sample, channels), kind)
             if instances and product is not None:
                 numbers[sample.defect].append(len(instances))
-                parents[sample.defect] += [_parent(sample, i, one, product, kind) for i, one in enumerate(instances)]
+                frame = frame_of(product, kind)
+                for number, instance in enumerate(instances):
+                    x0, y0, x1, y1 = instance.xyxy
+                    source = Source(*frame.to_product((x0 + x1) / 2, (y0 + y1) / 2), frame)
+                    parents[sample.defect].append(Parent(sample, number, instance, source))
     missing = sorted({sample.defect for sample in defects} - parents.keys())
     if missing:
         raise DatasetError(f"{dataset}: no product is found around any defect of {missing[0]} in train")
-    return Stock(
-        goods,
-        {name: tuple(several) for name, several in parents.items()},
-        {name: tuple(several) for name, several in numbers.items()},
-        kind,
-        channels,
-        rule.min_area,
-        rule.merge_gap,
-    )
-
-
-def _parent(sample: Sample, number: int, instance: Instance, product: Mask, kind: str) -> Parent:
-    x0, y0, x1, y1 = instance.xyxy
-    frame = frame_of(product, kind)
-    along, across = frame.to_product((x0 + x1) / 2, (y0 + y1) / 2)
-    share = float(product[y0:y1, x0:x1][instance.mask > 0].mean())
-    return Parent(sample, number, instance, Source(along, across, frame), share)
+    return Stock(goods, dict(parents), dict(numbers), kind, channels, rule)
 
 
 def read_pixels(sample: Sample, channels: int) -> Pixels:
@@ -142,62 +125,68 @@ def product_of(pixels: Pixels, kind: str) -> Mask | None:
     return np.ones(pixels.shape[:2], np.uint8) if kind == "texture" else find_foreground(pixels)
 
 
+@lru_cache(maxsize=8)
+def _read(sample: Sample, channels: int, kind: str) -> tuple[Pixels, Mask | None]:
+    pixels = read_pixels(sample, channels)
+    return pixels, product_of(pixels, kind)
+
+
 @dataclass(frozen=True)
 class Maker:
     """Everything a worker needs to make an image; calling it does so."""
 
     stock: Stock
     folder: Path
-    place: str
-    seed: int
+    request: Request
 
     def __call__(self, order: Order) -> Made:
-        generator = np.random.default_rng([self.seed % 2**64, order.index])
-        make = self._paste if order.method == "paste" else self._noise
+        generator = np.random.default_rng([self.request.seed % 2**64, order.index])
         for _ in range(TRIES):
             background = self.stock.goods[generator.integers(len(self.stock.goods))]
             pixels, product = _read(background, self.stock.channels, self.stock.kind)
             if product is None:
                 continue
-            image, mask = pixels.copy(), np.zeros_like(product)
-            parts = make(image, mask, product, order, generator)
+            canvas = Canvas(pixels.copy(), np.zeros_like(product), product)
+            if order.method == PASTE:
+                parts = self._paste(canvas, order.defect, generator)
+            else:
+                parts = self._noise(canvas, generator)
             if parts:
-                self._write(order.name, image, mask)
+                self._write(order.name, canvas)
                 record = {"method": order.method, "background": background.key, "parts": parts}
                 return Made(order.name, order.defect, record)
-        raise DatasetError(f"no place was found for {order.defect} in {TRIES} tries: {NEXT[self.place]}")
+        raise DatasetError(f"no place was found for {order.defect} in {TRIES} tries: {NEXT[self.request.place]}")
 
-    def _write(self, name: str, image: Pixels, mask: Mask) -> None:
-        colours = image[..., ::-1] if self.stock.channels == 3 else image
-        for folder, content in (("images", colours), ("masks", mask * 255)):
+    def _write(self, name: str, canvas: Canvas) -> None:
+        colours = canvas.image[..., ::-1] if self.stock.channels == 3 else canvas.image
+        for folder, content in (("images", colours), ("masks", canvas.mask * 255)):
             _, data = cv2.imencode(".png", content, [cv2.IMWRITE_PNG_COMPRESSION, COMPRESSION])
             (self.folder / folder / name).write_bytes(data.tobytes())
 
-    def _paste(
-        self, image: Pixels, mask: Mask, product: Mask, order: Order, generator: np.random.Generator
-    ) -> list[dict[str, Any]]:
-        """Paste as many defects of a type as an image of it has; what became of them. Changes image and mask."""
-        candidates = self.stock.parents[order.defect]
-        wanted = int(generator.choice(self.stock.numbers[order.defect]))
+    def _paste(self, canvas: Canvas, defect: str, generator: np.random.Generator) -> Parts:
+        """Paste as many defects of a type as an image of it has; what became of them."""
+        candidates, place, kind = self.stock.parents[defect], self.request.place, self.stock.kind
+        wanted = int(generator.choice(self.stock.numbers[defect]))
         drawn = generator.choice(len(candidates), min(wanted, len(candidates)), replace=False)
         areas = [parent.instance.area for parent in candidates]
-        target = frame_of(product, self.stock.kind)
+        target = frame_of(canvas.product, kind)
         parts = []
         for parent in (candidates[i] for i in drawn):
-            pixels, around = _read(parent.sample, self.stock.channels, self.stock.kind)
+            pixels, around = _read(parent.sample, self.stock.channels, kind)
             assert around is not None, "only defects with a product are in stock"
             cut = pasting.cut_instance(pixels, around, parent.instance)
-            scales = _scales(parent.instance.area, min(areas), max(areas))
+            # A scaled defect's area stays within those of its type.
+            least, most = (float(np.sqrt(area / parent.instance.area)) for area in (min(areas), max(areas)))
             placements = []
             for _ in range(FITS):
                 other = candidates[generator.integers(len(candidates))].source
                 placements.append(
                     pasting.draw_placement(
-                        parent.source, other, target, product, self.place, self.stock.kind, scales, generator
+                        parent.source, other, target, canvas.product, place, kind, (least, most), generator
                     )
                 )
             softness, seamless = float(generator.uniform(*SOFTNESS)), bool(generator.random() < SEAMLESS)
-            placement = self._best(cut, placements, image, mask, product, softness, seamless)
+            placement = self._best(cut, placements, canvas, softness, seamless)
             if placement is not None:
                 parts.append(
                     {
@@ -215,85 +204,60 @@ class Maker:
         return parts
 
     def _best(
-        self,
-        cut: Cut,
-        placements: Sequence[pasting.Placement],
-        image: Pixels,
-        mask: Mask,
-        product: Mask,
-        softness: float,
-        seamless: bool,
-    ) -> pasting.Placement | None:
+        self, cut: Cut, placements: Sequence[Placement], canvas: Canvas, softness: float, seamless: bool
+    ) -> Placement | None:
         """Paste the cut where its seam is least, of the placements where it fits; None if there is none."""
         share = cut.share
-        found: list[tuple[float, int, pasting.Placement, tuple[slice, slice], Cut]] = []
+        found: list[tuple[float, Placement, Window, Cut]] = []
         for placement in placements:
-            placed = pasting.place_cut(cut, placement, product.shape)
+            placed = pasting.place_cut(cut, placement, canvas.product.shape)
             if placed is None:
                 continue
-            there = Cut(image[placed.window], placed.cut.mask, product[placed.window])
-            if self.place != "anywhere" and abs(there.share - share) > pasting.SHARE:
+            there = Cut(canvas.image[placed.window], placed.cut.mask, canvas.product[placed.window])
+            if self.request.place != ANYWHERE and abs(there.share - share) > pasting.SHARE:
                 continue
             lit = pasting.relight(placed.cut, there.pixels, there.product)
             fitted = Cut(lit, placed.cut.mask, placed.cut.product)
-            found.append((pasting.seam(fitted, there.pixels), len(found), placement, placed.window, fitted))
-        for _, _, placement, window, fitted in sorted(found, key=lambda one: one[:2]):
-            shown = pasting.without_seam(fitted.pixels, image[window], fitted.mask) if seamless else fitted.pixels
-            if self._set(image, mask, window, shown, fitted.mask, softness):
+            found.append((pasting.seam(fitted, there.pixels), placement, placed.window, fitted))
+        for _, placement, window, fitted in sorted(found, key=lambda one: one[0]):
+            pixels = fitted.pixels
+            if seamless:
+                pixels = pasting.without_seam(pixels, canvas.image[window], fitted.mask)
+            if self._set(canvas, window, pixels, fitted.mask, softness):
                 return placement
         return None
 
-    def _set(
-        self,
-        image: Pixels,
-        mask: Mask,
-        window: tuple[slice, slice],
-        pixels: Pixels,
-        wanted: Mask,
-        softness: float,
-    ) -> bool:
+    def _set(self, canvas: Canvas, window: Window, pixels: pasting.Values, wanted: Mask, softness: float) -> bool:
         """Blend into image and mask, unless it would be invisible, too small, or touch an earlier one."""
-        room = max(2 * pasting.BORDER + 1, self.stock.merge_gap)
-        if (pasting.dilated(mask, room)[window] & wanted).any():
+        room = max(2 * pasting.BORDER + 1, self.stock.rule.merge_gap)
+        if (pasting.dilated(canvas.mask, room)[window] & wanted).any():
             return False
-        blended = pasting.blend(image[window], pixels, wanted, softness)
-        if blended is None or int(blended[1].sum()) < self.stock.min_area:
+        blended = pasting.blend(canvas.image[window], pixels, wanted, softness)
+        if blended is None or int(blended[1].sum()) < self.stock.rule.min_area:
             return False
-        image[window] = blended[0]
-        mask[window] |= blended[1]
+        canvas.image[window] = blended[0]
+        canvas.mask[window] |= blended[1]
         return True
 
-    def _noise(
-        self, image: Pixels, mask: Mask, product: Mask, order: Order, generator: np.random.Generator
-    ) -> list[dict[str, Any]]:
+    def _noise(self, canvas: Canvas, generator: np.random.Generator) -> Parts:
         """Set one blob of noise, of a size that defects have, filled with a piece of another good image."""
         low, high = self.stock.areas
         blob = perlin.noise_mask(float(np.exp(generator.uniform(np.log(low), np.log(high)))), generator)
         other = self.stock.goods[generator.integers(len(self.stock.goods))]
         texture, _ = _read(other, self.stock.channels, self.stock.kind)
-        allowed = np.flatnonzero(product) if self.place != "anywhere" else np.arange(product.size)
-        y, x = divmod(int(generator.choice(allowed)), product.shape[1])
+        allowed = canvas.product if self.request.place != ANYWHERE else np.ones_like(canvas.product)
+        x, y = pasting.random_pixel(allowed, generator)
         around = np.pad(blob, pasting.BORDER)
         height, width = around.shape
         top, left = y - height // 2, x - width // 2
-        if min(top, left) < 0 or top + height > product.shape[0] or left + width > product.shape[1]:
+        rows, columns = canvas.mask.shape
+        if min(top, left) < 0 or top + height > rows or left + width > columns:
             return []
-        window = (slice(top, top + height), slice(left, left + width))
         if height > texture.shape[0] or width > texture.shape[1]:
             return []
-        filled = perlin.fill(image[window], texture, generator)
+        window = (slice(top, top + height), slice(left, left + width))
+        filled = perlin.fill(canvas.image[window], texture, generator)
         softness = float(generator.uniform(*SOFTNESS))
-        if not self._set(image, mask, window, filled, around, softness):
+        if not self._set(canvas, window, filled, around, softness):
             return []
         return [{"source": other.key, "x": x, "y": y, "softness": round(softness, 3)}]
-
-
-def _scales(area: int, least: int, most: int) -> tuple[float, float]:
-    """Bounds of the scale that keep a defect's area within those of its type."""
-    return float(np.sqrt(least / area)), float(np.sqrt(most / area))
-
-
-@lru_cache(maxsize=8)
-def _read(sample: Sample, channels: int, kind: str) -> tuple[Pixels, Mask | None]:
-    pixels = read_pixels(sample, channels)
-    return pixels, product_of(pixels, kind)

@@ -1,6 +1,4 @@
-"""Scratch, hole and stain, on either product."""
-
-from __future__ import annotations
+"""Scratch, hole and stain, on any product."""
 
 import cv2
 import numpy as np

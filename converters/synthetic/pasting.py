@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.masks.instances import Instance
-from converters.synthetic.product import Frame, Mask, Pixels
+from converters.synthetic.foreground import Frame, Mask, Pixels
+from converters.synthetic.request import ANYWHERE, OBJECT, PRIOR
 
 Values = NDArray[Any]  # h x w x C, uint8 or float32, 0..255
+Window = tuple[slice, slice]  # rows and columns of an image
 VISIBLE = 10  # grey levels by which the synthetic image differs from its parent
 SPREAD = 2  # px: a pixel this near to a visible difference belongs to the defect, or masks would fall to pieces
 BORDER = 3  # px around the mask in which the defect fades into its parent
@@ -67,9 +69,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Placed:
-    """A cut as it lies in the window (rows, columns) of its new image; see ``Cut`` for the arrays."""
+    """A cut as it lies in the window of its new image; see ``Cut`` for the arrays."""
 
-    window: tuple[slice, slice]
+    window: Window
     cut: Cut
 
 
@@ -111,11 +113,10 @@ def draw_placement(
     scale = float(np.clip(target.size / source.frame.size * generator.uniform(0.9, 1.1), *scales))
     mirror = bool(kind != "aligned" and generator.random() < 0.5)
     sway = generator.normal(0, np.radians(3))
-    if place != "prior" or kind == "texture":
-        turn = generator.uniform(-np.pi, np.pi) if kind in ("turned", "round") or place == "anywhere" else sway
-        allowed = np.flatnonzero(product) if place == "object" else np.arange(product.size)
-        y, x = divmod(int(generator.choice(allowed)), product.shape[1])
-        return Placement(x + 0.5, y + 0.5, float(turn), scale, mirror)
+    if place != PRIOR or kind == "texture":
+        turn = generator.uniform(-np.pi, np.pi) if kind in ("turned", "round") or place == ANYWHERE else sway
+        column, row = random_pixel(product if place == OBJECT else np.ones_like(product), generator)
+        return Placement(column + 0.5, row + 0.5, float(turn), scale, mirror)
     along, across = source.along, -source.across if mirror else source.across
     along, across = np.array([along, across]) + generator.normal(0, 0.02, 2)
     turn = (target.angle + source.frame.angle) if mirror else (target.angle - source.frame.angle)
@@ -126,6 +127,12 @@ def draw_placement(
         turn, target = turn + round_turn, replace(target, angle=target.angle + round_turn)
     x, y = target.to_image(float(along), float(across))
     return Placement(x, y, float(turn + sway), scale, mirror)
+
+
+def random_pixel(allowed: Mask, generator: np.random.Generator) -> tuple[int, int]:
+    """Column and row of a pixel where the mask is 1, each as likely as any other."""
+    y, x = divmod(int(generator.choice(np.flatnonzero(allowed))), allowed.shape[1])
+    return x, y
 
 
 def place_cut(cut: Cut, placement: Placement, shape: tuple[int, int]) -> Placed | None:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.synthetic.product import Mask, Pixels
+from converters.synthetic.foreground import Mask, Pixels
 
 CELLS = (2, 3, 4, 6)  # of the noise along a side: few make smooth blobs, many make ragged ones
 ROOM = 3.0  # the side of the noise in units of the defect's (root of its area)

@@ -1,31 +1,26 @@
 """Scores, heat maps and boxes of the distance to good patches, and their measures."""
 
-from typing import TYPE_CHECKING, Any
+import time
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor, nn
 
 from finetune.anomaly.memory import distance_maps
 from finetune.runs.run_folder import Run
+from finetune.training.heat_maps import detections, fit_box_threshold, pointing_game, to_full_size
+from finetune.training.images import Images
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from finetune.training.images import Images
-
-
+MODEL = "nearest good patches"
 SET = "tuned"
 
 
-def evaluate(run: Run, backbone: Any, memory: "Tensor", parts: dict[str, "Images"], device: str) -> dict[str, Any]:
+def evaluate(run: Run, backbone: nn.Module, memory: Tensor, parts: dict[str, Images], device: str) -> dict[str, Any]:
     """Score val and test, save both, and measure them. Scores are d / (d + median of val's good images): 0..1.
 
     ``seconds_per_image`` is the wall time of the answers to images in memory, in batches.
     """
-    import time
-
-    import numpy as np
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    from finetune.training.heat_maps import detections, fit_box_threshold, pointing_game, to_full_size
-
     began = time.perf_counter()
     maps = {part: distance_maps(backbone, memory, images, device, part) for part, images in parts.items()}
     seconds = (time.perf_counter() - began) / sum(len(images) for images in parts.values())
@@ -50,5 +45,5 @@ def evaluate(run: Run, backbone: Any, memory: "Tensor", parts: dict[str, "Images
             **pointing_game(run.dataset, part, images, maps[part]),
         }
     about = {"heatmap": "distance to good patches", "heatmap_scale": scale, "box_threshold": threshold}
-    run.describe_set(SET, model="nearest good patches", prompt=None, oracle=False, label="good", classes=False, **about)
+    run.describe_set(SET, model=MODEL, prompt=None, oracle=False, label="good", classes=False, **about)
     return measured

@@ -1,24 +1,19 @@
 """The memory of good patches: a coreset, and each patch's distance to it."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import cv2
+import torch
+from torch import Tensor, nn
 
 from finetune.anomaly.features import patch_features
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from finetune.training.images import Images
-
+from finetune.training.heat_maps import Map
+from finetune.training.images import Images
 
 PROJECTED = 128  # dimensions in which the coreset is chosen (Johnson and Lindenstrauss; section 3.2 of PatchCore)
 CANDIDATES = 20_000  # cells that the coreset is chosen from, drawn at random where there are more
 
 
-def coreset(features: "Tensor", count: int, seed: int) -> "Tensor":
+def coreset(features: Tensor, count: int, seed: int) -> Tensor:
     """Indices of ``count`` of N features (N x F), each the one farthest from those before: greedy k-centre."""
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     if features.shape[1] > PROJECTED:
         matrix = torch.randn(features.shape[1], PROJECTED, generator=generator) / PROJECTED**0.5
@@ -31,10 +26,8 @@ def coreset(features: "Tensor", count: int, seed: int) -> "Tensor":
     return torch.tensor(chosen)
 
 
-def remember(backbone: Any, good: "Images", share: float, device: str, seed: int) -> "Tensor":
+def remember(backbone: nn.Module, good: Images, share: float, device: str, seed: int) -> Tensor:
     """M x F: the coreset of the features of good images."""
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     most = -(-CANDIDATES // len(good))
     kept = []
@@ -45,11 +38,8 @@ def remember(backbone: Any, good: "Images", share: float, device: str, seed: int
     return candidates[coreset(candidates, max(1, round(share * len(candidates))), seed)]
 
 
-def distance_maps(backbone: Any, memory: "Tensor", images: "Images", device: str, label: str) -> list[Any]:
+def distance_maps(backbone: nn.Module, memory: Tensor, images: Images, device: str, label: str) -> list[Map]:
     """S x S float32 of each image: distance of each cell to the nearest memory, smoothed as in the paper (sigma 4)."""
-    import cv2
-    import torch
-
     size, maps = images.pixels.shape[-1], []
     for features in patch_features(backbone, images, device, label):
         nearest = torch.cdist(features.flatten(0, 2), memory).amin(1).reshape(features.shape[:3])
@@ -57,9 +47,3 @@ def distance_maps(backbone: Any, memory: "Tensor", images: "Images", device: str
             full = cv2.resize(heat, (size, size), interpolation=cv2.INTER_LINEAR)
             maps.append(cv2.GaussianBlur(full, (0, 0), 4))
     return maps
-
-
-def save_memory(path: Path, memory: "Tensor") -> None:
-    import torch
-
-    torch.save({"memory": memory.cpu()}, path)

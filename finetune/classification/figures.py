@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.metrics import ConfusionMatrixDisplay
 
 from finetune.measures.decisions import Array, reliability
 
@@ -28,9 +31,6 @@ def plot(
 
 
 def _axes(title: str, width: float = 5.0) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -54,8 +54,6 @@ def draw_learning(path: Path, history: Sequence[dict[str, float]], title: str) -
 
 def draw_confusion(path: Path, labels: Array, decisions: Array, names: list[str], title: str) -> None:
     """Images of each class (row) by what they were called (column)."""
-    from sklearn.metrics import ConfusionMatrixDisplay
-
     figure, axes = _axes(title, 6.0)
     ConfusionMatrixDisplay.from_predictions(
         labels,

@@ -7,6 +7,9 @@ good image is to be low everywhere. A. Chattopadhay et al., Grad-CAM++, WACV 201
 import logging
 from typing import Any
 
+from torch.nn import functional as F
+from torchcam.methods import GradCAMpp
+
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
 from finetune.training.backbones import cam_layer
@@ -21,8 +24,6 @@ def check_heat_maps(model: Any, imgsz: int) -> None:
 
 
 def _extractor(model: Any, imgsz: int) -> Any:
-    from torchcam.methods import GradCAMpp
-
     logging.getLogger("torchcam").setLevel(logging.ERROR)  # it warns about finding the layer by itself
     try:
         return GradCAMpp(model, cam_layer(model), input_shape=(3, imgsz, imgsz))
@@ -35,8 +36,6 @@ def grad_cam(model: Any, images: Images, batch: int, device: str) -> list[Map]:
 
     Raises DatasetError for an architecture without a spatial feature map (transformers on patches).
     """
-    from torch.nn import functional as F
-
     model.eval()
     size = images.pixels.shape[-1]
     maps: list[Map] = []

@@ -1,13 +1,17 @@
 """Losses and samplers for the long tail: few images of a defect, and many good ones.
 
-A loss takes logits (N x C, float) and class indices (N, int64) and returns the mean over the images. A sampler
-takes the class indices of the training images (N) and returns the indices of the images of one epoch.
+A loss takes logits (N x C, float) and labels, which are class indices (N, int64) or, after MixUp, shares of the
+classes (N x C, float), and returns the mean over the images. A sampler takes the class indices of the training images
+(N) and returns the indices of the images of one epoch.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from imblearn.over_sampling import SMOTE, BorderlineSMOTE, RandomOverSampler
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,8 +26,11 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float = FOCUS) -> Tensor:
 
     Lin et al., Focal Loss for Dense Object Detection, ICCV 2017 (equation 4); cross-entropy for gamma 0.
     """
-    log_p = F.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0]
-    return -((1 - log_p.exp()) ** gamma * log_p).mean()
+    log_p = F.log_softmax(logits, 1)
+    each = -((1 - log_p.exp()) ** gamma * log_p)
+    if labels.is_floating_point():
+        return (labels * each).sum(1).mean()
+    return each.gather(1, labels[:, None]).mean()
 
 
 def inverse_frequency(counts: Tensor) -> Tensor:
@@ -56,15 +63,21 @@ def make_loss(method: str, counts: Tensor, smoothing: float = 0.0) -> Loss:
     """
     if method == "focal":
         return focal_loss
+    cross_entropy = partial(F.cross_entropy, label_smoothing=smoothing)
     if method == "logit-adjust":
-        return lambda logits, labels: F.cross_entropy(
-            adjusted_logits(logits, counts), labels, label_smoothing=smoothing
-        )
+        return lambda logits, labels: cross_entropy(adjusted_logits(logits, counts), labels)
     weights = {"class-weights": inverse_frequency, "class-balanced": effective_number_weights}
-    weight = weights[method](counts) if method in weights else None
-    return lambda logits, labels: F.cross_entropy(
-        logits, labels, None if weight is None else weight.to(logits.device), label_smoothing=smoothing
-    )
+    if method not in weights:
+        return cross_entropy
+    weight = weights[method](counts)
+
+    def weighted(logits: Tensor, labels: Tensor) -> Tensor:
+        own = weight.to(logits.device)
+        loss = cross_entropy(logits, labels, own)
+        # of mixed labels, torch takes the sum over their number, not over their weights
+        return loss * len(labels) / (labels @ own).sum() if labels.is_floating_point() else loss
+
+    return weighted
 
 
 def epoch_indices(method: str, labels: Tensor) -> Tensor:
@@ -84,23 +97,12 @@ def epoch_indices(method: str, labels: Tensor) -> Tensor:
     return order
 
 
-def bootstrap(labels: Tensor, seed: int) -> Tensor:
-    """Indices of a bootstrap drawn within each class, so that no class is lost (bagging; Breiman 1996)."""
-    generator = torch.Generator().manual_seed(seed)
-    groups = [torch.nonzero(labels == index)[:, 0] for index in labels.unique()]
-    drawn = [group[torch.randint(len(group), (len(group),), generator=generator)] for group in groups]
-    return torch.cat(drawn).sort().values
-
-
 def balance_features(method: str, features: Any, labels: Any, seed: int) -> tuple[Any, Any]:
     """Features (N x F, float32) and labels (N) with every class as large as the largest, for re-training a head.
 
     ``decoupled`` repeats (cRT: Kang et al., Decoupling Representation and Classifier, ICLR 2020), ``smote`` and
     ``borderline-smote`` interpolate between neighbours (Chawla et al. 2002; Han et al. 2005; imbalanced-learn).
     """
-    import numpy as np
-    from imblearn.over_sampling import SMOTE, BorderlineSMOTE, RandomOverSampler
-
     neighbours = min(5, int(np.bincount(labels)[np.unique(labels)].min()) - 1)
     if method == "decoupled" or neighbours < 1:  # a class of one image has no neighbour to interpolate to
         return RandomOverSampler(random_state=seed).fit_resample(features, labels)

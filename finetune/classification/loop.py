@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.transforms import v2
 
 from converters.cli.terminal import progress
 from finetune.classification.imbalance import balance_features, epoch_indices, make_loss
 from finetune.classification.pretext import learn_pretext, pretext_loss
 from finetune.classification.recipes import Attempt
-from finetune.measures.decisions import measure, softmax
+from finetune.measures.decisions import measure
 from finetune.training.backbones import build_network, head_of, start_from
 from finetune.training.checkpoints import load_saved, load_state, save_state
 from finetune.training.images import Images, augmentation, normalise
@@ -32,13 +33,9 @@ class Job:
     """One training but for its data."""
 
     attempt: Attempt
-    imbalance: str
     classes: int  # good among them
-    imgsz: int
-    stride: int | None
-    weights: Path | None
+    weights: Path | None  # to start from; None is random
     device: str
-    precision: str
     seed: int
 
 
@@ -63,7 +60,7 @@ def fit(
     """
     began, attempt = time.process_time(), job.attempt
     network = start_network(job, train, folder, resume, start)
-    method = attempt.loss if job.imbalance == "none" else job.imbalance
+    method = attempt.loss if attempt.imbalance == "none" else attempt.imbalance
     loss = make_loss(method, torch.bincount(train.labels, minlength=job.classes), attempt.smoothing)
     optimizer, scaler = make_optimizer(network, attempt), make_scaler(job)
     schedule = make_schedule(optimizer, attempt, steps_of(job, train))
@@ -100,8 +97,9 @@ def one_epoch(
 ) -> float:
     """Go once through the images that the imbalance method draws; return the mean loss."""
     attempt, (rank, world) = job.attempt, place()
-    augment = augmentation(attempt.augment, job.imgsz)
-    order = epoch_indices(job.imbalance, train.labels)
+    augment = augmentation(attempt.augment, attempt.imgsz)
+    mix = mixing(attempt.mixup, job.classes)
+    order = epoch_indices(attempt.imbalance, train.labels)
     order = order[: len(order) // world * world][rank::world]
     torch.manual_seed(torch.initial_seed() + rank)
     whole, painter = getattr(network, "module", network), np.random.default_rng(torch.initial_seed())
@@ -109,13 +107,12 @@ def one_epoch(
     losses = []
     for indices in order.split(attempt.batch):
         pixels = normalise(torch.stack([augment(train.pixels[i]) for i in indices]).to(job.device))
-        labels = train.labels[indices].to(job.device)
-        pixels, partner, share = mix(pixels, attempt.mixup)
-        with autocast(job.device, job.precision):
+        pixels, labels = mix(pixels, train.labels[indices].to(job.device))
+        with autocast(job):
             logits = network(pixels.to(memory_format=torch.channels_last))
-        value = share * loss(logits.float(), labels) + (1 - share) * loss(logits.float(), labels[partner])
+        value = loss(logits.float(), labels)
         if attempt.rehearse:
-            value = value + attempt.rehearse * pretext_loss(whole, good, autocast(job.device, job.precision), painter)
+            value = value + attempt.rehearse * pretext_loss(whole, good, autocast(job), painter)
         optimizer.zero_grad()
         scaler.scale(value).backward()
         scaler.unscale_(optimizer)
@@ -128,23 +125,16 @@ def one_epoch(
     return sum(losses) / len(losses)
 
 
-def mix(pixels: Tensor, alpha: float) -> tuple[Tensor, Tensor, float]:
-    """MixUp: each image with another of its batch; the mixed images, the others' places, and the first ones' share.
-
-    H. Zhang et al., mixup, ICLR 2018. The loss mixes instead of the labels, which is the same for cross-entropy.
-    """
-    if not alpha:
-        return pixels, torch.arange(len(pixels), device=pixels.device), 1.0
-    share = float(torch.distributions.Beta(alpha, alpha).sample())
-    partner = torch.randperm(len(pixels)).to(pixels.device)
-    return share * pixels + (1 - share) * pixels[partner], partner, share
+def mixing(alpha: float, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """MixUp (H. Zhang et al., ICLR 2018) of a batch's images and labels, which become N x C; 0 leaves both alone."""
+    return v2.MixUp(alpha=alpha, num_classes=classes) if alpha else lambda pixels, labels: (pixels, labels)
 
 
 def start_network(job: Job, train: Images, folder: Path, resume: bool, start: Path | None = None) -> nn.Module:
     """A network from the weights asked for, on its device, after the pretext task where the attempt has one."""
     attempt, saved = job.attempt, folder / "pretext.pt"
     torch.manual_seed(job.seed)
-    network = build_network(attempt.arch, job.classes, job.imgsz, attempt.head, attempt.dropout, job.stride)
+    network = new_network(attempt, job.classes)
     if weights := start or job.weights:
         start_from(network, weights, attempt.arch)
     network = network.to(job.device).to(memory_format=torch.channels_last)
@@ -152,7 +142,7 @@ def start_network(job: Job, train: Images, folder: Path, resume: bool, start: Pa
         network.load_state_dict(load_state(saved, "--resume"))
     elif attempt.pretext and not start:
         good = train.pixels[train.labels == 0]
-        learn_pretext(network, good, attempt.pretext, autocast(job.device, job.precision), job.seed)
+        learn_pretext(network, good, attempt.pretext, autocast(job), job.seed)
         if leads():
             save_state(network.state_dict(), saved)
     return network
@@ -160,15 +150,19 @@ def start_network(job: Job, train: Images, folder: Path, resume: bool, start: Pa
 
 def load_network(job: Job, path: Path) -> nn.Module:
     """The network of a finished training, in evaluation mode."""
-    attempt = job.attempt
-    network = build_network(attempt.arch, job.classes, job.imgsz, attempt.head, attempt.dropout, job.stride)
-    network.load_state_dict(load_state(path, "--eval-only"))
+    network = new_network(job.attempt, job.classes)
+    network.load_state_dict(load_state(path, "RUN"))
     return network.to(job.device).eval()
 
 
-def autocast(device: str, precision: str) -> torch.autocast:
+def new_network(attempt: Attempt, classes: int) -> nn.Module:
+    """With random weights."""
+    return build_network(attempt.arch, classes, attempt.imgsz, attempt.head, attempt.dropout, attempt.stride)
+
+
+def autocast(job: Job) -> torch.autocast:
     """16 bits where ``auto`` finds the device faster for it; bfloat16 needs no loss scaling."""
-    kind = device.split(":")[0]
+    kind, precision = job.device.split(":")[0], job.attempt.precision
     if precision == "auto":
         fast = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.cpu._is_amx_tile_supported()
         precision = "bfloat16" if fast else "float16" if kind == "cuda" else "float32"
@@ -179,7 +173,7 @@ def autocast(device: str, precision: str) -> torch.autocast:
 
 def make_scaler(job: Job) -> torch.amp.GradScaler:
     """Loss scaling for float16; a scaler that does nothing elsewhere."""
-    cast = autocast(job.device, job.precision)
+    cast = autocast(job)
     kind = job.device.split(":")[0]
     return torch.amp.GradScaler(kind, enabled=cast._enabled and cast.fast_dtype == torch.float16)
 
@@ -207,7 +201,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, attempt: Attempt, steps: int
 def steps_of(job: Job, train: Images) -> int:
     """Batches in an epoch of one process."""
     world = place()[1]
-    return -(-(len(epoch_indices(job.imbalance, train.labels)) // world) // job.attempt.batch)
+    return -(-(len(epoch_indices(job.attempt.imbalance, train.labels)) // world) // job.attempt.batch)
 
 
 def freeze(network: nn.Module, frozen: bool) -> None:
@@ -271,10 +265,10 @@ def distribute(network: nn.Module, attempt: Attempt) -> nn.Module:
     return nn.parallel.DistributedDataParallel(network, find_unused_parameters=attempt.freeze > 0)
 
 
-def retrain_head(network: nn.Module, train: Images, method: str, job: Job) -> None:
+def retrain_head(network: nn.Module, train: Images, job: Job) -> None:
     """Give a trained network a new head, learned on its penultimate features with all classes equally frequent."""
     features, (_, head) = features_of(network, train, job), head_of(network)
-    balanced, labels = balance_features(method, features, train.labels.numpy(), job.seed)
+    balanced, labels = balance_features(job.attempt.imbalance, features, train.labels.numpy(), job.seed)
     inputs, targets = torch.from_numpy(balanced).float().to(job.device), torch.from_numpy(labels).to(job.device)
     torch.manual_seed(job.seed)
     for layer in head.modules():
@@ -300,10 +294,3 @@ def features_of(network: nn.Module, images: Images, job: Job) -> np.ndarray:
     logits_of(network, images, job)
     hook.remove()
     return torch.cat(found).numpy()
-
-
-def mean_logits(members: list[np.ndarray]) -> np.ndarray:
-    """Log of the mean probability of an ensemble's members, N x C; a single member's logits as they are."""
-    if len(members) == 1:
-        return members[0]
-    return np.log(np.mean([softmax(logits) for logits in members], axis=0).clip(1e-12)).astype(np.float32)

@@ -6,19 +6,17 @@ CutPaste (Li et al., CVPR 2021) and DRAEM (Zavrtanik et al., ICCV 2021). No labe
 except that an image is good.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
+from finetune.training.images import augmentation, normalise
 from finetune.training.painted_defects import CELLS, paint_defects
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 PER_STEP = 8  # images; their cells are the examples, a thousand in each image
 RATE = 3e-3
@@ -30,8 +28,6 @@ def learn_pretext(network: Any, good: Tensor, steps: int, cast: Any, seed: int) 
 
     ``good`` are N x 3 x S x S, uint8, train's good images; ``cast`` is an autocast context.
     """
-    import torch
-
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.05)
@@ -50,11 +46,6 @@ def learn_pretext(network: Any, good: Tensor, steps: int, cast: Any, seed: int) 
 
 def pretext_loss(network: Any, good: Tensor, cast: Any, generator: np.random.Generator) -> Tensor:
     """Cross-entropy over the cells of PER_STEP images; a cell's class is the largest among its pixels."""
-    import torch
-    from torch.nn import functional as F
-
-    from finetune.training.images import normalise
-
     if len(good) < 2:
         raise DatasetError("the pretext task paints defects into good images, and train has fewer than two")
     device = next(network.parameters()).device
@@ -70,10 +61,6 @@ def pretext_loss(network: Any, good: Tensor, cast: Any, generator: np.random.Gen
 
 def paint_batch(good: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
     """PER_STEP good images with synthetic defects, B x 3 x S x S uint8, and their classes, B x S x S uint8."""
-    import torch
-
-    from finetune.training.images import augmentation
-
     augment = augmentation("camera", good.shape[-1])  # as with the labels, or its blur would pass for a defect
     images, classes = [], []
     for _ in range(PER_STEP):

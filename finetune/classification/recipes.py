@@ -26,6 +26,13 @@ class Attempt:
     slow: float = 1.0  # learning rate of all but the head, as a share of lr
     rehearse: float = 0.0  # weight of the pretext's loss beside that of the labels
     pretext: int = 0  # steps on synthetic defects before the labels: see finetune.classification.pretext
+    imbalance: str = "none"  # one of IMBALANCE
+    weights: str = "DEFAULT"  # torchvision's name, a file, or none
+    imgsz: int = 256  # side of the square input, px
+    stride: int | None = None  # most px of the image to a cell of the last feature map, for torchvision's
+    pretrain_epochs: int | None = None  # of a first training on another dataset; None: as many as epochs
+    precision: str = "auto"  # float32, bfloat16, float16; auto: what the device is fastest in
+    heatmaps: bool = True  # Grad-CAM++ maps, and boxes from them
 
 
 PLAIN = Attempt()
@@ -74,10 +81,3 @@ IMBALANCE = (
     "decoupled",
     "thresholds",
 )  # see finetune.classification.imbalance; thresholds: finetune.measures.decisions
-
-
-def seen_test(attempt: Attempt, synthetic: bool) -> str | None:
-    """Why figures of an attempt on such images flatter it; goes into run.json, and from there above the report."""
-    if not (synthetic and attempt.pretext):
-        return None
-    return "its recipe was found on images of the synthetic sample, test part included"

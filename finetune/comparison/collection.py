@@ -10,6 +10,7 @@ import click
 from converters.cli import publishing as staging
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
+from finetune.comparison.page import render
 from finetune.comparison.standings import Row, make_report
 from finetune.comparison.tables import as_markdown, paper_tables, summary
 from finetune.runs.dataset import Dataset, choose_dataset, how_to_make, last_of, open_dataset
@@ -18,7 +19,7 @@ from finetune.runs.run_folder import find_runs, read_run
 
 
 def collect(datasets: Sequence[Dataset], runs: Sequence[Path], results: Sequence[tuple[str, Path]]) -> list[Row]:
-    """All models that answered on every dataset given, automatic ones first; what is left out is told on stderr."""
+    """All models, oracles last. A seed that lacks one of the datasets is left out, which stderr says."""
     rows: dict[tuple[str, str], Row] = {}
     for dataset in datasets:
         for folder in (folder for root in runs for folder in find_runs(root, dataset)):
@@ -42,14 +43,12 @@ def collect(datasets: Sequence[Dataset], runs: Sequence[Path], results: Sequence
     kept = [row for row in rows.values() if row.answers]
     if not kept:
         where = ", ".join(str(root / dataset.name) for root in runs for dataset in datasets[:1])
+        hint = "train one, e.g. with `python finetune/yolo.py`"
         if datasets[0].tiles:
             base = datasets[0].base
             wanted = f"--category {base}" if len(datasets) == 1 else f"--family {base.rpartition('-')[0]}"
-            raise DatasetError(
-                f"{where}: no finished run; those of yolo.py on tiles are measured on whole images, and compared with "
-                f"{wanted}"
-            )
-        raise DatasetError(f"{where}: no finished run; train one, e.g. with `python finetune/yolo.py`")
+            hint = f"those of yolo.py on tiles are measured on whole images: use {wanted}"
+        raise DatasetError(f"{where}: no finished run; {hint}")
     names = [row.name for row in kept]
     for name, _ in results:
         if names.count(name) > 1:
@@ -115,9 +114,9 @@ def compare_runs(
     reports = []
     for datasets in groups:
         rows = collect(datasets, runs, results)
-        report = make_report(datasets, rows, baseline, count, seed)
+        report = make_report(datasets, rows, baseline, count, seed, html)
         where = _where(target, runs[0], report["name"], several)
-        write(report, where, _page(report, rows) if html else None)
+        write(report, where, render(report, {row.name: row.evidence for row in rows}) if html else None)
         reports.append(report)
         if not as_json:
             _print(report, where, html)
@@ -169,18 +168,12 @@ def _datasets(out: Path, name: str, runs: Sequence[Path]) -> list[Dataset]:
     return found
 
 
-def _page(report: dict[str, Any], rows: Sequence[Row]) -> str:
-    from finetune.comparison.page import render
-
-    return render(report, {row.name: row.evidence for row in rows})
-
-
 def _print(report: dict[str, Any], where: Path, html: bool) -> None:
     for banner in report["banners"]:
         click.echo(f"note: {banner}", err=True)
     click.echo(summary(report, "simple", oracle=False))
     if any(row["oracle"] for row in report["rows"]):
-        click.echo("\noracles, told where the defects are:")
+        click.echo("\noracles, prompted with ground truth:")
         click.echo(summary(report, "simple", oracle=True))
     click.echo("\n" + "\n".join(report["sentences"]))
     click.echo(f"report: {where / ('index.html' if html else 'report.md')}")

@@ -4,8 +4,9 @@ Thresholds are chosen on val. A set without val gets no threshold, and only meas
 Pixel scores are 16 bit: heat maps as they are, masks and filled boxes painted with their scores.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,17 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from converters.cli.errors import DatasetError
-from finetune.measures import pixels as measures_pixels
-from finetune.measures import scores as measures_scores
+from finetune.comparison.pictures import Overlay, overlay
 from finetune.measures.boxes import ClassMatches, best_box_threshold, box_precision, match_boxes
-from finetune.measures.masks import TOP, best_level, components_of, decode
+from finetune.measures.masks import TOP, best_level, decode, regions_above
 from finetune.measures.pixels import (
     BOUNDARY_RATIOS,
     PRO_LIMITS,
     area_to,
-    aupro_of_levels,
-    boundary,
+    aupro,
+    boundary_counts,
+    coarse_levels,
+    level_counts,
     overlap_measures,
     pro_curve,
 )
@@ -31,10 +33,11 @@ from finetune.measures.scores import (
     Floats,
     Levels,
     auroc,
+    average_precision,
     best_threshold,
     decisions,
     divided,
-    macro_f1,
+    macro_f1_defects,
     mean_known,
     score_levels,
 )
@@ -43,7 +46,6 @@ from finetune.runs.truth import Truth, grouped
 
 MOST_PAINTED = 100  # detections of an image, as in COCO
 FAR = 10  # image sides: pycocotools walks outlines step by step, and for hours where a point lies beyond reason
-COARSE = 1024  # levels of pixel scores that the intervals (not the estimates) are computed from
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,8 @@ class Pixels:
     shares: Floats  # N x L, shares of defect regions
     average_precision: float  # exact, as is the curve
     curve: tuple[Floats, Floats] | None  # false-positive rate and per-region overlap; heat maps only
-    level: float | None = None
-    counts: dict[str, Floats] = field(default_factory=dict)  # each (N,): see ``_counts``
+    level: float | None
+    counts: dict[str, Floats]  # each (N,), at the level: see ``_counts_at``
 
 
 @dataclass(frozen=True)
@@ -163,23 +165,28 @@ class Evidence:
     any_class: list[ClassMatches] | None
     box_threshold: float | None
     pixels: Pixels | None
+    overlays: list[Overlay]  # of each image, for the page; empty unless asked for, or without pixel scores
 
     @property
     def tells_classes(self) -> bool:
         return self.predicted is not None
 
 
-def gather(source: PredictionSet, test: Truth, val: Truth) -> Evidence:
-    """Read a set's predictions for val and test, choose thresholds on val, and count on test."""
+def gather(source: PredictionSet, test: Truth, val: Truth, draw: bool = False) -> Evidence:
+    """Read a set's predictions for val and test, choose thresholds on val, and count on test.
+
+    Each file is read once. ``draw`` makes the overlays for the page.
+    """
     answer, tuning = read_answer(source, test), read_answer(source, val)
     if answer is None:
         raise DatasetError(f"{source.source}: holds no predictions for test (test.json, test_scores.csv)")
     if source.has_results("val") and not source.has_results("test"):
         raise DatasetError(f"{source.source}: holds val.json, but no test.json: predict both again")
-    threshold = None if tuning is None else best_threshold(val.labels > 0, tuning.scores[:, 0])
-    level = None if tuning is None or tuning.kind is None else _best_level(tuning)
-    answer = _with_boxes(answer, level)
-    tuning = None if tuning is None else _with_boxes(tuning, level)
+    threshold = level = None
+    if tuning is not None:
+        threshold = best_threshold(val.labels > 0, tuning.scores[:, 0])
+        tuning, level = _tune_pixels(tuning)
+    answer, pixels, overlays = _look_at_pixels(answer, level, draw)
     classes = answer.scores[:, 1:]
     tells_classes = bool(np.isfinite(classes).all() and (classes.any() or answer.kind in ("masks", "boxes")))
     matches = any_class = box_threshold = None
@@ -188,109 +195,100 @@ def gather(source: PredictionSet, test: Truth, val: Truth) -> Evidence:
         any_class = match_boxes(test.coco, found, use_classes=False)
         matches = match_boxes(test.coco, found) if tells_classes else None
         if tuning is not None and tuning.detections is not None:
-            box_threshold = _best_box_threshold(tuning, tells_classes)
+            box_threshold = _best_box_threshold(tuning, tuning.detections, tells_classes)
     predicted = np.argmax(classes, axis=1) + 1 if tells_classes else None
     if predicted is not None and threshold is not None:
         predicted = np.where(answer.scores[:, 0] >= threshold, predicted, 0)
-    pixels = None if answer.kind is None else _count_pixels(answer, level)
-    return Evidence(test, answer, threshold, predicted, matches, any_class, box_threshold, pixels)
+    return Evidence(test, answer, threshold, predicted, matches, any_class, box_threshold, pixels, overlays)
 
 
-def _with_boxes(answer: Answer, level: float | None) -> Answer:
-    """The answer with boxes from its heat maps, where it has no others."""
-    if answer.detections is not None or answer.kind != "heat maps" or level is None:
-        return answer
-    classes = np.nan_to_num(answer.scores[:, 1:]).argmax(axis=1) + 1
-    boxes = [
-        [
-            {"image_id": id_, "category_id": int(classes[index]), "bbox": box, "score": peak / TOP}
-            for box, peak in components_of(answer.pixel_scores(index), level)
-        ]
-        for index, id_ in enumerate(answer.truth.ids)
+def _tune_pixels(tuning: Answer) -> tuple[Answer, float | None]:
+    """The pixel score with the best Dice on val, and the answer with boxes from its heat maps at that level.
+
+    Without defects on val, the level that most of the good images stay under.
+    """
+    if tuning.kind is None:
+        return tuning, None
+    if not tuning.truth.labels.any() and tuning.kind != "heat maps":
+        assert tuning.detections is not None
+        return tuning, max(1.0, TOP * _best_box_threshold(tuning, tuning.detections, False))
+    indices = range(len(tuning.truth.names))
+    maps: Iterable[NDArray[np.uint16]] = (tuning.pixel_scores(index) for index in indices)
+    if tuning.detections is None:
+        maps = list(maps)  # looked at once more, for boxes
+    level = float(best_level(zip(maps, map(tuning.truth.mask, indices), strict=True)))
+    if tuning.detections is None:
+        boxes = [_boxes_of(tuning, index, heat, level) for index, heat in enumerate(maps)]
+        tuning = replace(tuning, detections=boxes)
+    return tuning, level
+
+
+def _boxes_of(answer: Answer, index: int, heat: NDArray[np.uint16], level: float) -> list[dict[str, Any]]:
+    """Boxes of a heat map at a level as COCO results, of the image's likeliest class."""
+    category = int(np.nan_to_num(answer.scores[index, 1:]).argmax()) + 1
+    return [
+        {"image_id": answer.truth.ids[index], "category_id": category, "bbox": list(region.box), "score": peak / TOP}
+        for region, peak in regions_above(heat, level)
     ]
-    return replace(answer, detections=boxes)
 
 
-def _best_box_threshold(tuning: Answer, use_classes: bool) -> float:
+def _best_box_threshold(tuning: Answer, detections: list[list[dict[str, Any]]], use_classes: bool) -> float:
     """The box score with the best F1 on val; without defects, what 95 % of the good images stay under."""
-    assert tuning.detections is not None
     if not tuning.truth.labels.any():
-        surest = [max((entry["score"] for entry in found), default=0.0) for found in tuning.detections]
+        surest = [max((entry["score"] for entry in found), default=0.0) for found in detections]
         return float(np.nextafter(np.quantile(surest, GOOD_QUANTILE), np.inf))
-    found = [entry for entries in tuning.detections for entry in entries]
+    found = [entry for entries in detections for entry in entries]
     return best_box_threshold(match_boxes(tuning.truth.coco, found, use_classes))
 
 
-def _best_level(tuning: Answer) -> float:
-    """The pixel score with the best Dice on val; without defects, what most of the good images stay under."""
-    if not tuning.truth.labels.any() and tuning.kind != "heat maps":
-        return max(1.0, TOP * _best_box_threshold(tuning, False))
-    indices = range(len(tuning.truth.names))
-    return float(best_level((tuning.pixel_scores(index), tuning.truth.mask(index)) for index in indices))
-
-
-def _count_pixels(answer: Answer, level: float | None) -> Pixels:
-    truth = answer.truth
+def _look_at_pixels(answer: Answer, level: float | None, draw: bool) -> tuple[Answer, Pixels | None, list[Overlay]]:
+    """One look at the pixel scores of each image: the answer with boxes from heat maps, the counts, and overlays."""
+    if answer.kind is None:
+        return answer, None, []
+    truth, kind = answer.truth, answer.kind
     size = len(truth.names)
     positive, negative = (np.zeros((size, TOP + 1), np.uint32) for _ in range(2))
-    shares = np.zeros((size, TOP + 1), np.float32)
-    counts: dict[str, list[float]] = {}
-    for index in range(size):
-        scores, mask = answer.pixel_scores(index), truth.mask(index)
-        rows, columns, share = measures_pixels.regions(mask)
-        positive[index] = np.bincount(scores[rows, columns], minlength=TOP + 1)
-        negative[index] = np.bincount(scores.ravel(), minlength=TOP + 1) - positive[index]
-        shares[index] = np.bincount(scores[rows, columns], weights=share, minlength=TOP + 1)
+    shares, all_shares = np.zeros((size, TOP + 1), np.float32), np.zeros(TOP + 1)
+    counts, boxes, overlays = [], [], []
+    for index, regions in enumerate(truth.regions):
+        scores = answer.pixel_scores(index)
+        inside, outside, share = level_counts(scores, regions)
+        positive[index], negative[index], shares[index] = inside, outside, share
+        all_shares += share
         if level is not None:
             hit = (scores >= level).astype(np.uint8)
-            for name, value in _counts(hit, mask, float(share[hit[rows, columns] > 0].sum())).items():
-                counts.setdefault(name, []).append(value)
-    starts = _coarse(positive, negative, shares)
+            counts.append(_counts_at(level, inside, outside, share) | boundary_counts(hit, truth.mask(index)))
+            boxes.append(_boxes_of(answer, index, scores, level) if answer.detections is None else [])
+        if draw:
+            overlays.append(overlay(scores, level, kind))
+    starts = coarse_levels(positive, negative, shares)
     levels = Levels(*(side.sum(axis=0, dtype=float)[None] for side in (positive, negative)))
-    maps = (answer.pixel_scores(index) for index in range(size))
-    return Pixels(
-        kind=str(answer.kind),
-        positive=np.add.reduceat(positive, starts, axis=1, dtype=float),
-        negative=np.add.reduceat(negative, starts, axis=1, dtype=float),
-        shares=np.add.reduceat(shares, starts, axis=1, dtype=float),
-        average_precision=float(measures_scores.average_precision(levels)[0]),
-        curve=pro_curve(maps, truth.masks) if answer.kind == "heat maps" and positive.any() else None,
+    coarse = [np.add.reduceat(side, starts, axis=1, dtype=float) for side in (positive, negative, shares)]
+    pixels = Pixels(
+        kind,
+        positive=coarse[0],
+        negative=coarse[1],
+        shares=coarse[2],
+        average_precision=float(average_precision(levels)[0]),
+        curve=pro_curve(all_shares, levels.negative[0]) if kind == "heat maps" and positive.any() else None,
         level=level,
-        counts={name: np.array(values) for name, values in counts.items()},
+        counts={name: np.array([one[name] for one in counts], float) for name in (counts or [{}])[0]},
     )
+    if answer.detections is None and level is not None:
+        answer = replace(answer, detections=boxes)
+    return answer, pixels, overlays
 
 
-def _counts(hit: NDArray[np.uint8], mask: NDArray[np.uint8], share: float) -> dict[str, float]:
-    """Counts of one image with its binary map and its mask, both H x W of 0 and 1."""
-    both = int(np.count_nonzero(hit & mask))
-    counts = {
-        "true": both,
-        "false": int(np.count_nonzero(hit)) - both,
-        "missed": int(np.count_nonzero(mask)) - both,
-        "good": mask.size - int(np.count_nonzero(mask)),
-        "share": share,
+def _counts_at(level: float, positive: NDArray[Any], negative: NDArray[Any], share: Floats) -> dict[str, float]:
+    """Counts of one image's pixels at or above a level, from its counts at all levels."""
+    true, false = (int(side[ceil(level) :].sum()) for side in (positive, negative))
+    return {
+        "true": true,
+        "false": false,
+        "missed": int(positive.sum()) - true,
+        "good": int(negative.sum()),
+        "share": float(share[ceil(level) :].sum()),
     }
-    for ratio in BOUNDARY_RATIOS:
-        if hit.any() or mask.any():
-            ours, theirs = (boundary(side, ratio) for side in (hit, mask))
-            counts[f"inter{ratio}"] = int(np.count_nonzero(ours & theirs))
-            counts[f"union{ratio}"] = int(np.count_nonzero(ours | theirs))
-        else:
-            counts[f"inter{ratio}"] = counts[f"union{ratio}"] = 0
-    return counts
-
-
-def _coarse(positive: NDArray[Any], negative: NDArray[Any], shares: NDArray[Any]) -> NDArray[np.int64]:
-    """First levels of about COARSE bins, cut where defect pixels or good ones lie, and finest at the top."""
-    good = negative.sum(axis=0, dtype=float)
-    rank = np.cumsum(good[::-1])[::-1] / good.sum()  # false-positive rate at each level
-    steps = np.sqrt(rank)  # finer where the rate is small
-    steps = (steps[0] - steps) / max(steps[0], 1e-12)
-    for side in (positive, shares):
-        total = side.sum(axis=0, dtype=float)
-        steps = steps + np.cumsum(total) / max(total.sum(), 1e-12)
-    bins = np.floor(steps / 3 * COARSE)
-    return np.flatnonzero(np.diff(bins, prepend=-1)).astype(np.int64)
 
 
 def measure(evidence: Sequence[Evidence], weights: Sequence[NDArray[Any]], exact: bool = False) -> dict[str, Floats]:
@@ -310,7 +308,7 @@ def measure(evidence: Sequence[Evidence], weights: Sequence[NDArray[Any]], exact
             for index, name in enumerate(evidence[0].truth.dataset.classes)
         }
     if all(item.tells_classes and item.threshold is not None for item in evidence):
-        found["macro_f1"] = macro_f1(_added(_confusion, evidence, weights))
+        found["macro_f1_defects"] = macro_f1_defects(_added(_confusion, evidence, weights))
     if all(item.pixels and item.pixels.level is not None for item in evidence):
         found |= _of_counts(evidence, weights)
     return found
@@ -322,7 +320,7 @@ def _added(function: Any, evidence: Sequence[Evidence], weights: Sequence[NDArra
 
 def _ranking(item: Evidence, weights: NDArray[Any], exact: bool) -> dict[str, Floats]:
     levels = score_levels(item.truth.labels > 0, item.answer.scores[:, 0], weights)
-    found = {"auroc": auroc(levels), "ap": measures_scores.average_precision(levels)}
+    found = {"auroc": auroc(levels), "ap": average_precision(levels)}
     if item.matches is not None:
         precision, recall = box_precision(item.matches, weights)
         found |= {
@@ -340,7 +338,7 @@ def _ranking(item: Evidence, weights: NDArray[Any], exact: bool) -> dict[str, Fl
         found["pixel_ap"] = np.full(len(weights), pixels.average_precision)
     else:
         coarse = Levels(weights @ pixels.positive, weights @ pixels.negative)
-        found["pixel_ap"] = measures_scores.average_precision(coarse)
+        found["pixel_ap"] = average_precision(coarse)
     for limit in PRO_LIMITS if pixels.kind == "heat maps" else ():
         if pixels.curve is None:  # no defect in this test part, which may be one of several folds
             found[f"aupro_{limit}"] = np.full(len(weights), np.nan)
@@ -348,7 +346,7 @@ def _ranking(item: Evidence, weights: NDArray[Any], exact: bool) -> dict[str, Fl
             found[f"aupro_{limit}"] = np.full(len(weights), area_to(*pixels.curve, limit))
         else:
             shares, negative = weights @ pixels.shares, weights @ pixels.negative
-            found[f"aupro_{limit}"] = aupro_of_levels(shares, negative, limit)
+            found[f"aupro_{limit}"] = aupro(shares, negative, limit)
     return found
 
 

@@ -4,19 +4,16 @@ Kinds of errors after D. Bolya et al., TIDE, ECCV 2020, with its overlaps: a box
 defect on, loose from 0.1 on, and a false alarm below 0.1 with every defect. Boxes count from val's threshold on.
 """
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
-from converters.cli.errors import DatasetError
 from finetune.comparison.evidence import Evidence
-from finetune.measures.masks import rings
+from finetune.comparison.pictures import Overlay, image_uri, outline
 
 RIGHT, TOUCHES = 0.5, 0.1  # IoU
 KINDS = ("missed", "false alarm", "wrong class", "loose box")
@@ -24,7 +21,6 @@ WEIGHT = {"missed": 1.0, "false alarm": 1.0, "wrong class": 1.0, "loose box": 0.
 SHOWN_WITHOUT_VAL = 0.25  # score from which boxes are drawn, and not judged, where val chose no threshold
 BUDGET = 6_000_000  # bytes of all images together, so that a page stays easy to send
 MOST_CASES = 400
-HEAT_SIDE = 96  # px
 
 
 @dataclass(frozen=True)
@@ -42,8 +38,7 @@ class Verdict:
     score: float
     called: str  # what it takes the image for
     boxes: list[Box]
-    outline: str  # SVG path of the pixels at or above val's threshold
-    heat: str | None  # data URI
+    overlay: Overlay
     errors: list[str]  # one kind for each error
     judged: bool
     badness: float
@@ -117,16 +112,13 @@ def judge(model: str, item: Evidence, index: int) -> Verdict:
             boxes, errors = match(item, item.truth.annotations[index], kept)
     if judged:
         errors += [kind for kind in _image_errors(item, index, label) if kind not in errors]
-    level = None if item.pixels is None else item.pixels.level
-    pixels = None if level is None and item.answer.kind != "heat maps" else item.answer.pixel_scores(index)
     margin = 0.0 if item.threshold is None else (item.threshold - score if label else score - item.threshold)
     return Verdict(
         model=model,
         score=score,
         called=_called(item, index),
         boxes=boxes,
-        outline="" if pixels is None or level is None or item.answer.kind == "boxes" else outline(pixels >= level),
-        heat=heat_uri(pixels) if pixels is not None and item.answer.kind == "heat maps" else None,
+        overlay=item.overlays[index] if item.overlays else Overlay(),
         errors=errors,
         judged=judged,
         badness=sum(WEIGHT[kind] for kind in errors) + 0.1 * float(np.clip(margin, -1, 1)),
@@ -184,46 +176,7 @@ def _box(item: Evidence, entry: dict[str, Any], kind: str) -> Box:
 
 def box_iou(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
     """IoU of COCO boxes, len(ours) x len(theirs)."""
-    from pycocotools import mask as coco_mask
-
     a, b = ([[float(v) for v in entry["bbox"]] for entry in side] for side in (ours, theirs))
     if not a or not b:
         return np.zeros((len(a), len(b)))
     return np.asarray(coco_mask.iou(a, b, [0] * len(b)))
-
-
-def outline(mask: NDArray[Any]) -> str:
-    """SVG path around a mask, H x W, with holes (fill rule evenodd); corners simplified to a pixel or so."""
-    slack = max(0.7, 0.0008 * float(np.hypot(*mask.shape)))
-    return "".join("M" + "L".join(f"{x} {y}" for x, y in ring) + "Z" for ring in rings(mask, slack))
-
-
-def image_uri(path: Any, share: int) -> str:
-    """The image as WebP of at most about ``share`` bytes, as a data URI: smaller rather than blurred."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (OSError, ModuleNotFoundError):  # Pillow's; ultralytics patches it to look for pi_heif then
-        raise DatasetError(f"{path}: is no readable image: convert again with --overwrite") from None
-    for side in (768, 640, 512, 384, 256, 160):
-        image.thumbnail((side, side))
-        stream = BytesIO()
-        image.save(stream, "WEBP", quality=70, method=4)
-        if stream.tell() <= share * 0.75:  # base64 makes four bytes of three
-            break
-    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-
-
-def heat_uri(pixels: NDArray[np.uint16]) -> str:
-    """A heat map as a small transparent WebP, clear where it is low."""
-    from PIL import Image
-
-    scale = HEAT_SIDE / max(pixels.shape)
-    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    level = (small // 256).astype(np.uint8)
-    colour = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    stream = BytesIO()
-    Image.fromarray(np.dstack([colour, level])).save(stream, "WEBP", quality=40)
-    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

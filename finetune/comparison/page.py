@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from finetune.comparison.evidence import Evidence
@@ -16,10 +18,10 @@ from finetune.measures import boxes, pixels, scores
 
 TEMPLATES = Path(__file__).with_name("templates")
 GRID = np.linspace(0, 1, 101)
-COLOURS = 12  # in report.css; all the ways of asking five models
+COLOURS = 12  # in report.css; five models with all their prompt kinds
 WIDTH, HEIGHT, LEFT, BOTTOM = 300, 220, 44, 30  # of a chart, in SVG units
 NONE = "\u2013"  # what is not known
-FOREST = ("auroc", "macro_f1", "map50", "dice")  # differences that are drawn
+FOREST = ("auroc", "macro_f1_defects", "map50", "dice")  # differences that are drawn
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,6 @@ class Chart:
 
 def render(report: dict[str, Any], evidence: dict[str, dict[str, list[Evidence]]]) -> str:
     """The page; ``evidence`` maps a model and a seed to one entry a test part."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -59,7 +59,7 @@ def render(report: dict[str, Any], evidence: dict[str, dict[str, list[Evidence]]
         report=report,
         measures=MEASURES,
         headlines=[name for name in HEADLINES if any(name in row["measures"] for row in report["rows"])],
-        grounds=list(dict.fromkeys(measure.ground for measure in MEASURES.values())),
+        levels=list(dict.fromkeys(measure.level for measure in MEASURES.values())),
         best=best_of(report),
         colours={row["name"]: index % COLOURS + 1 for index, row in enumerate(report["rows"])},
         charts=make_charts(evidence, oracles),
@@ -80,10 +80,8 @@ def best_of(report: dict[str, Any]) -> dict[str, float]:
     """The best value of each measure among the automatic models, where there are two or more to choose from."""
     best = {}
     for name, measure in MEASURES.items():
-        values = [
-            row["measures"][name]["value"] for row in report["rows"] if not row["oracle"] and name in row["measures"]
-        ]
-        known = [value for value in values if value is not None]
+        found = [row["measures"].get(name, {}).get("value") for row in report["rows"] if not row["oracle"]]
+        known = [value for value in found if value is not None]
         if len(known) > 1:
             best[name] = min(known) if measure.lower_is_better else max(known)
     return best
@@ -91,21 +89,15 @@ def best_of(report: dict[str, Any]) -> dict[str, float]:
 
 def forest_reach(report: dict[str, Any]) -> float:
     """The largest difference to be drawn, either way."""
-    bounds = [
-        abs(found[side])
-        for row in report["rows"]
-        for name, found in row["differences"].items()
-        if name in FOREST
-        for side in ("low", "high")
-        if found[side] is not None
-    ]
+    found = [row["differences"].get(name, {}) for row in report["rows"] for name in FOREST]
+    bounds = [abs(one[side]) for one in found for side in ("low", "high") if one.get(side) is not None]
     return max(bounds, default=1.0) or 1.0
 
 
 def make_charts(evidence: dict[str, dict[str, list[Evidence]]], oracles: set[str]) -> list[Chart]:
     """ROC and precision-recall of images, box precision over IoU, and PRO; each a mean over seeds and folds.
 
-    Oracles are told which images have defects, so that curves of images say nothing about them.
+    Oracles have no curves of images, since their prompts give away which have defects.
     """
     items = {model: [item for folds in seeds.values() for item in folds] for model, seeds in evidence.items()}
     free = {model: found for model, found in items.items() if model not in oracles}
@@ -113,15 +105,7 @@ def make_charts(evidence: dict[str, dict[str, list[Evidence]]], oracles: set[str
         _chart("ROC of images", "false-positive rate", "true-positive rate", free, _roc, chance=[(0, 0), (1, 1)]),
         _chart("Precision and recall of images", "recall", "precision", free, _precision_recall),
         _chart("Box precision over overlap", "IoU threshold", "mean AP", items, _over_iou, x_range=(0.5, 0.95)),
-        _chart(
-            "Per-region overlap",
-            "false-positive pixels",
-            "mean overlap",
-            items,
-            _pro,
-            dots=_pro_point,
-            x_range=(0, 0.3),
-        ),
+        _chart("Per-region overlap", "false-positive pixels", "mean overlap", items, _pro, _pro_point, (0, 0.3)),
     ]
     return [chart for chart in charts if chart.series]
 
@@ -132,29 +116,22 @@ def _chart(
     y: str,
     items: dict[str, list[Evidence]],
     curve: Any,
-    dots: Any = None,
+    dots: Any = lambda item: None,
     x_range: tuple[float, float] = (0.0, 1.0),
     chance: Sequence[tuple[float, float]] = (),
 ) -> Chart:
     series = []
     for model, found in items.items():
-        curves = [one for item in found if (one := curve(item)) is not None]  # a fold without defects has none
-        points = np.mean(curves, axis=0).T if curves else []
-        marks = [one for item in found if (one := dots(item)) is not None] if dots is not None else []
-        marks = [tuple(np.mean(marks, axis=0))] if marks else []
-        if len(points) or marks:
-            placed = [_place(mark[0], mark[1], x_range) for mark in marks if mark[0] <= x_range[1]]
+        curves, marks = ([one for item in found if (one := of(item)) is not None] for of in (curve, dots))
+        points = np.mean(curves, axis=0).T if curves else []  # a fold without defects has none
+        mark = tuple(np.mean(marks, axis=0)) if marks else None
+        if curves or mark:
+            placed = [_place(mark[0], mark[1], x_range)] if mark and mark[0] <= x_range[1] else []
             series.append(Series(model, _polyline(points, x_range), placed))
     ticks = np.linspace(*x_range, 4 if x_range != (0.0, 1.0) else 5)
-    return Chart(
-        title,
-        x,
-        y,
-        [(_place(tick, 0, x_range)[0], f"{tick:.2f}".rstrip("0").rstrip(".")) for tick in ticks],
-        [(_place(x_range[0], tick, x_range)[1], f"{tick:g}") for tick in (0, 0.25, 0.5, 0.75, 1)],
-        series,
-        _polyline(chance, x_range),
-    )
+    x_ticks = [(_place(tick, 0, x_range)[0], f"{tick:.2f}".rstrip("0").rstrip(".")) for tick in ticks]
+    y_ticks = [(_place(x_range[0], tick, x_range)[1], f"{tick:g}") for tick in (0, 0.25, 0.5, 0.75, 1)]
+    return Chart(title, x, y, x_ticks, y_ticks, series, _polyline(chance, x_range))
 
 
 def _place(x: float, y: float, x_range: tuple[float, float]) -> tuple[float, float]:
@@ -219,8 +196,6 @@ def _pro_point(item: Evidence) -> tuple[float, float] | None:
 
 def breakable(name: str) -> Any:
     """A model's name as HTML, which may continue in the next line after / and _."""
-    from markupsafe import Markup, escape
-
     return Markup(re.sub("([/_])", r"\1<wbr>", str(escape(name))))
 
 

@@ -1,47 +1,51 @@
-"""The standings of models on one test part: their measures with intervals, their differences, and that in words.
+"""Models on one test part: measures with intervals, differences, and both in words.
 
 All models see the same resamples of the test images, so that differences are paired.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
-from finetune.comparison.tables import MEASURES, Measure, cell, reach
+from finetune.comparison.evidence import Evidence, confusion, gather, measure, plain, prevalence
+from finetune.comparison.tables import BASELINE, MEASURES, Measure, cell, reach
+from finetune.measures.bootstrap import SEEDS_FOR_A_CLAIM, interval, over_seeds, resample, share_interval
+from finetune.measures.masks import TOP
 from finetune.runs.dataset import Dataset
+from finetune.runs.labelling import label_clicks
 from finetune.runs.predictions import PredictionSet
+from finetune.runs.truth import truth_of
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from finetune.comparison.evidence import Evidence
-
-
-BASELINE = "classifier"
 FEW = 5  # test images of a class under which its number carries a warning
 CHEAPNESS = {"none": 0, "good": 0, "class": 1, "box": 2, "mask": 3}  # label kinds, by what they cost a person
 PLURALS = {"none": "no labels", "good": "good images", "class": "class labels", "box": "boxes", "mask": "masks"}
-GIVEN = ("image", "which defect")  # what an oracle's prompt gives away: which images have defects, and of what type
+GIVEN = ("image", "defect type")  # levels of measures that an oracle's prompt gives away
 COSTS = ("parameters", "train_seconds", "seconds_per_image", "device", "peak_memory_mb", "weights_bytes")
 Values = dict[str, tuple[float, Any]]  # a measure's name -> its value, and B resampled ones
-SENTENCES = {
-    "auroc": "Telling defective images from good ones",
-    "map50": "Finding and naming each defect with a box",
-    "dice": "Marking the defect's pixels",
+SENTENCES = {"auroc": "Defective images", "map50": "Boxes around defects", "dice": "Pixels of defects"}
+WITHIN, BEYOND, FEW_SEEDS = "within noise", "beyond noise", f"fewer than {SEEDS_FOR_A_CLAIM} seeds"
+IN_WORDS = {
+    WITHIN: "The interval includes zero: other test images could reverse this.",
+    BEYOND: f"The interval does not include zero, with {SEEDS_FOR_A_CLAIM} or more seeds: beyond noise.",
+    FEW_SEEDS: f"The interval does not include zero, but with {FEW_SEEDS} another training could reverse this.",
 }
 
 
 @dataclass
 class Row:
-    """One model asked in one way; ``answers[seed][dataset name]`` is what a run said, ``records`` its run.json."""
+    """One model with one prompt kind; ``answers`` and ``records`` (run.json): seed -> dataset name -> one."""
 
     run: str
     set: str
     answers: dict[str, dict[str, PredictionSet]] = field(default_factory=dict)
     records: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    evidence: dict[str, list["Evidence"]] = field(default_factory=dict)  # seed -> one a dataset
+    evidence: dict[str, list[Evidence]] = field(default_factory=dict)  # seed -> one a dataset
 
     @property
     def name(self) -> str:
@@ -57,7 +61,7 @@ class Row:
         return next(iter(next(iter(self.records.values())).values()))
 
     @property
-    def first(self) -> list["Evidence"]:
+    def first(self) -> list[Evidence]:
         """That of the first seed, one entry a dataset."""
         return next(iter(self.evidence.values()))
 
@@ -69,10 +73,6 @@ class Row:
     @property
     def random_weights(self) -> bool:
         return any(record.get("random_weights") for record in self.trainings)
-
-    @property
-    def seen_test(self) -> str | None:
-        return next((record["seen_test"] for record in self.trainings if record.get("seen_test")), None)
 
     @property
     def label(self) -> str | None:
@@ -89,14 +89,10 @@ class Row:
         return bool(self.about.get("oracle"))
 
 
-def measure_rows(rows: Sequence[Row], datasets: Sequence[Dataset], count: int, seed: int) -> list[Values]:
-    """Each row's measures. All rows see the same resamples."""
-    import numpy as np
-
-    from finetune.comparison.evidence import gather, measure, plain
-    from finetune.measures.bootstrap import over_seeds, resample
-    from finetune.runs.truth import truth_of
-
+def measure_rows(
+    rows: Sequence[Row], datasets: Sequence[Dataset], count: int, seed: int, draw: bool = False
+) -> list[Values]:
+    """Each row's measures. All rows see the same resamples. ``draw`` makes the overlays of each row's first seed."""
     generator = np.random.default_rng(seed)
     truths = [(truth_of(dataset, "test"), truth_of(dataset, "val")) for dataset in datasets]
     weights = [resample(test.strata, test.groups, count, generator) for test, _ in truths]
@@ -105,7 +101,8 @@ def measure_rows(rows: Sequence[Row], datasets: Sequence[Dataset], count: int, s
         for row in bar:
             values, resampled = [], []
             for one_seed, answers in sorted(row.answers.items()):
-                evidence = [gather(answers[test.dataset.name], test, val) for test, val in truths]
+                drawn = draw and not row.evidence
+                evidence = [gather(answers[test.dataset.name], test, val, drawn) for test, val in truths]
                 row.evidence[one_seed] = evidence
                 values.append(plain(evidence))
                 resampled.append(measure(evidence, weights))
@@ -123,13 +120,9 @@ def measure_rows(rows: Sequence[Row], datasets: Sequence[Dataset], count: int, s
 
 
 def with_interval(
-    value: float, draws: "NDArray[Any]", size: int | None = None, scale: float = 1.0
+    value: float, draws: NDArray[Any], size: int | None = None, scale: float = 1.0
 ) -> dict[str, float | None]:
     """A value and its interval. ``size`` says that it is a share (times ``scale``) of that many images."""
-    import math
-
-    from finetune.measures.bootstrap import interval, share_interval
-
     low, high = interval(draws) or (None, None)
     if size and low == high and not math.isnan(value):
         low, high = (scale * bound for bound in share_interval(value / scale, size))
@@ -137,21 +130,17 @@ def with_interval(
 
 
 def difference(ours: Any, theirs: Any, seeds: int, measure: Measure) -> dict[str, Any]:
-    """Paired difference of two (value, draws), with a verdict that needs three seeds of both to be "beyond noise"."""
-    from finetune.measures.bootstrap import SEEDS_FOR_A_CLAIM
-
+    """Paired difference of two (value, draws), with a verdict that needs three seeds of both to be BEYOND noise."""
     found: dict[str, Any] = with_interval(ours[0] - theirs[0], ours[1] - theirs[1])
     if found["low"] is None or found["low"] <= 0 <= found["high"]:
-        verdict = "within noise"
-    elif seeds < SEEDS_FOR_A_CLAIM:
-        verdict = f"open: fewer than {SEEDS_FOR_A_CLAIM} seeds"
+        verdict = WITHIN
     else:
-        verdict = "beyond noise"
+        verdict = FEW_SEEDS if seeds < SEEDS_FOR_A_CLAIM else BEYOND
     return found | {"verdict": verdict, "better": (found["value"] or 0) * (-1 if measure.lower_is_better else 1) > 0}
 
 
 def choose_baseline(rows: Sequence[Row], wanted: str | None) -> Row:
-    """The row that all others are held against: the classifier, else the one with the cheapest labels."""
+    """The row that others are compared with: BASELINE, else the one with the cheapest labels."""
     names = [row.name for row in rows]
     if wanted is not None and wanted not in names:
         raise DatasetError(f"--baseline {wanted}: no such model here; there are {', '.join(names)}")
@@ -162,11 +151,11 @@ def choose_baseline(rows: Sequence[Row], wanted: str | None) -> Row:
 
 
 def make_report(
-    datasets: Sequence[Dataset], rows: Sequence[Row], wanted: str | None, count: int, seed: int
+    datasets: Sequence[Dataset], rows: Sequence[Row], wanted: str | None, count: int, seed: int, draw: bool
 ) -> dict[str, Any]:
     """Everything that report.json holds, and from which report.md and the page are written."""
     baseline = choose_baseline(rows, wanted)
-    measured = measure_rows(rows, datasets, count, seed)
+    measured = measure_rows(rows, datasets, count, seed, draw)
     base = measured[list(rows).index(baseline)]
     test = describe_test(datasets)
     entries = []
@@ -203,12 +192,12 @@ def make_report(
 
 
 def tells(row: Row, name: str) -> bool:
-    """Is a measure of this model's doing, and not in its prompt?"""
-    return not (row.oracle and MEASURES[name].ground in GIVEN)
+    """Whether the measure reflects the model rather than its prompt."""
+    return not (row.oracle and MEASURES[name].level in GIVEN)
 
 
 def describe_class(known: dict[str, Any], values: Values, oracle: bool) -> dict[str, Any]:
-    """AP50 of one type's boxes, and the share of its images that were called defective (which an oracle is told)."""
+    """AP50 of one type's boxes and, but for oracles, the share of its images that were called defective."""
     name = known["class"]
     sizes = {"ap50": None} | ({} if oracle else {"found": known["images"]})
     return {"class": name} | {
@@ -219,10 +208,6 @@ def describe_class(known: dict[str, Any], values: Values, oracle: bool) -> dict[
 
 
 def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
-    from finetune.comparison.evidence import confusion
-    from finetune.measures.masks import TOP
-    from finetune.runs.labelling import label_clicks
-
     first = row.first
     record, about = row.record, row.about
     return {
@@ -234,10 +219,9 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
         "oracle": row.oracle,
         "label": row.label,
         "labelling": label_clicks(row.label, datasets),
-        "clicks": about.get("clicks"),  # of whoever asks the model, for each defect: prompts
+        "clicks": about.get("clicks"),  # prompts for each defect
         "seeds": sorted(row.answers),
         "random_weights": row.random_weights,
-        "seen_test": row.seen_test,
         "synthetic_images": row.synthetic_images,
         "cost": {name: about.get(name, record.get(name)) for name in COSTS},
         "pixels_from": first[0].answer.kind,
@@ -258,12 +242,7 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
 
 
 def describe_test(datasets: Sequence[Dataset]) -> dict[str, Any]:
-    """Images and instances in test; what a class is made of decides how far its number can be trusted."""
-    import numpy as np
-
-    from finetune.comparison.evidence import prevalence
-    from finetune.runs.truth import truth_of
-
+    """Images and instances in test, of each class too."""
     truths = [truth_of(dataset, "test") for dataset in datasets]
     labels = np.concatenate([truth.labels for truth in truths])
     instances = np.zeros(1 + len(datasets[0].classes), int)
@@ -301,16 +280,14 @@ def banners(datasets: Sequence[Dataset], rows: Sequence[Row]) -> list[str]:
     random = [row.name for row in rows if row.random_weights]
     if random:
         found.append(f"Started from random weights: {', '.join(random)}.")
-    seen = [(row.name, row.seen_test) for row in rows if row.seen_test]
-    found += [f"Test was seen when {name} was made, so that its figures flatter it: {reason}." for name, reason in seen]
     found += [
-        f"{run}: an average of runs with different {', '.join(settings)}, so that more than the seed sets them apart."
+        f"{run}: a mean over runs that differ in {', '.join(settings)}, not in the seed alone."
         for run, settings in {row.run: differing(row.trainings) for row in rows}.items()
         if settings
     ]
     oracles = [row.name for row in rows if row.oracle]
     if oracles:
-        found.append(f"Oracle, told where the defects are: {', '.join(oracles)}. Kept apart from automatic models.")
+        found.append(f"Oracles, prompted with ground truth: {', '.join(oracles)}. Not comparable with other models.")
     found += [
         f"Part of a category: {line}."
         for line in sorted({note for dataset in datasets for note in dataset.card["incomplete"]})
@@ -328,7 +305,7 @@ def banners(datasets: Sequence[Dataset], rows: Sequence[Row]) -> list[str]:
         if row.name not in silent and any(item.any_class and item.box_threshold is None for item in row.first)
     ]
     if unjudged:
-        found.append(f"No boxes for val, so no threshold of boxes and pixels: {', '.join(unjudged)}.")
+        found.append(f"No boxes for val, so no thresholds for boxes and pixels: {', '.join(unjudged)}.")
     if silent:
         found.append(f"No predictions for val, so no thresholds and fewer measures: {', '.join(silent)}.")
     return found
@@ -346,65 +323,49 @@ def differing(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def sentences(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
-    """In plain words: who leads in each discipline, by how much over the next, and whether that is beyond noise."""
-    found = []
-    for key, task in SENTENCES.items():
-        able = [
-            (row, values[key]) for row, values in zip(rows, measured, strict=True) if key in values and not row.oracle
-        ]
-        able = sorted((pair for pair in able if _known(pair[1])), key=lambda pair: -pair[1][0])
-        if able:
-            found.append(_sentence(task, key, able))
+    """Who leads at each task, by how much, and whether that is beyond noise; then what dearer labels bring."""
+    leaders = [(task, MEASURES[key], _ranked(rows, measured, key)) for key, task in SENTENCES.items()]
+    found = [_leader(task, measure, able) for task, measure, able in leaders if able]
     return found + _worth_of_labels(rows, measured, baseline)
 
 
-def _known(measured: tuple[float, Any]) -> bool:
-    """Is it a number? AUROC is none where test holds no good image."""
-    return measured[0] == measured[0]
+def _ranked(rows: Sequence[Row], measured: Sequence[Values], key: str) -> list[tuple[Row, Any]]:
+    """Automatic models with their value of a measure, best first; AUROC has none where test holds no good image."""
+    pairs = [(row, values[key]) for row, values in zip(rows, measured, strict=True) if key in values and not row.oracle]
+    return sorted((pair for pair in pairs if not math.isnan(pair[1][0])), key=lambda pair: -pair[1][0])
 
 
-def _worth_of_labels(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
-    """The gain of the best model of each dearer kind of label over the baseline, in the first common discipline."""
-    base = measured[list(rows).index(baseline)]
-    found = []
-    keys = [key for key in ("map50", "auroc") if key in base and _known(base[key])]
-    for label, cost in CHEAPNESS.items() if keys else ():
-        key = keys[0]
-        able = [
-            (row, values[key])
-            for row, values in zip(rows, measured, strict=True)
-            if not row.oracle and row.label == label and key in values and _known(values[key])
-        ]
-        if cost <= CHEAPNESS.get(str(baseline.label), 4) or not able:
-            continue
-        row, ours = max(able, key=lambda pair: pair[1][0])
-        measure = MEASURES[key]
-        gap = difference(ours, base[key], min(len(row.answers), len(baseline.answers)), measure)
-        span = "" if gap["low"] is None else f" ({reach(gap, measure)}; {gap['verdict']})"
-        value = f"{gap['value'] or 0:+.{measure.digits}f}"
-        found.append(
-            f"What {PLURALS[label]} buy over {PLURALS[str(baseline.label)]}: the best model that needs them, "
-            f"{row.name}, changes {measure.label} by {value} against {baseline.name}{span}."
-        )
-    return found
-
-
-def _sentence(task: str, key: str, able: Sequence[tuple[Row, Any]]) -> str:
-    measure, (leader, best) = MEASURES[key], able[0]
-    shown = cell(with_interval(*best), measure)
+def _leader(task: str, measure: Measure, able: Sequence[tuple[Row, Any]]) -> str:
+    leader, best = able[0]
+    shown = f"{measure.label} {cell(with_interval(*best), measure)}"
     if len(able) == 1:
-        return f"{task}: only {leader.name} answers this, with {measure.label} {shown}."
+        return f"{task}: only {leader.name} does this, with {shown}."
     second, next_best = able[1]
     gap = difference(best, next_best, min(len(leader.answers), len(second.answers)), measure)
     if not gap["value"]:
-        return f"{task}: {leader.name} and {second.name} are level at {measure.label} {shown}."
-    ahead = f"{abs(gap['value']):.{measure.digits}f}"
+        return f"{task}: {leader.name} and {second.name} tie at {shown}."
     span = "" if gap["low"] is None else f" (95 % interval of the difference {reach(gap, measure)})"
-    verdict = {
-        "beyond noise": "That is beyond noise.",
-        "within noise": "That is within noise: another set of test images could turn it round.",
-    }.get(
-        gap["verdict"],
-        "The test images bear that out, but with fewer than three seeds nobody knows what another training gives.",
+    return (
+        f"{task}: {leader.name} leads with {shown}, {abs(gap['value']):.{measure.digits}f} ahead of "
+        f"{second.name}{span}. {IN_WORDS[gap['verdict']]}"
     )
-    return f"{task}: {leader.name} leads with {measure.label} {shown}, {ahead} ahead of {second.name}{span}. {verdict}"
+
+
+def _worth_of_labels(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
+    """The gain of the best model of each dearer kind of label over the baseline, in the first common measure."""
+    base = measured[list(rows).index(baseline)]
+    key = next((key for key in ("map50", "auroc") if key in base and not math.isnan(base[key][0])), None)
+    found = []
+    for label, cost in CHEAPNESS.items() if key else ():
+        able = [pair for pair in _ranked(rows, measured, str(key)) if pair[0].label == label]
+        if cost <= CHEAPNESS.get(str(baseline.label), 4) or not able:
+            continue
+        (row, ours), measure = able[0], MEASURES[str(key)]
+        gap = difference(ours, base[str(key)], min(len(row.answers), len(baseline.answers)), measure)
+        span = "" if gap["low"] is None else f" ({reach(gap, measure)}; {gap['verdict']})"
+        found.append(
+            f"{PLURALS[label].capitalize()} instead of {PLURALS[str(baseline.label)]}: the best model that needs them, "
+            f"{row.name}, changes {measure.label} by {gap['value'] or 0:+.{measure.digits}f} against "
+            f"{baseline.name}{span}."
+        )
+    return found

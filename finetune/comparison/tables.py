@@ -1,4 +1,4 @@
-"""The names of the measures, and a comparison's results as text: tables for terminals, Markdown and papers."""
+"""The measures' names, and results as tables for terminals, Markdown and papers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Measure:
     """A measure's name and how it is read."""
 
     label: str
-    ground: str
+    level: str
     hint: str
     lower_is_better: bool = False
     digits: int = 2
@@ -24,22 +24,23 @@ MEASURES = {
     "f1": Measure("F1", "image", "at the threshold chosen on val"),
     "balanced_accuracy": Measure("balanced accuracy", "image", "mean of recall and specificity, threshold from val"),
     "false_alarms": Measure("false alarms", "image", "per 100 good images, threshold from val", True, 0),
-    "macro_f1": Measure("macro-F1", "which defect", "mean over the defect types; good is no type"),
+    "macro_f1_defects": Measure("macro-F1 of defects", "defect type", "mean F1 over the defect types; good is none"),
     "map": Measure("mAP50-95", "box", "COCO average precision, mean over IoU 0.50:0.05:0.95 and types"),
     "map50": Measure("mAP50", "box", "COCO average precision at IoU 0.5, mean over types"),
-    "ap50_any": Measure("AP50 any type", "box", "the same when the type does not count"),
+    "ap50_any": Measure("AP50 any type", "box", "the same with all types as one"),
     "ar": Measure("AR100", "box", "COCO average recall with 100 boxes an image"),
     "iou": Measure("IoU", "pixel", "pooled over all test pixels, threshold from val"),
     "dice": Measure("Dice", "pixel", "pooled over all test pixels, threshold from val"),
     "boundary_iou_0.02": Measure("boundary IoU 2 %", "pixel", "IoU within 2 % of the diagonal of the contour"),
     "boundary_iou_0.005": Measure("boundary IoU 0.5 %", "pixel", "IoU within 0.5 % of the diagonal of the contour"),
-    "pixel_ap": Measure("pixel AP", "pixel", "average precision of pixel scores; the prevalence is what chance gets"),
+    "pixel_ap": Measure("pixel AP", "pixel", "average precision of pixel scores; by chance: the prevalence"),
     "aupro_0.3": Measure("AUPRO 0.3", "pixel", "per-region overlap up to 30 % false-positive pixels; heat maps only"),
     "aupro_0.05": Measure("AUPRO 0.05", "pixel", "per-region overlap up to 5 % false-positive pixels"),
     "pro": Measure("PRO", "pixel", "per-region overlap of the binary map: one point, threshold from val"),
     "pixel_fpr": Measure("pixel FPR", "pixel", "false-positive rate at that point", True, 4),
 }
-HEADLINES = ("auroc", "f1", "false_alarms", "macro_f1", "map50", "map", "dice", "pixel_ap", "aupro_0.3")
+BASELINE = "classifier"  # the run that others are compared with, where there is one
+HEADLINES = ("auroc", "f1", "false_alarms", "macro_f1_defects", "map50", "map", "dice", "pixel_ap", "aupro_0.3")
 PAPER = ("auroc", "map50", "dice", "aupro_0.3")
 
 
@@ -86,8 +87,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         "\n".join(f"- {sentence}" for sentence in report["sentences"]),
         f"{counts}; 95 % bootstrap intervals; thresholds from val. Baseline: {report['baseline']}.",
         summary(report, "github", oracle=False),
-        *(["Oracles, told where the defects are:", summary(report, "github", oracle=True)] if oracles else []),
-        *_markdown_of_grounds(report),
+        *(["Oracles, prompted with ground truth:", summary(report, "github", oracle=True)] if oracles else []),
+        *_markdown_of_levels(report),
         "## Each defect type",
         class_table(report),
         "## Cost",
@@ -97,28 +98,22 @@ def as_markdown(report: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_of_grounds(report: dict[str, Any]) -> Iterator[str]:
-    """One table a ground with all its measures and, for each model, the difference to the baseline."""
-    for ground in dict.fromkeys(measure.ground for measure in MEASURES.values()):
-        names = [name for name, measure in MEASURES.items() if measure.ground == ground]
+def _markdown_of_levels(report: dict[str, Any]) -> Iterator[str]:
+    """One table a level with all its measures and, for each model, the difference to the baseline."""
+    for level in dict.fromkeys(measure.level for measure in MEASURES.values()):
+        names = [name for name, measure in MEASURES.items() if measure.level == level]
         names = [name for name in names if any(name in row["measures"] for row in report["rows"])]
         if not names:
             continue
         body = []
         for row in report["rows"]:
             body.append([row["name"], *(cell(row["measures"].get(name), MEASURES[name]) for name in names)])
-            if row["differences"]:
-                cells = (row["differences"].get(name) for name in names)
-                body.append(
-                    [
-                        "  - baseline",
-                        *(_difference(found, MEASURES[name]) for found, name in zip(cells, names, strict=True)),
-                    ]
-                )
-        yield f"## {ground.capitalize()}"
+            if found := row["differences"]:
+                body.append(["  - baseline", *(_difference(found.get(name), MEASURES[name]) for name in names)])
+        yield f"## {level.capitalize()}"
         yield table(body, ["model", *(MEASURES[name].label for name in names)], "github")
-        if ground == "pixel":
-            yield f"Prevalence, which is chance for pixel AP: {report['test']['prevalence']:.4f}."
+        if level == "pixel":
+            yield f"Prevalence of defect pixels (pixel AP by chance): {report['test']['prevalence']:.4f}."
 
 
 def _difference(found: dict[str, Any] | None, measure: Measure) -> str:
@@ -141,16 +136,9 @@ def cost_table(report: dict[str, Any], style: str = "github") -> str:
     header = ["model", "labels", "clicks to label", "training, s", "an image, s", "device", "parameters", "weights, MB"]
     body = []
     for row in report["rows"]:
-        cost, work = row["cost"], row["labelling"]
-        size = cost["weights_bytes"]
-        known = [
-            work and work["clicks"],
-            cost["train_seconds"],
-            cost["seconds_per_image"],
-            cost["device"],
-            cost["parameters"],
-            None if size is None else round(size / 1e6, 1),
-        ]
+        cost, clicks, size = row["cost"], (row["labelling"] or {}).get("clicks"), row["cost"]["weights_bytes"]
+        known = [clicks, *(cost[name] for name in ("train_seconds", "seconds_per_image", "device", "parameters"))]
+        known.append(None if size is None else round(size / 1e6, 1))
         body.append([row["name"], labels_of(row), *("-" if value is None else value for value in known)])
     return table(body, header, style)
 
@@ -164,31 +152,18 @@ def paper_tables(reports: Sequence[dict[str, Any]]) -> str:
     """Markdown, one table a measure: categories x models, and the mean over the categories that a model has."""
     models = list(dict.fromkeys(row["name"] for report in reports for row in report["rows"] if not row["oracle"]))
     parts = []
-    for key in PAPER:
-        measure = MEASURES[key]
-        values = [
-            [
-                next(
-                    (
-                        row["measures"][key]["value"]
-                        for row in report["rows"]
-                        if row["name"] == model and key in row["measures"]
-                    ),
-                    None,
-                )
-                for model in models
-            ]
+    for key, measure in ((key, MEASURES[key]) for key in PAPER):
+        found = [
+            {row["name"]: row["measures"][key]["value"] for row in report["rows"] if key in row["measures"]}
             for report in reports
         ]
-        columns = list(zip(*values, strict=True))
-        means = [_mean_of(column, len(reports)) for column in columns]
-        body = [[report["name"], *_bold_best(line, measure)] for report, line in zip(reports, values, strict=True)]
-        body.append([f"mean of {len(reports)}", *_bold_best(means, measure)])
-        if any(value is not None for line in values for value in line):
-            parts += [
-                f"{measure.label} ({measure.ground}): {measure.hint}.",
-                table(body, ["category", *models], "github"),
-            ]
+        values = [[known.get(model) for model in models] for known in found]
+        if all(value is None for line in values for value in line):
+            continue
+        means = [_mean_of(column, len(reports)) for column in zip(*values, strict=True)]
+        names = [*(report["name"] for report in reports), f"mean of {len(reports)}"]
+        body = [[name, *_bold_best(line, measure)] for name, line in zip(names, [*values, means], strict=True)]
+        parts += [f"{measure.label} ({measure.level}): {measure.hint}.", table(body, ["category", *models], "github")]
     return "\n\n".join(parts) + "\n"
 
 

@@ -4,7 +4,6 @@ Unlike the tiles of a converter, they are cut in the run's own view of the train
 them looks at whole images on the same scale.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -38,7 +37,11 @@ def cut_train_part(dataset: Dataset, size: int, images: Path, labels: Path) -> l
         for x, y, w, h in grid(width, height, TileRule(size, OVERLAP)):
             window = np.s_[y : y + h, x : x + w]
             shown = [(label, mask, mask[window]) for label, mask in masks if mask[window].any()]
-            rows = [_row(label, part) for label, mask, part in shown if _is_enough(part.sum(), mask.sum())]
+            rows = [
+                _row(label, part)
+                for label, mask, part in shown
+                if mask.sum() >= LEAST_PIXELS and part.sum() / mask.sum() >= LEAST_SHARE
+            ]
             if rows or not shown:
                 file = images / f"{Path(name).stem}@{x}_{y}.png"
                 cv2.imwrite(str(file), image[window])
@@ -47,18 +50,9 @@ def cut_train_part(dataset: Dataset, size: int, images: Path, labels: Path) -> l
     return names
 
 
-def _is_enough(shown: int, whole: int) -> bool:
-    return whole >= LEAST_PIXELS and shown / whole >= LEAST_SHARE
-
-
 def _row(label: int, mask: NDArray[np.uint8]) -> str:
-    return " ".join([str(label), *(f"{value:.6f}" for point in _hull(mask) for value in point)])
-
-
-def _hull(mask: NDArray[np.uint8]) -> Iterator[tuple[float, float]]:
-    """Corners of the convex hull of a mask's pixels, x and y in 0..1; pixels have an extent, so that a line has too."""
+    """The convex hull of a mask's pixels as a row of YOLO; pixels have an extent, so that a line has one too."""
     rows, columns = np.nonzero(mask)
     corners = np.concatenate([np.stack([columns + dx, rows + dy], axis=1) for dx in (0, 1) for dy in (0, 1)])
-    height, width = mask.shape
-    for x, y in cv2.convexHull(corners.astype(np.int32))[:, 0].tolist():
-        yield x / width, y / height
+    hull = cv2.convexHull(corners.astype(np.int32))[:, 0] / mask.shape[::-1]
+    return " ".join([str(label), *(f"{value:.6f}" for value in hull.ravel())])

@@ -2,7 +2,6 @@
 
 import math
 import os
-import shlex
 import shutil
 from pathlib import Path
 
@@ -15,25 +14,6 @@ from finetune.detection.recipe import FORMATS
 from finetune.runs.dataset import Dataset
 
 MOST_APART = 1.25  # ratio of image sizes; training scales by as much
-
-
-def named_by(data: Path) -> tuple[Path, str, str]:
-    """OUT, NAME and the task that a data.yaml of ``converters.to_yolo`` stands for; raises DatasetError for any other.
-
-    Another one has no recorded split, without which no run could be compared.
-    """
-    if not data.is_file():
-        raise DatasetError(f"--data {data}: no such file")
-    place = data.absolute().parent
-    tasks = {kind: task for task, kind in FORMATS.items()}
-    if data.name == "data.yaml" and place.name in tasks and (place.parent / "split.json").is_file():
-        return place.parents[1], place.parent.name, tasks[place.name]
-    to = f"data/{place.name}"
-    raise DatasetError(
-        f"--data {data}: has no recorded split, as it is no OUT/NAME/yolo/data.yaml of our converters; bring its "
-        f"polygons in: `python -m converters.from_yolo {shlex.quote(str(data))} --to {shlex.quote(to)}`, then "
-        f"`python -m converters all --root {shlex.quote(to)}`, then --category {shlex.quote(place.name)}"
-    )
 
 
 def view_of(dataset: Dataset, task: str, background: float, folder: Path, crop: int = 0) -> Path:

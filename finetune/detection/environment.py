@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 
-def prepare_ultralytics(folder: Path) -> None:
-    """Keep ultralytics from telling, installing and writing anywhere but in ``folder``. Before its first import."""
-    os.environ.setdefault("YOLO_CONFIG_DIR", str(folder.absolute()))  # unless the user has set it
+def prepare_ultralytics(runs: Path) -> None:
+    """Keep ultralytics from telling, installing and writing anywhere but below ``runs``. Before its first import."""
+    os.environ.setdefault("YOLO_CONFIG_DIR", str(runs.absolute() / ".ultralytics"))  # unless the user has set it
     os.environ["YOLO_OFFLINE"] = "1"  # no telemetry, no look-ups; weights are fetched by `fetch_weights`
     os.environ["YOLO_AUTOINSTALL"] = "False"
     os.environ["YOLO_VERBOSE"] = "False"

@@ -1,21 +1,20 @@
 """Predict val and test with a YOLO model, one image at a time, save that, and measure what was saved."""
 
-import json
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pycocotools import mask as coco_mask
-
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress, table
 from finetune.detection.figures import draw_figures, measure
 from finetune.detection.recipe import FORMATS
 from finetune.detection.tiles import on_whole_images
+from finetune.measures.boxes import SIZES, BoxEvaluation
+from finetune.measures.masks import encode
 from finetune.runs.dataset import Dataset
+from finetune.runs.json_files import read_json
 from finetune.runs.predictions import image_scores
 from finetune.runs.run_folder import Run, synthetic_images_of
 
@@ -49,15 +48,10 @@ def coco_results(answer: Any, image_id: int) -> Iterator[dict[str, Any]]:
             "score": round(float(boxes.conf[index]), 5),
         }
         if answer.masks is not None:
-            result["segmentation"] = _rle(answer.masks.data[index])
+            result["segmentation"] = encode(answer.masks.data[index].cpu().numpy())
         elif answer.obb is not None:
             result["segmentation"] = [boxes.xyxyxyxy[index].flatten().tolist()]
         yield result
-
-
-def _rle(mask: Any) -> dict[str, Any]:
-    encoded = coco_mask.encode(np.asfortranarray(mask.cpu().numpy().astype(np.uint8)))
-    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
 
 
 def evaluate(
@@ -90,9 +84,10 @@ def evaluate(
         )
     label = "box" if task == "detect" else "mask"
     run.describe_set(name, **{"model": "YOLO", "prompt": None, "oracle": False, "label": label} | about)
-    measured = measure({part: dataset.ground_truth(part) for part in found}, found)
+    evaluations = {part: BoxEvaluation(dataset.ground_truth(part), found[part], sizes=tuple(SIZES)) for part in found}
+    measured = measure(evaluations)
     title = f"{dataset.name}, {name}, test" + (", SYNTHETIC" if dataset.synthetic else "")
-    draw_figures(run.folder / "figures" / name, dataset, found["test"], measured["test"].get("threshold"), title)
+    draw_figures(run.folder / "figures" / name, dataset, evaluations["test"], measured["test"].get("threshold"), title)
     return measured | {"seconds_per_image": round(seconds / max(1, len(names)), 4)}
 
 
@@ -108,11 +103,12 @@ def shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def report(folder: Path, measured: dict[str, Any]) -> str:
+def report(folder: Path) -> str:
     """A run and its measures on test as text for the terminal."""
-    record = json.loads((folder / "run.json").read_text("utf-8"))
+    record = read_json(folder / "run.json", dict)
+    measured = record["metrics"]["test"]
     start = "random weights" if record["random_weights"] else record["settings"]["weights"]
-    tiles = record["settings"].get("tiles")
+    tiles = record["settings"]["tiles"]
     trained_on = (f", trained on {tiles}" if tiles else "") + synthetic_images_of(record)
     seconds = record["train_seconds"]
     trained = "resumed" if seconds is None else f"{seconds:.0f} s of training"

@@ -10,58 +10,39 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import ConfusionMatrixDisplay
 
-from finetune.measures.boxes import (
-    best_box_threshold,
-    box_confusion,
-    box_metrics,
-    counts_at,
-    match_boxes,
-    precision_curves,
-    size_metrics,
-)
+from finetune.measures.boxes import BoxEvaluation, best_box_threshold, box_confusion, counts_at
 from finetune.runs.dataset import Dataset, read_image
-
-SHOWN = 16  # of the worst images
-SIDE = 320  # px, of each of them
-TRUTH, FOUND = (60, 200, 60), (60, 60, 230)  # colours, BGR
+from finetune.training.worst_sheet import SHOWN, Tile, box_mark, draw_sheet
 
 
-def measure(
-    truths: Mapping[str, dict[str, Any]], found: Mapping[str, Sequence[dict[str, Any]]]
-) -> dict[str, dict[str, Any]]:
+def measure(evaluations: Mapping[str, BoxEvaluation]) -> dict[str, dict[str, Any]]:
     """Measures of the boxes in each part ("val", "test"); keyed by part, JSON-like, all in 0..1.
 
     COCO's average precision and recall, also by size, and precision, recall and F1 at the score that has the best F1
     on val. Where val has no instances (few-shot splits), there is no threshold.
     """
-    matches = {part: match_boxes(truths[part], found[part]) for part in found}
-    threshold = best_box_threshold(matches["val"]) if truths["val"]["annotations"] else None
-    measured = {}
-    for part in found:
-        measured[part] = {
-            **box_metrics(truths[part], found[part]).as_dict(),
-            "sizes": size_metrics(truths[part], found[part]),
-        }
-        if threshold is not None:
-            measured[part] |= {**counts_at(matches[part], threshold), "threshold": threshold}
+    measured = {part: each.metrics.as_dict() | {"sizes": each.size_metrics()} for part, each in evaluations.items()}
+    if evaluations["val"].truth["annotations"]:
+        threshold = best_box_threshold(evaluations["val"].matches)
+        for part, each in evaluations.items():
+            measured[part] |= {**counts_at(each.matches, threshold), "threshold": threshold}
     return measured
 
 
 def draw_figures(
-    folder: Path, dataset: Dataset, detections: Sequence[dict[str, Any]], threshold: float | None, title: str
+    folder: Path, dataset: Dataset, evaluation: BoxEvaluation, threshold: float | None, title: str
 ) -> None:
     """Write figures of test: precision_recall.png, and with a threshold confusion.png and worst.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    truth = dataset.ground_truth("test")
-    draw_precision_recall(folder / "precision_recall.png", precision_curves(truth, detections), title)
+    draw_precision_recall(folder / "precision_recall.png", evaluation.precision_curves(), title)
     if threshold is not None:
-        confusion = box_confusion(truth, detections, threshold)
+        confusion = box_confusion(evaluation.truth, evaluation.detections, threshold)
         draw_confusion(folder / "confusion.png", confusion, dataset.classes, f"{title}, score >= {threshold:.3f}")
-        draw_worst(folder / "worst.png", dataset, truth, detections, threshold)
+        draw_worst(folder / "worst.png", dataset, evaluation, threshold)
 
 
 def draw_precision_recall(path: Path, curves: Mapping[str, NDArray[np.float64]], title: str) -> None:
-    """Precision by recall at IoU 0.5, a line for each class; ``curves`` as `precision_curves` gives them."""
+    """Precision by recall at IoU 0.5, a line for each class; ``curves`` as `BoxEvaluation` gives them."""
     figure = Figure(figsize=(6.0, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for name, curve in curves.items():
@@ -83,13 +64,13 @@ def draw_confusion(path: Path, confusion: NDArray[np.int64], classes: Sequence[s
     figure.savefig(path, dpi=110)
 
 
-def worst_images(truth: dict[str, Any], detections: Sequence[dict[str, Any]], threshold: float) -> list[int]:
+def worst_images(evaluation: BoxEvaluation, threshold: float) -> list[int]:
     """Image ids with a mistake at the threshold, worst first: misses and false alarms, then the surest false alarm."""
-    kept = [found for found in detections if found["score"] >= threshold]
-    harm = {entry["id"]: [0, 0.0] for entry in truth["images"]}
+    harm = {entry["id"]: [0, 0.0] for entry in evaluation.truth["images"]}
     ids = sorted(harm)
-    for match in match_boxes(truth, kept):
-        for index, hit, score in zip(match.image, match.hit[0], match.scores, strict=True):
+    for match in evaluation.matches:
+        kept = match.scores >= threshold  # lower scores are matched later, so that they change nothing among these
+        for index, hit, score in zip(match.image[kept], match.hit[0][kept], match.scores[kept], strict=True):
             mistakes = harm[ids[index]]
             mistakes[0] += -1 if hit else 1
             mistakes[1] = max(mistakes[1], 0.0 if hit else float(score))
@@ -98,30 +79,19 @@ def worst_images(truth: dict[str, Any], detections: Sequence[dict[str, Any]], th
     return [id_ for id_ in sorted(ids, key=lambda id_: (*(-value for value in harm[id_]), id_)) if harm[id_][0]]
 
 
-def draw_worst(
-    path: Path, dataset: Dataset, truth: dict[str, Any], detections: Sequence[dict[str, Any]], threshold: float
-) -> None:
-    """The worst images of test in one sheet: ground truth green, boxes with at least the threshold's score red."""
+def draw_worst(path: Path, dataset: Dataset, evaluation: BoxEvaluation, threshold: float) -> None:
+    """The worst images of test in one sheet, with their boxes of at least the threshold's score."""
     names = {number: name for name, number in dataset.image_ids.items()}
     tiles = []
-    for id_ in worst_images(truth, detections, threshold)[:SHOWN]:
-        image = read_image(dataset.image_file("test", names[id_]), cv2.IMREAD_COLOR)
-        scale = SIDE / max(image.shape[:2])
-        tile = np.full((SIDE + 16, SIDE, 3), 255, np.uint8)
-        shrunk = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        tile[: shrunk.shape[0], : shrunk.shape[1]] = shrunk
-        known = [(entry, TRUTH) for entry in truth["annotations"] if entry["image_id"] == id_]
-        said = [(entry, FOUND) for entry in detections if entry["image_id"] == id_ and entry["score"] >= threshold]
-        for entry, colour in (*known, *said):
-            x, y, width, height = (round(value * scale) for value in entry["bbox"])
-            cv2.rectangle(tile, (x, y), (x + width, y + height), colour, 1)
-            score = f" {entry['score']:.2f}" if "score" in entry else ""
-            at = (x, y - 3) if "score" in entry else (x, y + height + 10)
-            label = f"{dataset.classes[entry['category_id'] - 1]}{score}"
-            cv2.putText(tile, label, at, cv2.FONT_HERSHEY_SIMPLEX, 0.35, colour, 1, cv2.LINE_AA)
-        cv2.putText(tile, names[id_][-50:], (2, SIDE + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1, cv2.LINE_AA)
-        tiles.append(tile)
-    if not tiles:
-        return
-    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % 4)
-    cv2.imwrite(str(path), np.vstack([np.hstack(tiles[at : at + 4]) for at in range(0, len(tiles), 4)]))
+    for id_ in worst_images(evaluation, threshold)[:SHOWN]:
+        image = read_image(dataset.image_file("test", names[id_]), cv2.IMREAD_COLOR_RGB)
+        known = [entry for entry in evaluation.truth["annotations"] if entry["image_id"] == id_]
+        said = [entry for entry in evaluation.detections if entry["image_id"] == id_ and entry["score"] >= threshold]
+        marks = [[box_mark(entry["bbox"], _label(entry, dataset.classes)) for entry in side] for side in (known, said)]
+        tiles.append(Tile(image, (0, 0, image.shape[1], image.shape[0]), marks[0], marks[1], names[id_]))
+    draw_sheet(path, tiles)
+
+
+def _label(entry: dict[str, Any], classes: Sequence[str]) -> str:
+    score = f" {entry['score']:.2f}" if "score" in entry else ""
+    return f"{classes[entry['category_id'] - 1]}{score}"

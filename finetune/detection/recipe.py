@@ -1,13 +1,8 @@
-"""Settings of a training of YOLO or YOLO-World, and the options of the commands that set them. Imports no torch."""
+"""Settings of a training of YOLO or YOLO-World, and the names of their models. Imports no torch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import click
-
-from converters.cli.options import Number
 
 FORMATS = {"detect": "yolo", "segment": "yolo-seg", "obb": "yolo-obb"}  # task -> the dataset's format
 SUFFIXES = {"detect": "", "segment": "-seg", "obb": "-obb"}
@@ -35,18 +30,11 @@ class Recipe:
 
     def overrides(self) -> dict[str, Any]:
         """The same in ultralytics' words, with what products under a camera allow as augmentation."""
-        return {
-            "epochs": self.epochs,
-            "imgsz": self.imgsz,
-            "batch": self.batch,
+        settings = asdict(self) | {
             "lr0": self.lr,
-            "optimizer": self.optimizer,
             "freeze": self.freeze or None,
-            "patience": self.patience,
             "cos_lr": True,
             "scale": 0.25,  # a camera keeps its distance
-            "mosaic": self.mosaic,
-            "degrees": self.degrees,
             "close_mosaic": min(10, self.epochs // 5),  # its default of 10 means no mosaic at all in short runs
             "flipud": 0.5,  # a product has no "up" to its defects
             "fliplr": 0.5,
@@ -58,52 +46,7 @@ class Recipe:
             "cache": "ram",  # small sets fit, and no image is decoded again in every epoch
             "nbs": self.batch,  # no accumulation over batches: steps are scarce
         }
+        return {name: value for name, value in settings.items() if name not in ("lr", "background")}
 
 
 WORLD_RECIPE = Recipe(lr=2e-4)  # the rate of the paper: a larger one makes the detector forget words
-
-
-def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
-    """The options that make up a recipe, with its fields as parameters."""
-    options = (
-        click.option(
-            "--epochs",
-            type=click.IntRange(1),
-            default=defaults.epochs,
-            help="Passes over the training images, at most.",
-        ),
-        click.option("--imgsz", type=click.IntRange(32), default=defaults.imgsz, help="Longest side in training, px."),
-        click.option("--batch", type=click.IntRange(1), default=defaults.batch, help="Images per training step."),
-        click.option("--lr", type=Number(0, min_open=True), default=defaults.lr, help="Initial learning rate."),
-        click.option(
-            "--optimizer", type=click.Choice(["AdamW", "SGD", "MuSGD"]), default=defaults.optimizer, help="Optimizer."
-        ),
-        click.option(
-            "--freeze", type=click.IntRange(0), default=defaults.freeze, help="Freeze this many of the first layers."
-        ),
-        click.option(
-            "--patience", type=click.IntRange(1), default=defaults.patience, help="Epochs without gain before a stop."
-        ),
-        click.option(
-            "--background",
-            type=Number(0, 1, max_open=True),
-            default=defaults.background,
-            help="Fraction of defect-free images in training.",
-        ),
-        click.option(
-            "--mosaic", type=Number(0, 1), default=defaults.mosaic, help="Probability of mosaic augmentation."
-        ),
-        click.option(
-            "--degrees",
-            type=Number(0, 180),
-            default=defaults.degrees,
-            help="Rotate training images by up to ± this many degrees.",
-        ),
-    )
-
-    def add(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return add

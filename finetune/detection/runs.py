@@ -4,19 +4,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from converters.cli.errors import DatasetError
 from converters.sources.samples import PARTS
+from finetune.detection.recipe import Recipe
 from finetune.runs.dataset import Dataset, whole_images
-from finetune.runs.run_folder import SETTINGS, Run, read_begun, read_run, run_folder
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
+from finetune.runs.run_folder import SETTINGS, Run, read_begun, read_run, run_folder, start_run
 
 CHECKPOINTS = Path("weights")  # where ultralytics keeps last.pt and best.pt, in the folder of a training
-ASIDE = {"out", "runs", "run_name", "export", "overwrite", "resume"}  # options that are no setting of a run
+ASIDE = {"out", "runs", "run_name", "overwrite", "resume"}  # options that are no setting of a run
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Request:
 
     out: Path
     runs: Path
-    run_name: str | None  # None: as ``usual_name`` has it
+    run_name: str | None  # None: the usual name
     arch: str
     weights: str
     device: str
@@ -47,7 +44,6 @@ def usual_name(dataset: Dataset) -> str:
 
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)
-AnyRecipe = TypeVar("AnyRecipe", bound="DataclassInstance")
 
 
 def cost_of(seconds: float, cpu: float, resumed: bool) -> dict[str, float | None]:
@@ -68,6 +64,16 @@ def fold_names(name: str, folds: int | None) -> list[str]:
     return [f"{name}@kfold-{folds}-{fold}" for fold in range(folds)] if folds else [name]
 
 
+def begin_run(
+    folder: Path, dataset: Dataset, settings: dict[str, Any], overwrite: bool, *start: Path | str | None
+) -> Run:
+    """A run in a new folder; raises DatasetError if a file of ``start``, which it is to begin with, lies in the old."""
+    for file in start:
+        if file and folder.resolve() in Path(file).resolve().parents:
+            raise DatasetError(f"{file}: lies in the run that would be replaced; name another run with --run")
+    return start_run(folder, dataset, settings, overwrite, settings)
+
+
 def continue_run(folder: Path, dataset: Dataset, origin: dict[str, Any]) -> Run:
     """An interrupted run; raises DatasetError if a setting in ``origin`` is another now."""
     settings = read_begun(folder)
@@ -81,23 +87,23 @@ def has_last(folder: Path) -> bool:
     return any(folder.glob(f"*/{CHECKPOINTS}/last.pt"))
 
 
-def as_begun(request: AnyRequest, recipe: AnyRecipe, folder: Path, given: set[str]) -> tuple[AnyRequest, AnyRecipe]:
+def as_begun(request: AnyRequest, recipe: Recipe, folder: Path, given: set[str]) -> tuple[AnyRequest, Recipe]:
     """Request and recipe that a run was begun with; raises DatasetError for an option in ``given`` that differs."""
-    settings = read_begun(folder)
-    begun: dict[str, Any] = {}
-    for name, now in as_settings(request, recipe).items():
-        begun[name] = settings.get(name)  # None of an option that is younger than the run
-        if now != begun[name] and (name in given or name not in settings):
-            option = name.replace("_", "-")
+    now, settings = as_settings(request, recipe), read_begun(folder)
+    if not now.keys() <= settings.keys():
+        raise DatasetError(f"--resume: {folder} was begun by another command; name another run with --run")
+    begun = {name: settings[name] for name in now}
+    for name in now:
+        if name in given and now[name] != begun[name]:
             raise DatasetError(
-                f"--{option} {now}: {folder} was begun with {begun[name]}; "
+                f"--{name.replace('_', '-')} {now[name]}: {folder} was begun with {begun[name]}; "
                 "leave it out to resume, or train again with --overwrite"
             )
-    kept = {field.name: begun.pop(field.name) for field in fields(recipe)}
-    return replace(request, **begun), replace(recipe, **kept)
+    kept = {field.name: begun.pop(field.name) for field in fields(Recipe)}
+    return replace(request, **begun), Recipe(**kept)
 
 
-def as_settings(request: Request, recipe: Any) -> dict[str, Any]:
+def as_settings(request: Request, recipe: Recipe) -> dict[str, Any]:
     """Settings that a resumed run must have in common with its beginning: all but the device."""
     settings = request.settings() | asdict(recipe)
     del settings["device"]
@@ -107,9 +113,9 @@ def as_settings(request: Request, recipe: Any) -> dict[str, Any]:
 def train_on_each(
     datasets: Sequence[Dataset],
     request: AnyRequest,
-    recipe: AnyRecipe,
+    recipe: Recipe,
     given: set[str],
-    train_on: Callable[[AnyRequest, AnyRecipe, Dataset], dict[str, Any]],
+    train_on: Callable[[AnyRequest, Recipe, Dataset], dict[str, Any]],
     measures_in: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
     """Leave a run on each dataset; return what ``train_on`` measured by dataset.
@@ -140,16 +146,17 @@ def _check_interrupted(folder: Path) -> None:
         raise DatasetError(f"--resume: {folder} holds no interrupted run with a last.pt; start it without --resume")
 
 
-def check_parts(dataset: Dataset) -> None:
-    """Raise DatasetError for what would end a run after hours of training: an empty part, or no ground truth."""
+def check_trainable(dataset: Dataset, batch: int, device: str) -> None:
+    """Raise DatasetError for a batch that the devices cannot share, and for what would end a run after hours.
+
+    That is a dataset without defects, an empty part, or no ground truth.
+    """
+    if batch % (devices := device.count(",") + 1):
+        raise DatasetError(f"--batch {batch}: is divided among {devices} devices; name a multiple of {devices}")
+    if not dataset.classes:
+        raise DatasetError(f"{dataset.folder}: holds no defects to learn")
     for part in PARTS:
         if not dataset.images(part):
             raise DatasetError(f"{dataset.folder}: the {part} part holds no image; convert with another --protocol")
     for part in ("val", "test"):
         dataset.ground_truth(part)
-
-
-def check_batch(batch: int, device: str) -> None:
-    """Raise DatasetError for a batch that the devices cannot share evenly."""
-    if batch % (devices := device.count(",") + 1):
-        raise DatasetError(f"--batch {batch}: is divided among {devices} devices; name a multiple of {devices}")

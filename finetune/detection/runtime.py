@@ -24,11 +24,13 @@ from finetune.detection.evaluation import LEAST_SCORE
 from finetune.detection.recipe import LIGHT, SUFFIXES, Recipe
 from finetune.detection.runs import CHECKPOINTS
 from finetune.runs.run_folder import Run
+from finetune.training.weights import find_weights
 
 
-def addresses(names: Iterable[str]) -> dict[str, str]:
-    """Addresses of the checkpoints that ultralytics publishes, by name."""
-    return {name: f"https://github.com/ultralytics/assets/releases/download/v8.4.0/{name}" for name in names}
+def find_checkpoint(wanted: str, names: Iterable[str]) -> Path | None:
+    """The checkpoint that --weights asks for: a file, or one of ``names`` that ultralytics publishes; None for none."""
+    address = "https://github.com/ultralytics/assets/releases/download/v8.4.0"
+    return find_weights(wanted, {f"{name}.pt": f"{address}/{name}.pt" for name in names}, fetch_weights)
 
 
 def fetch_weights(name: str) -> Path:
@@ -205,8 +207,7 @@ class Interrupt:
         self.wanted = False
 
     def note(self, number: int, _: Any) -> None:
-        if self.wanted:  # the second one does not wait
-            raise KeyboardInterrupt
+        self.check()  # the second one does not wait
         self.wanted = True
 
     def check(self, _: Any = None) -> None:
@@ -284,8 +285,8 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def export_onnx(best: Path, task: str, imgsz: int) -> Path:
+def export_onnx(best: Path, task: str, imgsz: int, device: str = "cpu") -> Path:
     """Write best.onnx beside best.pt: 1 x 3 x imgsz x imgsz of 0..1 in, boxes after NMS out (see docs/measurements)."""
-    model = load_model("", best, task)
+    model, settings = load_model("", best, task), {"imgsz": imgsz, "conf": LEAST_SCORE, "device": device}
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        return Path(model.export(format="onnx", imgsz=imgsz, nms=True, conf=LEAST_SCORE, simplify=False, device="cpu"))
+        return Path(model.export(format="onnx", nms=True, simplify=False, **settings))

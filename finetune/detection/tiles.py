@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from torchvision.ops import batched_nms, box_convert
 
 from finetune.measures.masks import decode, encode
 from finetune.runs.dataset import Dataset
@@ -23,12 +25,9 @@ def on_whole_images(
     Boxes (x, y, width, height, in pixels), polygons and RLE masks move to where their tile lies. Where tiles overlap, a
     defect that one tile's border cuts is whole in the next, so a box that ends at a border inside of what the
     neighbour sees as well is left out. Of boxes of one class that overlap by more than ``iou``, the surest stays.
-
-    Raises ValueError if the dataset is none of tiles.
     """
-    if dataset.tiles is None:
-        raise ValueError(f"{dataset.folder} is no dataset of tiles")
     record = dataset.tiles
+    assert record
     tiles = {dataset.image_ids[name]: tile for name, tile in record["tiles"].items() if name in dataset.image_ids}
     starts: dict[str, dict[str, list[int]]] = {name: {"x": [], "y": []} for name in record["images"]}
     for tile in record["tiles"].values():
@@ -65,22 +64,15 @@ def _moved(found: Mapping[str, Any], tile: dict[str, Any], image: dict[str, int]
         offset = (tile["x"], tile["y"])
         moved["segmentation"] = [[value + offset[i % 2] for i, value in enumerate(ring)] for ring in segmentation]
     elif segmentation is not None:
-        moved["segmentation"] = _moved_mask(segmentation, tile, image)
+        whole = np.zeros((image["height"], image["width"]), np.uint8, order="F")
+        shown = np.s_[tile["y"] : tile["y"] + tile["height"], tile["x"] : tile["x"] + tile["width"]]
+        whole[shown] = decode(segmentation, tile["height"], tile["width"])
+        moved["segmentation"] = encode(whole)
     return moved
-
-
-def _moved_mask(rle: dict[str, Any], tile: dict[str, Any], image: dict[str, int]) -> dict[str, Any]:
-    whole = np.zeros((image["height"], image["width"]), np.uint8, order="F")
-    x, y = tile["x"], tile["y"]
-    whole[y : y + tile["height"], x : x + tile["width"]] = decode(rle, tile["height"], tile["width"])
-    return encode(whole)
 
 
 def _without_repetitions(detections: list[dict[str, Any]], iou: float) -> list[dict[str, Any]]:
     """Non-maximum suppression in each image and class; the rest in order of image, the surest first."""
-    import torch
-    from torchvision.ops import batched_nms, box_convert
-
     if not detections:
         return []
     boxes = torch.tensor([found["bbox"] for found in detections], dtype=torch.float64)

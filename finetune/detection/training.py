@@ -15,43 +15,21 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import IterableSimpleNamespace
 
 from converters.cli.errors import DatasetError
-from finetune.detection import runs as yolo_runs
-from finetune.detection.dataset_view import check_scale, named_by, size_of_whole, view_of
+from finetune.detection import runs, runtime
+from finetune.detection.dataset_view import check_scale, size_of_whole, view_of
 from finetune.detection.evaluation import evaluate, report, spread
 from finetune.detection.recipe import FORMATS, LIGHT, SIZES, SUFFIXES, Recipe
-from finetune.detection.runs import (
-    CHECKPOINTS,
-    check_batch,
-    check_parts,
-    continue_run,
-    cost_of,
-    fold_names,
-    has_last,
-    train_on_each,
-)
-from finetune.detection.runtime import (
-    addresses,
-    best_of,
-    check_device,
-    check_freeze,
-    cpu_seconds,
-    export_onnx,
-    facts_of,
-    fetch_weights,
-    load_model,
-    state_of,
-    train,
-)
 from finetune.runs.checksums import sha256
-from finetune.runs.dataset import Dataset, check_apart, choose_dataset, open_dataset, whole_images
-from finetune.runs.run_folder import Run, finished_run, read_run, start_run, told_to_resume, write_record
-from finetune.training.weights import RANDOM, find_weights
+from finetune.runs.dataset import Dataset, check_apart, open_dataset, whole_images
+from finetune.runs.run_folder import Run, finished_run, told_to_resume, write_record
+from finetune.training.weights import RANDOM
 
 STAGES = ("pretrain", "train")  # a run's trainings, each in a folder of its name
+BEST = Path(STAGES[-1]) / runs.CHECKPOINTS / "best.pt"  # what a run leaves, in its folder
 
 
 @dataclass(frozen=True)
-class Request(yolo_runs.Request):
+class Request(runs.Request):
     """The request, apart from the recipe and the dataset; the fields are the command's options."""
 
     task: str
@@ -59,7 +37,6 @@ class Request(yolo_runs.Request):
     pretrain: str | None
     pretrain_epochs: int | None
     synthetic_share: float | None
-    export: str | None
 
 
 def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
@@ -70,15 +47,15 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
     dataset = replace(dataset, synthetic_share=request.synthetic_share)
     first = open_dataset(request.out, request.pretrain) if request.pretrain else None
     check(request, recipe, dataset, first)
-    check_device(request.device)
+    runtime.check_device(request.device)
     run, model = start(request, recipe, dataset, first)
     parts = [part for part in (first, dataset) if part]
     size = size_of_whole(dataset, recipe.imgsz, request.crop)
-    cpu = cpu_seconds()
-    with told_to_resume(run.folder, has_last):
+    cpu = runtime.cpu_seconds()
+    with told_to_resume(run.folder, runs.has_last):
         best = train_in_turn(model, parts, request, recipe, run, size)
-        cost = cost_of(run.seconds, cpu_seconds() - cpu, request.resume)
-        model = load_model(request.arch, best, request.task)
+        cost = runs.cost_of(run.seconds, runtime.cpu_seconds() - cpu, request.resume)
+        model = runtime.load_model(request.arch, best, request.task)
         tiles = dataset if dataset.tiles else None
         measured = evaluate(model, run, request.task, size, request.device.split(",")[0], tiles=tiles)
     run.finish(
@@ -92,7 +69,7 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
         seconds_per_image=measured.pop("seconds_per_image"),
         metrics=measured,
         **cost,
-        **facts_of(model, best),
+        **runtime.facts_of(model, best),
     )
     return measured
 
@@ -105,10 +82,7 @@ def check(request: Request, recipe: Recipe, dataset: Dataset, first: Dataset | N
         raise DatasetError(f"--arch {request.arch}: finds boxes only; choose another for --task {request.task}")
     if request.crop and (request.task != "detect" or dataset.tiles):
         raise DatasetError("--crop: is for boxes on whole images; make tiles with the converter's --tile instead")
-    check_batch(recipe.batch, request.device)
-    if not dataset.classes:
-        raise DatasetError(f"{dataset.folder}: holds no defects to learn")
-    check_parts(whole)
+    runs.check_trainable(whole, recipe.batch, request.device)
     if request.crop:
         check_scale(whole)
     if first:
@@ -126,16 +100,12 @@ def start(request: Request, recipe: Recipe, dataset: Dataset, first: Dataset | N
         "pretrain_split_sha256": first and first.split["sha256"],
     }
     if request.resume:
-        return continue_run(folder, whole, origin), None
-    checkpoint = find_weights(
-        request.weights, addresses(f"{size}{SUFFIXES[request.task]}.pt" for size in SIZES), fetch_weights
-    )
-    if checkpoint and folder.resolve() in checkpoint.resolve().parents:
-        raise DatasetError(f"--weights {request.weights}: lies in the run that would be replaced; name another --run")
-    model = load_model(request.arch, checkpoint, request.task)
-    check_freeze(model, recipe)
+        return runs.continue_run(folder, whole, origin), None
+    checkpoint = runtime.find_checkpoint(request.weights, [f"{size}{SUFFIXES[request.task]}" for size in SIZES])
+    model = runtime.load_model(request.arch, checkpoint, request.task)
+    runtime.check_freeze(model, recipe)
     settings = request.settings() | {"weights_sha256": checkpoint and sha256(checkpoint)} | asdict(recipe) | origin
-    return start_run(folder, whole, settings, request.overwrite, settings), model
+    return runs.begin_run(folder, whole, settings, request.overwrite, checkpoint), model
 
 
 def whole_image_trainer(imgsz: int) -> Callable[..., Any]:
@@ -160,21 +130,21 @@ def train_in_turn(
     """
     best = None
     for name, dataset in zip(STAGES[-len(datasets) :], datasets, strict=True):
-        weights, data = run.folder / name / CHECKPOINTS, run.folder / f"{name}-data"
-        state = state_of(weights) if request.resume else "absent"
+        weights, data = run.folder / name / runs.CHECKPOINTS, run.folder / f"{name}-data"
+        state = runtime.state_of(weights) if request.resume else "absent"
         if state == "ended":
-            best = best_of(weights)
+            best = runtime.best_of(weights)
             continue
         if state == "unfinished":
-            model = load_model(request.arch, weights / "last.pt", request.task)
+            model = runtime.load_model(request.arch, weights / "last.pt", request.task)
         else:
-            model = load_model(request.arch, best, request.task) if best else model
+            model = runtime.load_model(request.arch, best, request.task) if best else model
             shutil.rmtree(data, ignore_errors=True)
             view_of(dataset, request.task, recipe.background, data, request.crop)
         epochs = request.pretrain_epochs if name == "pretrain" and request.pretrain_epochs else recipe.epochs
         own = replace(recipe, epochs=epochs)
         trainer = whole_image_trainer(size) if request.crop else None
-        best = train(
+        best = runtime.train(
             model, data / "data.yaml", own, run, request.device, request.seed, name, trainer, state == "unfinished"
         )
         if request.crop:
@@ -183,63 +153,27 @@ def train_in_turn(
     return best
 
 
-def evaluate_again(request: Request, folder: Path, dataset: Dataset) -> dict[str, Any]:
+def evaluate_again(folder: Path, dataset: Dataset, device: str) -> None:
     """Predict and measure again with the best checkpoint of a finished run, and write that into the run."""
-    best = folder / STAGES[-1] / CHECKPOINTS / "best.pt"
-    dataset = whole_images(request.out, dataset)
-    record = finished_run(folder, dataset, "YOLO", [best.relative_to(folder)])
+    record = finished_run(folder, dataset, [BEST])
     run, settings = Run(folder, dataset, record["settings"]), record["settings"]
-    check_device(request.device)
-    model = load_model(settings["arch"], best, settings["task"])
-    tiles = open_dataset(request.out, settings["tiles"]) if settings["tiles"] else None
+    model = runtime.load_model(settings["arch"], folder / BEST, settings["task"])
+    tiles = open_dataset(dataset.folder.parent, settings["tiles"]) if settings["tiles"] else None
     size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
-    measured = evaluate(model, run, settings["task"], size, request.device.split(",")[0], tiles=tiles)
-    record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured, **facts_of(model, best)}
-    write_record(folder, record)
-    return measured
-
-
-def export_run(request: Request, folder: Path, dataset: Dataset) -> Path:
-    """Export the best checkpoint of a finished run, one of an earlier call too; ``dataset`` may be of its tiles."""
-    settings = read_run(folder, whole_images(request.out, dataset))["settings"]
-    size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
-    return export_onnx(folder / STAGES[-1] / CHECKPOINTS / "best.pt", settings["task"], size)
+    measured = evaluate(model, run, settings["task"], size, device.split(",")[0], tiles=tiles)
+    record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured}
+    write_record(folder, record | runtime.facts_of(model, folder / BEST))
 
 
 def train_datasets(
     name: str, folds: int | None, request: Request, recipe: Recipe, given: set[str]
 ) -> dict[str, dict[str, Any]]:
     """Leave a run on the dataset or on each of its folds; return the measures by dataset."""
-    datasets = [open_dataset(request.out, each, request.synthetic_share) for each in fold_names(name, folds)]
-    return train_on_each(datasets, request, recipe, given, train_and_evaluate, lambda record: record["metrics"])
+    datasets = [open_dataset(request.out, each, request.synthetic_share) for each in runs.fold_names(name, folds)]
+    return runs.train_on_each(datasets, request, recipe, given, train_and_evaluate, lambda record: record["metrics"])
 
 
-def report_all(found: dict[str, dict[str, Any]], request: Request, folder: Path | None = None) -> str:
+def report_all(found: dict[str, dict[str, Any]], request: Request) -> str:
     """Runs and their measures on test as text for the terminal; of several folds, their spread too."""
-    lines = [
-        report(folder or request.folder(open_dataset(request.out, each)), measured["test"])
-        for each, measured in found.items()
-    ]
+    lines = [report(request.folder(open_dataset(request.out, each))) for each in found]
     return "\n".join(lines + [spread([measured["test"] for measured in found.values()])] * (len(found) > 1))
-
-
-def read_data_option(
-    name: str | None, data: Path | None, folds: int | None, options: dict[str, Any], given: set[str]
-) -> str:
-    """The dataset's name; what --data says besides goes into ``options`` and ``given``.
-
-    Raises DatasetError where others say otherwise.
-    """
-    if data is None:
-        return choose_dataset(options["out"], name)
-    if name is not None:
-        raise DatasetError("--category and --data: both name the dataset; leave one of them out")
-    if folds:
-        raise DatasetError("--folds: needs --category NAME; a data.yaml is of one fold")
-    assert data is not None
-    out, name, task = named_by(data)
-    if "task" in given and options["task"] != task:
-        raise DatasetError(f"--task {options['task']}: {data} is for {task}; leave --task out, or name other data")
-    options |= {"out": out, "task": task}
-    given |= {"out", "task"}
-    return name

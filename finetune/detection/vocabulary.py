@@ -79,10 +79,9 @@ def read_prompts(path: Path, classes: Sequence[str]) -> Prompts:
 def _check_names(source: str, given: Sequence[str], classes: Sequence[str]) -> None:
     missing = [name for name in classes if name not in given]
     unknown = [name for name in given if name not in classes]
-    if missing:
-        raise DatasetError(f"{source}: lacks {', '.join(missing)}; the dataset has {', '.join(classes)}")
-    if unknown:
-        raise DatasetError(f"{source}: {', '.join(unknown)}: no such class; the dataset has {', '.join(classes)}")
+    if missing or unknown:
+        wrong = f"lacks {', '.join(missing)}" if missing else f"{', '.join(unknown)}: no such class"
+        raise DatasetError(f"{source}: {wrong}; the dataset has {', '.join(classes)}")
 
 
 def unit(vectors: NDArray[Any]) -> NDArray[Any]:
@@ -109,14 +108,13 @@ def read_vectors(path: Path, classes: Sequence[str]) -> NDArray[Any]:
     try:
         with np.load(path, allow_pickle=False) as data:
             names, vectors = [str(name) for name in data["names"]], np.asarray(data["embeddings"], np.float64)
-    except FileNotFoundError:
-        raise DatasetError(f"{flag}: no such file") from None
     except Exception as error:  # whatever a foreign file makes NumPy raise
         raise DatasetError(f"{flag}: needs an .npz with `names` and `embeddings` ({error})") from None
-    if vectors.shape != (len(names), WIDTH):
-        raise DatasetError(f"{flag}: {len(names)} names need {len(names)} x {WIDTH} numbers, not {vectors.shape}")
-    if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
-        raise DatasetError(f"{flag}: a vector is zero or no number")
+    if vectors.shape != (len(names), WIDTH) or not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
+        needed = f"{len(names)} x {WIDTH} finite numbers and no vector of zeros only"
+        raise DatasetError(
+            f"{flag}: {len(names)} names need {needed}; the file holds {' x '.join(map(str, vectors.shape))}"
+        )
     _check_names(flag, names, classes)
     return averaged(vectors[[other == name for other in names]] for name in classes)
 
@@ -188,10 +186,9 @@ def fetch_tower(name: str) -> Path:
     """OpenAI's weights from the hub that open_clip takes them from, into torch's cache of checkpoints."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import huggingface_hub as hub
-    from open_clip.pretrained import get_pretrained_cfg
 
     where = {
-        "repo_id": get_pretrained_cfg(TOWER, name)["hf_hub"].strip("/"),
+        "repo_id": import_open_clip(name).get_pretrained_cfg(TOWER, name)["hf_hub"].strip("/"),
         "filename": "open_clip_model.safetensors",
         "cache_dir": Path(torch.hub.get_dir()) / "checkpoints",
     }

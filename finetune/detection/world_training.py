@@ -8,44 +8,15 @@ from typing import Any
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import table
-from finetune.detection import runs as yolo_runs
+from finetune.detection import runs, runtime, vocabulary
 from finetune.detection.dataset_view import view_of
 from finetune.detection.evaluation import evaluate, shown, spread
 from finetune.detection.recipe import ARCHS, Recipe
-from finetune.detection.runs import (
-    CHECKPOINTS,
-    check_batch,
-    check_parts,
-    continue_run,
-    cost_of,
-    fold_names,
-    has_last,
-    train_on_each,
-)
-from finetune.detection.runtime import (
-    addresses,
-    best_of,
-    check_device,
-    check_freeze,
-    cpu_seconds,
-    facts_of,
-    fetch_weights,
-    state_of,
-    train,
-)
-from finetune.detection.vocabulary import (
-    class_vectors,
-    find_tower,
-    prompts_from,
-    read_prompts,
-    read_vectors,
-    write_vectors,
-)
 from finetune.detection.world import Words, hold_back, load_world, set_words, settle_learned, word_trainer
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset, open_dataset
-from finetune.runs.run_folder import Run, finished_run, read_run, run_folder, start_run, told_to_resume, write_record
-from finetune.training.weights import find_weights
+from finetune.runs.json_files import read_json
+from finetune.runs.run_folder import Run, finished_run, run_folder, told_to_resume, write_record
 
 SETS = {"zero-shot": "none", "tuned": "box", "prompt-tuned": "box"}  # and the labels that each needs
 MOST_CLASSES = 80  # ultralytics shows no more words than this in a training step
@@ -54,10 +25,9 @@ WORDS = "text_embeddings.npz"  # the vectors that a run was begun with, in its f
 
 
 @dataclass(frozen=True)
-class Request(yolo_runs.Request):
+class Request(runs.Request):
     """The request, apart from the recipe and the dataset; the fields are the command's options."""
 
-    run_name: str  # ``main`` gives it one
     template: str
     prompts: str | None
     text_weights: str
@@ -65,7 +35,8 @@ class Request(yolo_runs.Request):
     keep_vocabulary: str | None
 
     def folder(self, dataset: Dataset) -> Path:
-        return run_folder(self.runs, dataset, self.run_name, self.seed)
+        usual = f"yolo-world-without-{self.keep_vocabulary}" if self.keep_vocabulary else "yolo-world"
+        return run_folder(self.runs, dataset, self.run_name or usual, self.seed)
 
 
 def find_words(request: Request, dataset: Dataset) -> Words:
@@ -79,29 +50,29 @@ def find_words(request: Request, dataset: Dataset) -> Words:
         raise DatasetError(f"{dataset.folder}: has {len(classes)} classes; YOLO-World trains on up to {MOST_CLASSES}")
     if request.text_embeddings:
         file = Path(request.text_embeddings)
-        return Words(classes, None, read_vectors(file, classes), f"file {file.name}", kept)
+        return Words(classes, None, vocabulary.read_vectors(file, classes), f"file {file.name}", kept)
     categories = list(dataset.card["settings"]["source"])
     prompts = (
-        read_prompts(Path(request.prompts), classes)
+        vocabulary.read_prompts(Path(request.prompts), classes)
         if request.prompts
-        else prompts_from(request.template, classes, categories)
+        else vocabulary.prompts_from(request.template, classes, categories)
     )
-    tower = find_tower(request.text_weights, request.seed, request.folder(dataset).parent / "text")
-    return Words(classes, prompts, class_vectors(prompts, tower.encode), tower.model, kept)
+    tower = vocabulary.find_tower(request.text_weights, request.seed, request.folder(dataset).parent / "text")
+    return Words(classes, prompts, vocabulary.class_vectors(prompts, tower.encode), tower.model, kept)
 
 
 def words_of(run: Run) -> Words:
     """The words that a run was begun with."""
     settings, classes = run.settings, run.dataset.classes
-    vectors = read_vectors(run.folder / WORDS, classes)
+    vectors = vocabulary.read_vectors(run.folder / WORDS, classes)
     return Words(classes, settings["words"], vectors, settings["text_model"], settings["keep_vocabulary"])
 
 
 def tune(name: str, load_start: Callable[[], Any], words: Words, request: Request, recipe: Recipe, run: Run) -> None:
     """Train in the run's folder ``name``, unless that had ended when the run was interrupted."""
-    weights, vectors = run.folder / name / CHECKPOINTS, words.of(words.trained)
+    weights, vectors = run.folder / name / runs.CHECKPOINTS, words.of(words.trained)
     tune_words = name == "prompt-tuned"
-    state = state_of(weights) if request.resume else "absent"
+    state = runtime.state_of(weights) if request.resume else "absent"
     if state != "ended":
         resume = state == "unfinished"
         start = load_world("", weights / "last.pt") if resume else load_start()
@@ -110,8 +81,8 @@ def tune(name: str, load_start: Callable[[], Any], words: Words, request: Reques
             vectors = start.model.txt_feats[0].detach().numpy() if resume else vectors
         trainer = word_trainer(start.model, words.trained, vectors, tune_words)
         data = run.folder / "data" / "data.yaml"
-        train(start, data, recipe, run, request.device, request.seed, name, trainer, resume)
-    best = best_of(weights)
+        runtime.train(start, data, recipe, run, request.device, request.seed, name, trainer, resume)
+    best = runtime.best_of(weights)
     if tune_words:
         settle_learned(best)
 
@@ -120,11 +91,11 @@ def ask(
     name: str, load_start: Callable[[], Any], words: Words, run: Run, device: str, cost: dict[str, Any]
 ) -> dict[str, Any]:
     """Predict, save and measure one of the three sets; what is known of it, with its ``cost``."""
-    best = None if name == "zero-shot" else run.folder / name / CHECKPOINTS / "best.pt"
+    best = None if name == "zero-shot" else run.folder / name / runs.CHECKPOINTS / "best.pt"
     model, vectors = load_world("", best) if best else load_start(), words.vectors
     if name == "prompt-tuned":
         vectors = words.with_learned(model.model.txt_feats[0].numpy())
-        write_vectors(run.folder / f"{name}.npz", words.classes, vectors)
+        vocabulary.write_vectors(run.folder / f"{name}.npz", words.classes, vectors)
     set_words(model, words.classes, vectors)
     about: dict[str, Any] = {
         "model": "YOLO-World",
@@ -137,25 +108,7 @@ def ask(
     }
     measured = evaluate(model, run, "detect", run.settings["imgsz"], device.split(",")[0], name, **about, **cost)
     seconds = measured.pop("seconds_per_image")
-    return {**cost, "seconds_per_image": seconds, **facts_of(model, best), "metrics": measured}
-
-
-def three_results(
-    load_start: Callable[[], Any], words: Words, request: Request, recipe: Recipe, run: Run
-) -> dict[str, dict[str, Any]]:
-    """Zero-shot, fine-tuned and prompt-tuned: predictions of each are saved as a set; measures and costs by set.
-
-    ``load_start`` gives a fresh start each time, since training and predicting change a model.
-    """
-    results = {}
-    for name in SETS:
-        cost: dict[str, float | None] = {"train_seconds": 0.0, "train_cpu_seconds": 0.0}
-        if name != "zero-shot":
-            began, cpu = run.seconds, cpu_seconds()
-            tune(name, load_start, words, request, recipe, run)
-            cost = cost_of(run.seconds - began, cpu_seconds() - cpu, request.resume)
-        results[name] = ask(name, load_start, words, run, request.device, cost)
-    return results
+    return {**cost, "seconds_per_image": seconds, **runtime.facts_of(model, best), "metrics": measured}
 
 
 def is_random(words: Words) -> bool:
@@ -177,15 +130,20 @@ def rows_of(results: dict[str, dict[str, Any]], kept: str | None) -> Iterator[tu
 def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """Leave a whole run on one dataset; return its measures by set and part."""
     dataset.format("yolo")
-    if not dataset.classes:
-        raise DatasetError(f"{dataset.folder}: holds no defects to learn")
-    check_parts(dataset)
-    check_batch(recipe.batch, request.device)
-    check_device(request.device)
-    checkpoint = find_weights(request.weights, addresses(f"{arch}.pt" for arch in ARCHS), fetch_weights)
+    runs.check_trainable(dataset, recipe.batch, request.device)
+    runtime.check_device(request.device)
+    checkpoint = runtime.find_checkpoint(request.weights, ARCHS)
     run, words = start(request, recipe, dataset, checkpoint)
-    with told_to_resume(run.folder, has_last):
-        results = three_results(lambda: load_world(request.arch, checkpoint, request.seed), words, request, recipe, run)
+    load_start = partial(load_world, request.arch, checkpoint, request.seed)  # afresh, as training changes a model
+    results: dict[str, dict[str, Any]] = {}
+    with told_to_resume(run.folder, runs.has_last):
+        for name in SETS:
+            cost: dict[str, float | None] = {"train_seconds": 0.0, "train_cpu_seconds": 0.0}
+            if name != "zero-shot":
+                began, cpu = run.seconds, runtime.cpu_seconds()
+                tune(name, load_start, words, request, recipe, run)
+                cost = runs.cost_of(run.seconds - began, runtime.cpu_seconds() - cpu, request.resume)
+            results[name] = ask(name, load_start, words, run, request.device, cost)
     run.finish(
         model="YOLO-World",
         random_weights=checkpoint is None,
@@ -203,8 +161,8 @@ def train_datasets(
     name: str, folds: int | None, request: Request, recipe: Recipe, given: set[str]
 ) -> dict[str, dict[str, Any]]:
     """Leave a run on the dataset or on each of its folds; return the measures by dataset and set."""
-    datasets = [open_dataset(request.out, each) for each in fold_names(name, folds)]
-    return train_on_each(datasets, request, recipe, given, train_and_evaluate, measures_in)
+    datasets = [open_dataset(request.out, each) for each in runs.fold_names(name, folds)]
+    return runs.train_on_each(datasets, request, recipe, given, train_and_evaluate, measures_in)
 
 
 def measures_in(record: dict[str, Any]) -> dict[str, Any]:
@@ -214,75 +172,66 @@ def measures_in(record: dict[str, Any]) -> dict[str, Any]:
 def start(request: Request, recipe: Recipe, dataset: Dataset, checkpoint: Path | None) -> tuple[Run, Words]:
     """The run, begun or continued with, and its words; raises DatasetError for what cannot be trained."""
     folder = request.folder(dataset)
-    for file in (checkpoint, request.text_embeddings):
-        if file and folder.resolve() in Path(file).resolve().parents:
-            raise DatasetError(f"{file}: lies in the run that would be replaced; name another run with --run")
     origin = {
         "split_sha256": dataset.split["sha256"],
         "label_settings": dataset.label_settings,
         "weights_sha256": checkpoint and sha256(checkpoint),
     }
     if request.resume:
-        run = continue_run(folder, dataset, origin)
+        run = runs.continue_run(folder, dataset, origin)
         return run, words_of(run)
     words = find_words(request, dataset)
-    check_freeze(load_world(request.arch, checkpoint, request.seed), recipe)  # refused before a run is begun
+    runtime.check_freeze(load_world(request.arch, checkpoint, request.seed), recipe)  # refused before a run is begun
     settings = request.settings() | asdict(recipe) | {"prompt_lr": PROMPT_LR}
     settings |= {"words": words.prompts, "text_model": words.source} | origin
-    run = start_run(folder, dataset, settings, request.overwrite, settings)
+    run = runs.begin_run(folder, dataset, settings, request.overwrite, checkpoint, request.text_embeddings)
     data = view_of(dataset, "detect", recipe.background, folder / "data")
     if words.kept:
         hold_back(data, dataset, words.kept)
-    write_vectors(folder / WORDS, words.classes, words.vectors)
+    vocabulary.write_vectors(folder / WORDS, words.classes, words.vectors)
     return run, words
 
 
-def evaluate_again(request: Request, folder: Path, dataset: Dataset) -> dict[str, Any]:
-    """Predict and measure again with what a finished run started from and learned, and write that into the run."""
-    needed = [Path(name) / CHECKPOINTS / "best.pt" for name in SETS if name != "zero-shot"]
-    record = finished_run(folder, dataset, "YOLO-World", needed)
-    older = {"words": record["settings"]["prompts"], "text_model": record["text_model"]}  # where older runs have these
-    run = Run(folder, dataset, older | record["settings"])
-    check_device(request.device)
-    settings, words = run.settings, words_of(run)
-    checkpoint = find_weights(settings["weights"], addresses(f"{arch}.pt" for arch in ARCHS), fetch_weights)
+def evaluate_again(folder: Path, dataset: Dataset, device: str, weights: Path | None) -> None:
+    """Predict and measure again with what a finished run started from and learned, and write that into the run.
+
+    ``weights``: where the checkpoint that it started from lies now, if it has moved.
+    """
+    needed = [Path(name) / runs.CHECKPOINTS / "best.pt" for name in SETS if name != "zero-shot"]
+    record = finished_run(folder, dataset, needed)
+    run, settings = Run(folder, dataset, record["settings"]), record["settings"]
+    words, checkpoint = words_of(run), runtime.find_checkpoint(str(weights or settings["weights"]), ARCHS)
     if checkpoint and sha256(checkpoint) != record["weights_sha256"]:
-        raise DatasetError(f"--eval-only {folder}: {checkpoint} is no longer the file that this run started from")
+        raise DatasetError(f"{folder}: did not start from {checkpoint} as it is now; name that file with --weights")
     for name, found in record["sets"].items():
         cost = {key: found[key] for key in ("train_seconds", "train_cpu_seconds")}
         load = partial(load_world, settings["arch"], checkpoint, settings["seed"])
-        record["sets"][name] = ask(name, load, words, run, request.device, cost)
-    record |= record["sets"]["tuned"]
-    write_record(folder, record)
-    return measures_in(record)
+        record["sets"][name] = ask(name, load, words, run, device, cost)
+    write_record(folder, record | record["sets"]["tuned"])
 
 
-def report(folder: Path, dataset: Dataset) -> str:
+def report(folder: Path) -> str:
     """A run and its measures on test as text for the terminal."""
-    record = read_run(folder, dataset)
+    record = read_json(folder / "run.json", dict)
     settings = record["settings"]
     begun = "random weights" if record["random_weights"] else settings["weights"]
-    text = (
-        "RANDOM text weights"
-        if record["random_text_weights"]
-        else f"text from {settings.get('text_embeddings') or settings['text_weights']}"
-    )
+    text = f"text from {settings['text_embeddings'] or settings['text_weights']}"
     seconds = [found["train_seconds"] for found in record["sets"].values()]
     trained = "resumed" if None in seconds else f"{sum(seconds):.0f} s of training"
-    synthetic = ", SYNTHETIC images" if record["synthetic"] else ""
-    return "\n".join(
-        [
-            f"{dataset.name}: YOLO-World from {begun}, {text}, seed {settings['seed']}, {trained}{synthetic}",
-            table(list(rows_of(record["sets"], settings["keep_vocabulary"])), ("AP50 on test", "instances", *SETS)),
-            f"run: {folder}",
-        ]
-    )
+    head = [
+        f"{record['dataset']}: YOLO-World from {begun}",
+        "RANDOM text weights" if record["random_text_weights"] else text,
+        f"seed {settings['seed']}",
+        trained,
+        *(["SYNTHETIC images"] if record["synthetic"] else []),
+    ]
+    rows = list(rows_of(record["sets"], settings["keep_vocabulary"]))
+    return "\n".join([", ".join(head), table(rows, ("AP50 on test", "instances", *SETS)), f"run: {folder}"])
 
 
-def report_all(found: dict[str, dict[str, Any]], request: Request, folder: Path | None = None) -> str:
+def report_all(found: dict[str, dict[str, Any]], request: Request) -> str:
     """Runs and their measures on test as text for the terminal; of several folds, their spread too."""
-    datasets = [open_dataset(request.out, each) for each in found]
-    lines = [report(folder or request.folder(dataset), dataset) for dataset in datasets]
+    lines = [report(request.folder(open_dataset(request.out, each))) for each in found]
     for way in SETS if len(found) > 1 else ():
         lines.append(f"{way}: {spread([measured[way]['test'] for measured in found.values()])}")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betaincinv
 
 LEVEL = 0.95
 SEEDS_FOR_A_CLAIM = 3  # fewer training runs say nothing about the noise between runs
@@ -51,7 +52,7 @@ def share_interval(share: float, size: int, level: float = LEVEL) -> tuple[float
 
     For shares of 0 and 1, where resampling finds no spread: 0 of 12 false alarms may still be one in four.
     """
-    from scipy.stats import binomtest
-
-    found = binomtest(round(share * size), size).proportion_ci(level)
-    return float(found.low), float(found.high)
+    found, tail = round(share * size), (1 - level) / 2
+    low = betaincinv(found, size - found + 1, tail) if found else 0.0
+    high = betaincinv(found + 1, size - found, 1 - tail) if found < size else 1.0
+    return float(low), float(high)

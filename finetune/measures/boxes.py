@@ -4,6 +4,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,29 +51,6 @@ class BoxMetrics:
         return {**known, "classes": per_class}
 
 
-def size_metrics(truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """COCO's AP and AR by size of the instance (its area in the ground truth), for the sizes that occur.
-
-    A detection that matches nothing counts where its own box is of that size, as in pycocotools.
-    """
-    evaluation = _evaluate(truth, detections, use_classes=True, sizes=tuple(SIZES))
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-    found = {}
-    for index, (size, (low, high)) in enumerate(SIZES.items()):
-        count = sum(low <= entry["area"] <= high for entry in truth["annotations"])
-        if size != "all" and count:
-            precision = evaluation.eval["precision"][:, :, :, index, -1]  # IoU x recall x class; -1: no instance
-            recall = evaluation.eval["recall"][:, :, index, -1]
-            found[size] = {
-                "instances": count,
-                "AP50": float(precision[0][precision[0] >= 0].mean()),
-                "AP50-95": float(precision[precision >= 0].mean()),
-                "AR100": float(recall[recall >= 0].mean()),
-            }
-    return found
-
-
 @dataclass(frozen=True)
 class ClassMatches:
     """One class's detections, surest first, as pycocotools matched them at T = 10 IoU thresholds."""
@@ -83,48 +61,111 @@ class ClassMatches:
     instances: Floats  # N, ground-truth instances in each image
 
 
+class BoxEvaluation:
+    """pycocotools' matching of detections (COCO results) with a COCO ground truth; all measures come from this one.
+
+    Without ``use_classes``, all classes are matched as one. ``sizes`` are keys of SIZES: "all" first, then those that
+    ``size_metrics`` is to tell apart.
+    """
+
+    def __init__(
+        self,
+        truth: dict[str, Any],
+        detections: Sequence[dict[str, Any]],
+        use_classes: bool = True,
+        sizes: Sequence[str] = ("all",),
+    ) -> None:
+        self.truth, self.detections, self.sizes = truth, detections, sizes
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco = _index(truth)
+            found = (
+                coco.loadRes([{**entry} for entry in detections])
+                if detections
+                else _index({**truth, "annotations": []})
+            )
+            self.coco = COCOeval(coco, found, "bbox")
+            self.coco.params.useCats = int(use_classes)
+            self.coco.params.areaRng, self.coco.params.areaRngLbl = [SIZES[size] for size in sizes], list(sizes)
+            self.coco.params.maxDets = [100]
+            self.coco.evaluate()
+
+    @cached_property
+    def curves(self) -> tuple[Floats, Floats]:
+        """Precision, IoU x recall x class x size, and the highest recall, IoU x class x size; -1 without instances."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.coco.accumulate()
+        return self.coco.eval["precision"][..., -1], self.coco.eval["recall"][..., -1]
+
+    @property
+    def metrics(self) -> BoxMetrics:
+        precision, recall = (values[..., 0] for values in self.curves)
+        names = {entry["id"]: entry["name"] for entry in self.truth["categories"]}
+        counts = dict.fromkeys(self.coco.params.catIds, 0)
+        for entry in self.truth["annotations"]:
+            counts[entry["category_id"]] += 1
+        return BoxMetrics(
+            classes=tuple(names[id_] for id_ in counts),
+            instances=tuple(counts.values()),
+            ap=_per_class(precision, counts.values()),
+            ap50=_per_class(precision[:1], counts.values()),
+            ar100=_per_class(recall[:, None], counts.values()),
+        )
+
+    def size_metrics(self) -> dict[str, dict[str, float]]:
+        """COCO's AP and AR by size of the instance (its area in the ground truth), for the sizes that occur.
+
+        A detection that matches nothing counts where its own box is of that size, as in pycocotools.
+        """
+        found = {}
+        for index, size in enumerate(self.sizes):
+            low, high = SIZES[size]
+            count = sum(low <= entry["area"] <= high for entry in self.truth["annotations"])
+            if size != "all" and count:
+                precision, recall = (values[..., index] for values in self.curves)
+                found[size] = {
+                    "instances": count,
+                    "AP50": float(precision[0][precision[0] >= 0].mean()),
+                    "AP50-95": float(precision[precision >= 0].mean()),
+                    "AR100": float(recall[recall >= 0].mean()),
+                }
+        return found
+
+    def precision_curves(self) -> dict[str, Floats]:
+        """Class with instances -> precision at IoU 0.5, at the recalls 0, 0.01 ... 1; (101,) each."""
+        names = {entry["id"]: entry["name"] for entry in self.truth["categories"]}
+        curves = self.curves[0][0, :, :, 0].T
+        return {names[id_]: curve for id_, curve in zip(self.coco.params.catIds, curves, strict=True) if curve[0] >= 0}
+
+    @cached_property
+    def matches(self) -> list[ClassMatches]:
+        """The matching class by class; one entry for all classes together without ``use_classes``."""
+        positions = {id_: position for position, id_ in enumerate(self.coco.params.imgIds)}
+        size, thresholds = len(positions), len(self.coco.params.iouThrs)
+        found = []
+        for start in range(0, len(self.coco.evalImgs), size * len(self.sizes)):
+            entries = [entry for entry in self.coco.evalImgs[start : start + size] if entry]
+            instances = np.zeros(size)
+            for entry in entries:
+                instances[positions[entry["image_id"]]] = len(entry["gtIds"])
+            scores = np.concatenate([np.zeros(0), *(entry["dtScores"] for entry in entries)])
+            hit = np.concatenate([np.zeros((thresholds, 0)), *(entry["dtMatches"] for entry in entries)], axis=1) > 0
+            counts = [len(entry["dtScores"]) for entry in entries]
+            image = np.repeat([positions[entry["image_id"]] for entry in entries], counts).astype(np.int64)
+            order = np.argsort(-scores, kind="mergesort")
+            found.append(ClassMatches(scores[order], image[order], hit[:, order], instances))
+        return found
+
+
 def box_metrics(truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> BoxMetrics:
     """Average precision of detections (COCO results) against a COCO ground truth, by pycocotools."""
-    evaluation = _evaluate(truth, detections, use_classes=True)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU x recall x class, all areas, 100 detections
-    recall = evaluation.eval["recall"][:, :, 0, -1]
-    names = {entry["id"]: entry["name"] for entry in truth["categories"]}
-    ids = evaluation.params.catIds
-    counts = dict.fromkeys(ids, 0)
-    for entry in truth["annotations"]:
-        counts[entry["category_id"]] += 1
-    return BoxMetrics(
-        classes=tuple(names[id_] for id_ in ids),
-        instances=tuple(counts[id_] for id_ in ids),
-        ap=_per_class(precision, counts.values()),
-        ap50=_per_class(precision[:1], counts.values()),
-        ar100=_per_class(recall[:, None], counts.values()),
-    )
+    return BoxEvaluation(truth, detections).metrics
 
 
 def match_boxes(
     truth: dict[str, Any], detections: Sequence[dict[str, Any]], use_classes: bool = True
 ) -> list[ClassMatches]:
     """pycocotools' matching, class by class (one list entry for all classes together without ``use_classes``)."""
-    evaluation = _evaluate(truth, detections, use_classes)
-    positions = {id_: position for position, id_ in enumerate(evaluation.params.imgIds)}
-    size = len(positions)
-    found = []
-    for start in range(0, len(evaluation.evalImgs), size):
-        entries = [entry for entry in evaluation.evalImgs[start : start + size] if entry]
-        instances = np.zeros(size)
-        for entry in entries:
-            instances[positions[entry["image_id"]]] = len(entry["gtIds"])
-        thresholds = len(evaluation.params.iouThrs)
-        scores = np.concatenate([np.zeros(0), *(entry["dtScores"] for entry in entries)])
-        hit = np.concatenate([np.zeros((thresholds, 0)), *(entry["dtMatches"] for entry in entries)], axis=1) > 0
-        counts = [len(entry["dtScores"]) for entry in entries]
-        image = np.repeat([positions[entry["image_id"]] for entry in entries], counts).astype(np.int64)
-        order = np.argsort(-scores, kind="mergesort")
-        found.append(ClassMatches(scores[order], image[order], hit[:, order], instances))
-    return found
+    return BoxEvaluation(truth, detections, use_classes).matches
 
 
 def box_precision(matches: Sequence[ClassMatches], weights: NDArray[Any]) -> tuple[Floats, Floats]:
@@ -182,22 +223,13 @@ def counts_at(matches: Sequence[ClassMatches], threshold: float) -> dict[str, fl
     }
 
 
-def precision_curves(truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> dict[str, Floats]:
-    """Class with instances -> pycocotools' precision at IoU 0.5, at the recalls 0, 0.01 ... 1; (101,) each."""
-    evaluation = _evaluate(truth, detections, use_classes=True)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-    names = {entry["id"]: entry["name"] for entry in truth["categories"]}
-    curves = evaluation.eval["precision"][0, :, :, 0, -1].T
-    return {names[id_]: curve for id_, curve in zip(evaluation.params.catIds, curves, strict=True) if curve[0] >= 0}
-
-
 def box_confusion(truth: dict[str, Any], detections: Sequence[dict[str, Any]], threshold: float) -> NDArray[np.int64]:
     """Boxes with at least a score, matched at IoU 0.5 whatever their class; (C + 1) x (C + 1), truth by prediction.
 
     The last row holds false alarms, the last column misses.
     """
-    evaluation = _evaluate(truth, [found for found in detections if found["score"] >= threshold], use_classes=False)
+    kept = [found for found in detections if found["score"] >= threshold]
+    evaluation = BoxEvaluation(truth, kept, use_classes=False).coco
     classes = len(truth["categories"])
     confusion = np.zeros((classes + 1, classes + 1), np.int64)
     truths = {entry["id"]: entry["category_id"] - 1 for entry in truth["annotations"]}
@@ -210,25 +242,6 @@ def box_confusion(truth: dict[str, Any], detections: Sequence[dict[str, Any]], t
             for id_ in set(entry["gtIds"]) - set(matched.values()):
                 confusion[truths[id_], classes] += 1
     return confusion
-
-
-def _evaluate(
-    truth: dict[str, Any],
-    detections: Sequence[dict[str, Any]],
-    use_classes: bool,
-    sizes: Sequence[str] = ("all",),
-) -> COCOeval:
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = _index(truth)
-        found = (
-            coco.loadRes([dict(entry) for entry in detections]) if detections else _index({**truth, "annotations": []})
-        )
-        evaluation = COCOeval(coco, found, "bbox")
-        evaluation.params.useCats = int(use_classes)
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [SIZES[size] for size in sizes], list(sizes)
-        evaluation.params.maxDets = [100]
-        evaluation.evaluate()
-    return evaluation
 
 
 def _index(dataset: dict[str, Any]) -> COCO:

@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score, roc_auc_score
+
+from finetune.measures.bootstrap import interval, over_seeds, resample
 
 Array = NDArray[Any]
 RATIOS = np.geomspace(0.1, 10, 21)  # of a class's threshold to the others'
@@ -15,9 +20,7 @@ RESAMPLES = 1000
 
 
 def softmax(logits: Array, temperature: float = 1.0) -> Array:
-    from scipy.special import softmax as scipy_softmax
-
-    return scipy_softmax(logits / temperature, axis=1)
+    return special.softmax(logits / temperature, axis=1)
 
 
 def fit_temperature(logits: Array, labels: Array) -> float:
@@ -25,9 +28,6 @@ def fit_temperature(logits: Array, labels: Array) -> float:
 
     Guo et al., On Calibration of Modern Neural Networks, ICML 2017. It changes no argmax.
     """
-    from scipy.optimize import minimize_scalar
-    from sklearn.metrics import log_loss
-
     classes = range(logits.shape[1])
     found = minimize_scalar(
         lambda log_t: log_loss(labels, softmax(logits, np.exp(log_t)), labels=classes),
@@ -69,15 +69,8 @@ def fit_thresholds(probabilities: Array, labels: Array) -> list[float]:
     return [float(value) for value in thresholds]
 
 
-def cheapest(probabilities: Array, costs: Array) -> Array:
-    """The decision with the least expected cost (Elkan, The Foundations of Cost-Sensitive Learning, 2001). (N,)"""
-    return (probabilities @ costs).argmin(1)
-
-
 def measure(labels: Array, decisions: Array) -> dict[str, float]:
     """Accuracy, balanced accuracy and macro-F1, all in 0..1; good counts as a class like the others."""
-    from sklearn.metrics import accuracy_score, f1_score, recall_score
-
     return {
         "accuracy": float(accuracy_score(labels, decisions)),
         "balanced_accuracy": float(recall_score(labels, decisions, labels=np.unique(labels), average="macro")),
@@ -87,16 +80,12 @@ def measure(labels: Array, decisions: Array) -> dict[str, float]:
 
 def defect_auroc(labels: Array, probabilities: Array) -> float:
     """Area under the ROC curve of 1 - P(good) for defect against good; NaN where one side is empty."""
-    from sklearn.metrics import roc_auc_score
-
     defect = np.asarray(labels) > 0
     return float(roc_auc_score(defect, 1 - probabilities[:, 0])) if defect.any() and not defect.all() else float("nan")
 
 
 def f1_interval(labels: Array, decisions: Sequence[Array], seed: int = 0) -> tuple[float, float]:
     """95 % interval of macro-F1, averaged over S trainings, from resampled images (within classes) and trainings."""
-    from finetune.measures.bootstrap import interval, over_seeds, resample
-
     generator = np.random.default_rng(seed)
     weights = resample(list(labels), range(len(labels)), RESAMPLES, generator)
     values = over_seeds(np.stack([_weighted_f1(labels, found, weights) for found in decisions]), generator)

@@ -1,6 +1,7 @@
 """Masks and anomaly maps as arrays and as COCO's run lengths; what follows from a map at a level."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -37,15 +38,33 @@ def rings(mask: NDArray[Any], slack: float) -> list[NDArray[Any]]:
     return [cv2.approxPolyDP(contour, slack, True).reshape(-1, 2) for contour in contours]
 
 
-def components_of(heat: NDArray[Any], level: float) -> list[tuple[list[int], float]]:
-    """x, y, width, height and peak of each 8-connected component of a map (H x W) at or above ``level``."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((heat >= level).astype(np.uint8), connectivity=8)
-    found = []
-    for index in range(1, count):
-        x, y, w, h = (int(value) for value in stats[index, :4])
-        window = np.s_[y : y + h, x : x + w]
-        found.append(([x, y, w, h], float(heat[window][labels[window] == index].max())))
-    return found
+@dataclass(frozen=True)
+class Region:
+    """8-connected pixels of an H x W mask, cut out with their box."""
+
+    box: tuple[int, int, int, int]  # x, y, width, height
+    pixels: NDArray[np.bool_]  # height x width
+
+    def of(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The values (H x W) of the region's pixels; (P,)."""
+        x, y, w, h = self.box
+        return values[y : y + h, x : x + w][self.pixels]
+
+
+def regions(mask: NDArray[Any]) -> list[Region]:
+    """The connected regions of a mask (H x W, not 0 is inside), as MVTec counts defects."""
+    if not mask.any():
+        return []
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    boxes = [(int(x), int(y), int(w), int(h)) for x, y, w, h in stats[1:, :4]]
+    return [
+        Region((x, y, w, h), labels[y : y + h, x : x + w] == index) for index, (x, y, w, h) in enumerate(boxes, start=1)
+    ]
+
+
+def regions_above(heat: NDArray[Any], level: float) -> list[tuple[Region, float]]:
+    """The regions of a map (H x W) at or above a level, each with its peak: what a heat map finds."""
+    return [(region, float(region.of(heat).max())) for region in regions(heat >= level)]
 
 
 def best_level(pairs: Iterable[tuple[NDArray[np.uint16], NDArray[np.uint8]]]) -> int:
@@ -56,8 +75,9 @@ def best_level(pairs: Iterable[tuple[NDArray[np.uint16], NDArray[np.uint8]]]) ->
     """
     positive, negative = (np.zeros(TOP + 1) for _ in range(2))
     for heat, mask in pairs:
-        positive += np.bincount(heat[mask > 0], minlength=TOP + 1)
-        negative += np.bincount(heat[mask == 0], minlength=TOP + 1)
+        inside = np.bincount(heat[mask > 0], minlength=TOP + 1)
+        positive += inside
+        negative += np.bincount(heat.ravel(), minlength=TOP + 1) - inside
     if not positive.any():
         return int(min(TOP, np.searchsorted(np.cumsum(negative), GOOD_PIXELS * negative.sum()) + 1))
     true, false = (np.cumsum(side[::-1])[::-1] for side in (positive, negative))

@@ -78,11 +78,11 @@ def decisions(true: Floats, false: Floats, missed: Floats, passed: Floats) -> di
     }
 
 
-def macro_f1(confusion: Floats) -> Floats:
+def macro_f1_defects(confusion: Floats) -> Floats:
     """Mean F1 over the classes that occur; ``confusion`` B x (1 + C) x (1 + C), truth by prediction, 0 is good.
 
-    Good is no class of its own here: a defect that passes as good is a miss, a good image called defective a
-    false alarm of that class.
+    Good is no class of its own, as it is in ``macro_f1`` (`decisions.measure`): a defect that passes as good is a miss,
+    a good image called defective a false alarm of that class.
     """
     true = np.diagonal(confusion, axis1=1, axis2=2)[:, 1:]
     present = confusion.sum(axis=2)[:, 1:]

@@ -1,4 +1,4 @@
-"""Predictions of a run, read back: one set for each way of asking the model."""
+"""Predictions of a run, read back: one set for each kind of prompt."""
 
 import csv
 import math
@@ -8,9 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from converters.cli.door import read_json
 from converters.cli.errors import DatasetError
 from finetune.runs.dataset import Dataset
-from finetune.runs.json_files import read_json
+from finetune.runs.records import Result, SetRecord
+
+RESULTS_FORMAT = "COCO's results format is needed: whole numbers as ids, scores in 0..1, boxes of x, y, width, height"
 
 
 def image_scores(
@@ -40,7 +43,7 @@ class PredictionSet:
     def about(self) -> dict[str, Any]:
         """``set.json``; empty where there is none, as with someone else's predictions."""
         path = self.source / "set.json"
-        return read_json(path, dict) if path.is_file() else {}
+        return dict(read_json(path, SetRecord)) if path.is_file() else {}
 
     def has(self, part: str) -> bool:
         return any(path.exists() for path in (self._results(part), self._scores(part), self._heatmaps(part)))
@@ -57,9 +60,8 @@ class PredictionSet:
         if not path.is_file():
             return None
         ids = {dataset.image_ids[name] for name in dataset.images(part)}
-        found = read_json(path, list)
+        found: list[Any] = read_json(path, list[Result], RESULTS_FORMAT)
         for entry in found:
-            _check_result(path, entry)
             if entry["image_id"] not in ids:
                 raise DatasetError(
                     f"{path}: image_id {entry['image_id']} is not in {part} of {dataset.folder}: "
@@ -124,32 +126,3 @@ class PredictionSet:
 
     def _heatmaps(self, part: str) -> Path:
         return self.source / f"{part}_heatmaps"
-
-
-def _check_result(path: Path, entry: Any) -> None:
-    """Raise DatasetError for an entry of a results file that is not of COCO's format."""
-    if not isinstance(entry, dict):
-        raise DatasetError(f"{path}: an entry is {entry!s:.40}: COCO's results format is needed")
-    if not entry.get("segmentation", True):
-        del entry["segmentation"]  # null or [], as some write of a box
-    missing = sorted({"image_id", "category_id", "score"} - entry.keys())
-    if not missing and not entry.keys() & {"bbox", "segmentation"}:
-        missing = ["bbox"]
-    if missing:
-        raise DatasetError(f"{path}: an entry has no {missing[0]}: COCO's results format is needed")
-    box = entry.get("bbox")
-    right = {
-        "image_id": type(entry["image_id"]) is int,
-        "category_id": type(entry["category_id"]) is int,
-        "score": _is_number(entry["score"]) and 0 <= entry["score"] <= 1,
-        "bbox": "segmentation" in entry or (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))),
-    }  # masks are looked at with their image
-    for name in (name for name, holds in right.items() if not holds):
-        raise DatasetError(
-            f"{path}: an entry has the {name} {entry[name]!r:.40}: COCO's results format is needed, with whole numbers "
-            "as ids, scores in 0..1, and boxes of x, y, width and height"
-        )
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

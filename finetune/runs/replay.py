@@ -5,7 +5,6 @@ The options of the command that a run.json records become this command's default
 """
 
 import inspect
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,18 +76,17 @@ def _replay(ctx: click.Context, parameter: click.Parameter, file: Path | None) -
     ctx.meta[ARGUMENTS] = [word for flag, value in (replayed | own).items() for word in _written(options[flag], value)]
 
 
-def _read_run(file: Path) -> dict[str, Any]:
+def _read_run(file: Path) -> Mapping[str, Any]:
+    from converters.cli.door import read_json  # with pydantic, which --help does without
+    from finetune.runs.records import RunRecord
+
+    step = "name the run.json of a run"
     try:
-        record = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise DatasetError(f"--config {file}: cannot be read ({error.strerror}); name the run.json of a run") from None
-    except ValueError as error:
-        raise DatasetError(f"--config {file}: is no JSON ({error}); name the run.json of a run") from None
-    words = record.get("command") if isinstance(record, dict) else None
-    if not words or not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise DatasetError(f"--config {file}: holds no command of a training; name the run.json of a run")
-    if not all(isinstance(record.get(key), dict) for key in ("settings", "versions")):
-        raise DatasetError(f"--config {file}: tells no settings or versions; name the run.json of a run")
+        record = read_json(file, RunRecord, step)
+    except DatasetError as error:
+        raise DatasetError(f"--config {error.message}") from None
+    if missing := {"command", "settings", "versions"} - record.keys():
+        raise DatasetError(f"--config {file}: {min(missing)}: is missing: {step}")
     return record
 
 

@@ -22,10 +22,11 @@ from typing import Any
 
 import click
 
+from converters.cli.door import read_json
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from finetune.runs.dataset import Dataset
-from finetune.runs.json_files import read_json
+from finetune.runs.records import RunRecord
 from finetune.runs.replay import DATASET, command_line, current_replay
 
 SETTINGS = "settings.json"  # what a run was begun with, for --resume
@@ -87,8 +88,7 @@ class Run:
     def begun_with(self) -> list[str]:
         """The command that began the run, which may not be the one that ends it (--resume)."""
         kept = self.folder / SETTINGS
-        begun = read_json(kept, dict).get("command") if kept.is_file() else None
-        return begun or command_line()
+        return read_json(kept, dict[str, Any])["command"] if kept.is_file() else command_line()
 
     def finish(self, **results: Any) -> None:
         record = {
@@ -130,13 +130,9 @@ def synthetic_facts(dataset: Dataset) -> dict[str, Any]:
 
 def synthetic_images_of(record: Mapping[str, Any]) -> str:
     """The first dataset of a run and the synthetic images of either stage, in words for the head of its report."""
-    first, made = record.get("pretrained_on"), record.get("synthetic_images", 0)
-    if (
-        first and "base" in record and "pretrain_synthetic_images" not in record
-    ):  # an older run, which knows the sum only
-        return f", first on {first} ({made} synthetic images in both)"
-    before = record.get("pretrain_synthetic_images", made) if first else 0
-    own = f", {made - before} synthetic images in train" if made > before else ""
+    first, both = record.get("pretrained_on"), record.get("synthetic_images", 0)
+    before = record["pretrain_synthetic_images"] if first else 0
+    own = f", {both - before} synthetic images in train" if both > before else ""
     return (f", first on {first} ({before} synthetic images)" if first else "") + own
 
 
@@ -208,8 +204,8 @@ def told_to_resume(folder: Path, begun: Callable[[Path], bool] = Path.is_dir) ->
 
 def read_begun(folder: Path) -> dict[str, Any]:
     """The settings that the run in ``folder`` was begun with."""
-    begun = read_json(folder / SETTINGS, dict)
-    begun.pop("command", None)
+    begun = read_json(folder / SETTINGS, dict[str, Any])
+    begun.pop("command")
     return begun
 
 
@@ -219,8 +215,7 @@ def check_begun(folder: Path, settings: dict[str, Any]) -> None:
         raise DatasetError(f"--resume: {folder} holds no interrupted run; start it without --resume")
     before, now = read_begun(folder), json.loads(to_json(settings))
     for key in now | before:
-        older = key.endswith("_sha256") and key not in before  # than the record of this digest: nothing to compare
-        if before.get(key) != now.get(key) and not older:
+        if before.get(key) != now.get(key):
             raise DatasetError(
                 f"--resume: {folder} was begun with {key} {before.get(key)!s:.60}, not {now.get(key)!s:.60}; "
                 "give what it was begun with, or train again with --overwrite"
@@ -260,43 +255,41 @@ def find_runs(runs: Path, dataset: Dataset) -> list[Path]:
     return here or sorted(path.parent for path in (runs / dataset.name).glob("*/seed-*/run.json"))
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """``run.json``, with what its trainer adds; raises DatasetError where there is none, or what it should not be."""
+    return dict(read_json(folder / "run.json", RunRecord))
+
+
 def read_run(folder: Path, dataset: Dataset) -> dict[str, Any]:
-    """A run's record; raises DatasetError if it was trained on another split than the dataset's.
+    """A run's record; raises DatasetError if it was trained on another split than the dataset's, or other labels.
 
     A run on the dataset with synthetic images added to train will do: val and test are the same.
     """
-    record = read_json(folder / "run.json", dict)
+    record = read_record(folder)
     _check_labels(folder, record, dataset)
-    if record.get("base", {}).get("sha256") == dataset.split["sha256"]:
+    if "base" in record and record["base"]["sha256"] == dataset.split["sha256"]:
         return record
-    for key, ours in (("family", dataset.split["family"]), ("split_sha256", dataset.split["sha256"])):
-        if record.get(key) != ours:
-            what = "family of splits" if key == "family" else "split"
+    for key, what in (("family", "family of splits"), ("split_sha256", "split")):
+        theirs, ours = record.get(key), dataset.split["sha256" if key == "split_sha256" else key]
+        if theirs != ours:
             raise DatasetError(
-                f"{folder}: was trained on another {what} ({str(record.get(key))[:12]}) than {dataset.folder} "
+                f"{folder}: was trained on another {what} ({str(theirs)[:12]}) than {dataset.folder} "
                 f"({ours[:12]}): its test images are others; train it again, or name another dataset"
             )
     return record
 
 
-def finished_run(folder: Path, dataset: Dataset, model: str, needed: Iterable[Path | str] = ()) -> dict[str, Any]:
-    """The record of the run that --eval-only names.
+def finished_run(folder: Path, dataset: Dataset, needed: Iterable[Path | str] = ()) -> dict[str, Any]:
+    """The record of a finished run that is to be used again.
 
-    Raises DatasetError for one of another ``model``, without a file of ``needed``, or that tells more classes apart.
+    Raises DatasetError for one without a file of ``needed``, or that tells more classes apart than the dataset has.
     """
-    if not (folder / "run.json").is_file():
-        raise DatasetError(f"--eval-only {folder}: holds no finished run (no run.json)")
     record = read_run(folder, dataset)
-    if record.get("model") != model:
-        raise DatasetError(f"--eval-only {folder}: is a run of {record.get('model')}, not of {model}")
     for name in needed:
         if not (folder / name).is_file():
-            raise DatasetError(f"--eval-only {folder}: does not hold {name} any more; train it again")
+            raise DatasetError(f"{folder}: does not hold {name} any more; train it again")
     if record.get("classes", dataset.classes) != dataset.classes:
-        name = record["dataset"]
-        raise DatasetError(
-            f"--eval-only {folder}: knows a class that only synthetic images have: name {name} as the dataset"
-        )
+        raise DatasetError(f"{folder}: knows a class that only synthetic images have: open {record['dataset']} instead")
     return record
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from finetune.measures.masks import merged
+from finetune.measures.masks import Region, merged, regions
 from finetune.runs.dataset import Dataset
 
 
@@ -79,29 +79,15 @@ class Truth:
             found.append(coco_mask.merge(parts) if parts else None)
         return found
 
-    @property
-    def masks(self) -> "Masks":
-        return Masks(self)
+    @cached_property
+    def regions(self) -> list[list[Region]]:
+        """The connected defects of each image, which pixel measures count by."""
+        return [regions(self.mask(index)) if code else [] for index, code in enumerate(self._encoded)]
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """All defects of an image, H x W of 0 and 1."""
         encoded = self._encoded[index]
         return np.zeros(self.sizes[index], np.uint8) if encoded is None else coco_mask.decode(encoded)
-
-
-@dataclass(frozen=True)
-class Masks(Sequence[NDArray[np.uint8]]):
-    """The masks of a part, decoded when asked for."""
-
-    truth: Truth
-
-    def __len__(self) -> int:
-        return len(self.truth.names)
-
-    def __getitem__(self, index: Any) -> Any:
-        if index >= len(self):
-            raise IndexError(index)
-        return self.truth.mask(index)
 
 
 @lru_cache(maxsize=32)

@@ -1,11 +1,10 @@
 """Evaluate how well a SAM segments defects for each kind of prompt, and write its predictions.
 
-Asked with prompts made from the truth (an oracle), each instance is measured at full image size. Asked without a
-person (learned tokens, or another model's boxes), each image's map is, at the level that val prefers.
+With prompts made from the truth (an oracle), each instance is measured at full image size. Without a person
+(learned tokens, or another model's boxes), each image's map is, at the level that val prefers.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,11 @@ from pycocotools import mask as coco_mask
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
 from finetune.measures.bootstrap import interval, resample
+from finetune.measures.masks import TOP, best_level, encode, rings
 from finetune.measures.masks import decode as decode_mask
 from finetune.measures.pixels import BOUNDARY_RATIOS, boundary
 from finetune.runs.dataset import Dataset
+from finetune.runs.json_files import read_json
 from finetune.runs.predictions import PredictionSet, image_scores
 from finetune.runs.run_folder import Run
 from finetune.runs.truth import Truth
@@ -30,16 +31,17 @@ from finetune.segmentation.images import MarkedImage
 from finetune.segmentation.models import Segmenter, decode, embed_prompts, enlarged
 from finetune.segmentation.prompts import Mask, Prompt, box_of, inner_point, noisy_box, spread_points
 from finetune.segmentation.steps import Source, token_answers
+from finetune.training.worst_sheet import SHOWN, Mark, Tile, draw_sheet
 
 AUTO, BOXES = "auto", "yolo-box"
 CLICKS = {"gt-box": 2, "jittered-box": 2, "one-point": 1, "three-points": 3, BOXES: 0, AUTO: 0}
 ORACLES = tuple(CLICKS)[:4]
 TOGETHER = 32  # prompts in a decoder call
-TOP = 65535  # of a 16-bit heat map
 MOST_BOXES = 30  # of an image, the surest ones
 RESAMPLES = 2000
 MEASURES = ("iou", "dice", *(f"boundary_iou_{ratio}" for ratio in BOUNDARY_RATIOS))
 Heat = NDArray[np.uint16]
+Boxes = dict[str, dict[int, list[dict[str, Any]]]]  # COCO results of another model, by part and image id
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Row:
     kind: int  # index of the class
     measures: dict[str, float]
     rival: float  # IoU of the filled prompt box; NaN without boxes
-    rle: dict[str, Any] | None  # what was found; None for nothing
+    rle: dict[str, Any] | None = None  # what was found of an instance; None for nothing
 
 
 def make_prompt(kind: str, mask: Mask, seed: str) -> Prompt:
@@ -89,7 +91,7 @@ def answer(
 def ask(
     segmenter: Segmenter, source: Source, images: Sequence[MarkedImage], kind: str, measures: Sequence[str] = MEASURES
 ) -> tuple[list[Row], list[float]]:
-    """Measure every instance of the images when asked in one way; rows, and the IoU the model expected of each."""
+    """Measure every instance of the images for one prompt kind; rows, and the IoU the model expected of each."""
     rows, expected = [], []
     with progress([p for p in images if p.marked], sum(p.marked for p in images), kind) as marked:
         for image in marked:
@@ -100,8 +102,8 @@ def ask(
             for number, (mask, prompt, (logits, score)) in enumerate(zip(masks, prompts, answers, strict=True)):
                 found = (logits > 0).astype(np.uint8)
                 rival = np.nan if prompt.box is None else overlap(filled(prompt.box, mask.shape), mask, ("iou",))["iou"]
-                row = Row(image, number + 1, kinds[number], overlap(found, mask, measures), rival, to_rle(found))
-                rows.append(row)
+                rle = encode(found) if found.any() else None
+                rows.append(Row(image, number + 1, kinds[number], overlap(found, mask, measures), rival, rle))
                 expected.append(score)
     return rows, expected
 
@@ -124,13 +126,6 @@ def overlap(found: Mask, mask: Mask, measures: Sequence[str] = MEASURES) -> dict
             ours, theirs = boundary(found, ratio), boundary(mask, ratio)
             values[name] = int((ours & theirs).sum()) / max(1, int((ours | theirs).sum()))
     return values
-
-
-def to_rle(mask: Mask) -> dict[str, Any] | None:
-    if not mask.any():
-        return None
-    encoded = coco_mask.encode(np.asfortranarray(mask))
-    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
 
 
 def detection(image_id: int, kind: int, score: float, rle: dict[str, Any]) -> dict[str, Any]:
@@ -183,25 +178,9 @@ def boxes_map(
         for entry, box, (logits, _) in zip(boxes, corners, answers, strict=True):
             np.maximum(heat, entry["score"] / (1 + np.exp(-logits.clip(-30, 30))), out=heat)
             np.maximum(rival, entry["score"] * filled(box, size), out=rival)
-            rle = to_rle((logits > 0).astype(np.uint8))
-            if rle:
-                found.append(detection(image_id, entry["category_id"] - 1, entry["score"], rle))
+            if (logits > 0).any():
+                found.append(detection(image_id, entry["category_id"] - 1, entry["score"], encode(logits > 0)))
     return Map(np.round(heat * TOP).astype(np.uint16), np.round(rival * TOP).astype(np.uint16), None, found)
-
-
-def best_level(pairs: Iterable[tuple[Heat, Mask]]) -> int:
-    """The level, 1..TOP, at which maps have the best Dice with masks, all pixels pooled. For val, never for test.
-
-    Without a defect among the masks, the level that 99.9 % of the pixels stay under.
-    """
-    positive, negative = (np.zeros(TOP + 1) for _ in range(2))
-    for heat, mask in pairs:
-        positive += np.bincount(heat[mask > 0], minlength=TOP + 1)
-        negative += np.bincount(heat[mask == 0], minlength=TOP + 1)
-    if not positive.any():
-        return int(min(TOP, np.searchsorted(np.cumsum(negative), 0.999 * negative.sum()) + 1))
-    true, false = (np.cumsum(side[::-1])[::-1] for side in (positive, negative))
-    return int(np.argmax((2 * true / (true + false + positive.sum()))[1:])) + 1
 
 
 def components(heat: Heat, kinds: Heat, level: int, image_id: int) -> list[dict[str, Any]]:
@@ -210,9 +189,8 @@ def components(heat: Heat, kinds: Heat, level: int, image_id: int) -> list[dict[
     found = []
     for number in range(1, count):
         part = labels == number
-        rle = to_rle(part.astype(np.uint8))
-        assert rle is not None
-        found.append(detection(image_id, int(np.bincount(kinds[part]).argmax()), float(heat[part].max()) / TOP, rle))
+        kind, peak = int(np.bincount(kinds[part]).argmax()), float(heat[part].max()) / TOP
+        found.append(detection(image_id, kind, peak, encode(part)))
     return found
 
 
@@ -254,7 +232,7 @@ def measure_maps(
                 if filled_boxes is not None:
                     rival = overlap((filled_boxes >= levels["rival"]).astype(np.uint8), mask, ())["iou"]
                 kind = image.main_kind()
-                rows.append(Row(image, 0, kind, overlap(found, mask), rival, to_rle(found)))
+                rows.append(Row(image, 0, kind, overlap(found, mask), rival))
     return rows, {"level": levels["heat"] / TOP, "good_images_with_alarm": alarms, "good_images": good}
 
 
@@ -286,21 +264,17 @@ def boxes_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def read_boxes(folder: Path, dataset: Dataset) -> dict[str, dict[int, list[dict[str, Any]]]]:
-    """Boxes that another run predicted, by part and image id; raises DatasetError if it knows other classes."""
-    found: dict[str, dict[int, list[dict[str, Any]]]] = {}
+def read_boxes(folder: Path, dataset: Dataset) -> Boxes:
+    """Boxes that another run predicted; raises DatasetError if it knows other classes."""
+    found: Boxes = {}
     files = boxes_files(folder)
-    run = files["val"].absolute().parents[2]
-    if (run / "run.json").is_file():
-        labels = json.loads((run / "run.json").read_text("utf-8")).get("label_settings", {})
-        names = labels.get("class_names", [])
-        if any(
-            theirs != ours for theirs, ours in zip(names, dataset.classes, strict=False)
-        ):  # synthetic images add some
-            raise DatasetError(
-                f"--boxes {folder}: knows other classes ({', '.join(names)}) than {dataset.folder} has "
-                f"({', '.join(dataset.classes)}): name a run on those"
-            )
+    record = files["val"].absolute().parents[2] / "run.json"
+    names = read_json(record, dict)["label_settings"]["class_names"] if record.is_file() else dataset.classes
+    if any(theirs != ours for theirs, ours in zip(names, dataset.classes, strict=False)):  # synthetic images add some
+        raise DatasetError(
+            f"--boxes {folder}: knows other classes ({', '.join(names)}) than {dataset.folder} has "
+            f"({', '.join(dataset.classes)}): name a run on those"
+        )
     for part, file in files.items():
         found[part] = {}
         for entry in PredictionSet(file.parent).detections(dataset, part) or ():
@@ -308,8 +282,10 @@ def read_boxes(folder: Path, dataset: Dataset) -> dict[str, dict[int, list[dict[
     return found
 
 
-def boxes_sha256(folder: Path) -> str:
-    """Of the files in which another run's boxes lie."""
+def boxes_sha256(folder: Path | None) -> str | None:
+    """Of the files in which another run's boxes lie; None for no run."""
+    if folder is None:
+        return None
     return hashlib.sha256(b"".join(file.read_bytes() for file in boxes_files(folder).values())).hexdigest()
 
 
@@ -345,34 +321,25 @@ def gain(dataset: Dataset, part: str, rows: Sequence[Row], others: Sequence[floa
     return {"gain": float(sums.sum() / counts.sum()), "interval": interval((weights @ sums) / (weights @ counts))}
 
 
-WORST, TILE = 16, 192
-
-
 def draw_worst(rows: Sequence[Row], classes: Sequence[str], path: Path) -> None:
-    """The 16 instances with the lowest IoU, four in a row: truth outlined in green, the answer in magenta."""
+    """The instances with the lowest IoU in one sheet, each in a square around it."""
     tiles = []
-    for row in sorted(rows, key=lambda row: row.measures["iou"])[:WORST]:
+    for row in sorted(rows, key=lambda row: row.measures["iou"])[:SHOWN]:
         ids, _ = row.image.instances()
         mask = (ids == row.number).astype(np.uint8)
         found = np.zeros_like(mask) if row.rle is None else decode_mask(row.rle, *mask.shape)
-        tiles.append(_tile(row.image.pixels(), mask, found, f"{classes[row.kind]} {row.measures['iou']:.2f}"))
-    tiles += [np.zeros((TILE + 18, TILE, 3), np.uint8)] * (-len(tiles) % 4)
-    sheet = np.vstack([np.hstack(tiles[start : start + 4]) for start in range(0, len(tiles), 4)])
-    cv2.imwrite(str(path), sheet[..., ::-1])
+        truth, answers = ([Mark(ring) for ring in rings(side, 0)] for side in (mask, found))
+        caption = f"{classes[row.kind]} {row.measures['iou']:.2f}"
+        tiles.append(Tile(row.image.pixels(), _square_around(mask), truth, answers, caption))
+    draw_sheet(path, tiles)
 
 
-def _tile(pixels: NDArray[np.uint8], mask: Mask, found: Mask, caption: str) -> NDArray[Any]:
-    """A square around the mask, enlarged to TILE px a side, with a line of text below."""
+def _square_around(mask: Mask) -> tuple[int, int, int, int]:
+    """x, y, width and height of a square inside the image, twice as large as the mask and of 48 px or more."""
     x0, y0, x1, y1 = (int(value) for value in box_of(mask))
     side = min(max(2 * max(x1 - x0, y1 - y0), 48), *mask.shape)
     x, y = (
         int(np.clip((low + high - side) // 2, 0, limit - side))
         for low, high, limit in ((x0, x1, mask.shape[1]), (y0, y1, mask.shape[0]))
     )
-    window = np.s_[y : y + side, x : x + side]
-    tile = cv2.resize(pixels[window], (TILE, TILE), interpolation=cv2.INTER_LINEAR)
-    for shape, colour in ((mask, (0, 220, 0)), (found, (255, 0, 255))):
-        large = cv2.resize(shape[window], (TILE, TILE), interpolation=cv2.INTER_NEAREST)
-        cv2.drawContours(tile, cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0], -1, colour, 1)
-    tile = cv2.copyMakeBorder(tile, 0, 18, 0, 0, cv2.BORDER_CONSTANT, value=(0, 0, 0))
-    return cv2.putText(tile, caption, (3, TILE + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+    return x, y, side, side

@@ -13,7 +13,8 @@ from torch import nn
 from converters.cli.terminal import progress
 from finetune.segmentation.images import MarkedImage
 from finetune.segmentation.models import Segmenter, trained_state
-from finetune.segmentation.steps import Averaged, Recipe, Source, optimizer_of, scene_of, take_step
+from finetune.segmentation.settings import Recipe
+from finetune.segmentation.steps import Source, averaged_of, optimizer_of, scene_of, swap, take_step
 from finetune.training.checkpoints import load_saved, save_state
 from finetune.training.processes import add_up, as_first, leads, place
 
@@ -50,10 +51,10 @@ def fit(
     Without a judge (val shows no defect), the last epoch's are kept. Each epoch replaces the file ``last``, from which
     ``resume`` continues as if there had been no interruption.
     """
-    parameters = [parameter for parameter in segmenter.parameters() if parameter.requires_grad]
+    parameters = nn.ParameterList(value for value in segmenter.parameters() if value.requires_grad)
     steps = -(-len(drawn(segmenter, images, np.random.default_rng(recipe.seed))) // recipe.batch)
     optimizer, schedule = optimizer_of(parameters, recipe.lr, recipe.weight_decay, recipe.warmup, recipe.epochs * steps)
-    averaged = Averaged(parameters, recipe.ema)
+    averaged = averaged_of(parameters, recipe.ema)
     states = {"optimizer": optimizer, "schedule": schedule, "averaged": averaged}
     at, chosen = load_standing(segmenter, states, last) if resume else (Standing(), trained_state(segmenter))
     with progress(None, recipe.epochs, "training", item_show_func=lambda item: item) as bar:
@@ -67,12 +68,13 @@ def fit(
                 nn.utils.clip_grad_norm_(parameters, recipe.clip)
                 optimizer.step()
                 schedule.step()
-                averaged.update()
+                averaged.update_parameters(parameters)
             at.epoch += 1
-            with averaged.in_use():
-                score = as_first(judge) if judge else float(at.epoch)
-                if score > at.best:
-                    at.best, at.best_epoch, chosen = score, at.epoch, trained_state(segmenter)
+            swap(parameters, averaged)
+            score = as_first(judge) if judge else float(at.epoch)
+            if score > at.best:
+                at.best, at.best_epoch, chosen = score, at.epoch, trained_state(segmenter)
+            swap(parameters, averaged)
             loss, lr = float(np.mean(losses)), schedule.get_last_lr()[0]
             at.note(loss, lr, score if judge else None, time.process_time() - began)
             keep(segmenter, states, at, chosen, last)

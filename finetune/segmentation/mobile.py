@@ -12,8 +12,9 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from converters.cli.errors import DatasetError
+from finetune.segmentation.settings import SIDE
 
-SIDE, PATCH, DIM = 1024, 16, 256
+PATCH, DIM = 16, 256
 RENAMED = (  # in MobileSAM's file, and here
     (r"^image_encoder\.patch_embed\.seq\.0\.", "image_encoder.patch_embed.conv1."),
     (r"^image_encoder\.patch_embed\.seq\.2\.", "image_encoder.patch_embed.conv2."),

@@ -26,11 +26,9 @@ from finetune.runs.checksums import sha256
 from finetune.segmentation.images import fitted
 from finetune.segmentation.mobile import build_mobile, renamed
 from finetune.segmentation.prompts import Prompt
+from finetune.segmentation.settings import MOBILE, TINY, Tiny
 from finetune.training.checkpoints import load_state
 
-TINY, MOBILE = "tiny", "mobile_sam"
-ARCHS = (TINY, MOBILE, "vit_b", "vit_l", "vit_h")
-SIDE = 1024  # px that the published models take
 URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 PUBLISHED = {  # name -> where the file is, and the first digits of its SHA-256
     "sam_vit_b": (f"{URL}sam_vit_b_01ec64.pth", "01ec64"),
@@ -82,47 +80,35 @@ def draw_boxes(boxes: Tensor, side: int, grid: int) -> Tensor:
     return (2 * down[:, :, None] * across[:, None, :] - 1)[:, None]
 
 
-@dataclass(frozen=True)
-class Tiny:
-    """The geometry of ``--arch tiny``: small enough to be trained from random weights on a CPU."""
-
-    side: int = 256  # of the square input, px
-    patch: int = 8  # px a cell of the embedding; masks come out at patch / 4 px a cell
-    width: int = 64  # of the image encoder
-    depth: int = 2
-    heads: int = 4
-    window: int = 8  # cells a side within which the encoder attends
-    dim: int = 64  # of the embedding and the prompts
-
-    def build(self) -> Sam:
-        grid = self.side // self.patch
-        sam = Sam(
-            image_encoder=ImageEncoderViT(
-                img_size=self.side,
-                patch_size=self.patch,
-                embed_dim=self.width,
-                depth=self.depth,
-                num_heads=self.heads,
-                norm_layer=partial(nn.LayerNorm, eps=1e-6),
-                use_rel_pos=True,
-                window_size=self.window,
-                out_chans=self.dim,
-            ),
-            prompt_encoder=DrawingPromptEncoder(
-                embed_dim=self.dim,
-                image_embedding_size=(grid, grid),
-                input_image_size=(self.side, self.side),
-                mask_in_chans=16,
-            ),
-            mask_decoder=MaskDecoder(
-                transformer_dim=self.dim,
-                transformer=TwoWayTransformer(depth=2, embedding_dim=self.dim, mlp_dim=4 * self.dim, num_heads=4),
-                iou_head_hidden_dim=self.dim,
-            ),
-        )
-        sam.image_encoder.patch_embed = Stem(self.patch, self.width)
-        code_places(sam)
-        return sam.eval()
+def build_tiny(tiny: Tiny) -> Sam:
+    grid = tiny.side // tiny.patch
+    sam = Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=tiny.side,
+            patch_size=tiny.patch,
+            embed_dim=tiny.width,
+            depth=tiny.depth,
+            num_heads=tiny.heads,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=tiny.window,
+            out_chans=tiny.dim,
+        ),
+        prompt_encoder=DrawingPromptEncoder(
+            embed_dim=tiny.dim,
+            image_embedding_size=(grid, grid),
+            input_image_size=(tiny.side, tiny.side),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            transformer_dim=tiny.dim,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=tiny.dim, mlp_dim=4 * tiny.dim, num_heads=4),
+            iou_head_hidden_dim=tiny.dim,
+        ),
+    )
+    sam.image_encoder.patch_embed = Stem(tiny.patch, tiny.width)
+    code_places(sam)
+    return sam.eval()
 
 
 @torch.no_grad()
@@ -151,7 +137,7 @@ def build_sam(arch: str, tiny: Tiny = Tiny()) -> Sam:
     """
     if arch == MOBILE:
         return build_mobile()
-    return tiny.build() if arch == TINY else sam_model_registry[arch](checkpoint=None)
+    return build_tiny(tiny) if arch == TINY else sam_model_registry[arch](checkpoint=None)
 
 
 def load_sam(arch: str, checkpoint: Path | None, tiny: Tiny = Tiny(), flag: str = "--weights") -> Sam:

@@ -1,22 +1,25 @@
 """The report of a run of SAM's decoder: predictions for each kind of prompt, before and after, and a table."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import click
 import numpy as np
 import torch
 
+from converters.cli.terminal import table
+from finetune.measures.masks import TOP
 from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import image_scores
-from finetune.runs.run_folder import Run
+from finetune.runs.run_folder import Run, synthetic_images_of
 from finetune.segmentation.embedding_sources import encode
 from finetune.segmentation.evaluation import (
     AUTO,
     BOXES,
     CLICKS,
     ORACLES,
-    TOP,
+    Boxes,
     Map,
     Row,
     answer,
@@ -38,7 +41,6 @@ from finetune.segmentation.steps import Source
 MODEL = "SAM decoder"
 ABOUT = {"model": MODEL, "label": "mask"}  # of every set
 Parts = dict[str, list[MarkedImage]]
-Boxes = dict[str, dict[int, list[dict[str, Any]]]]  # another model's, by part and image id
 
 
 def judge_of(segmenter: Segmenter, source: Source, val: Sequence[MarkedImage]) -> Callable[[], float] | None:
@@ -64,9 +66,9 @@ def judge_of(segmenter: Segmenter, source: Source, val: Sequence[MarkedImage]) -
 def evaluate(
     segmenter: Segmenter, source: Source, parts: Parts, dataset: Dataset, boxes: Boxes | None, run: Run | None
 ) -> dict[str, list[Row]]:
-    """Rows of test for each way of asking; with a run, predictions for val and test are written as its sets.
+    """Rows of test for each prompt kind; with a run, predictions for val and test are written as its sets.
 
-    Without one (before the training) the learned tokens, which know nothing yet, aren't asked.
+    Without one (before the training) the learned tokens know nothing yet, and are left out.
     """
     rows = {kind: ask_person(segmenter, source, parts, dataset, kind, run) for kind in ORACLES}
     makers: dict[str, Callable[[MarkedImage], Map]] = {}
@@ -92,7 +94,7 @@ def evaluate(
 def ask_person(
     segmenter: Segmenter, source: Source, parts: Parts, dataset: Dataset, kind: str, run: Run | None
 ) -> list[Row]:
-    """Rows of test when asked by prompts from the truth; with a run, the set ``kind`` is written."""
+    """Rows of test for prompts from the truth; with a run, the set ``kind`` is written."""
     rows: list[Row] = []
     for part in ("val", "test") if run else ("test",):
         rows, expected = ask(segmenter, source, parts[part], kind)
@@ -112,7 +114,7 @@ def ask_person(
 def compare_rows(
     dataset: Dataset, before: dict[str, list[Row]], after: dict[str, list[Row]]
 ) -> dict[str, dict[str, Any]]:
-    """Measures of each way of asking, before and after, and what was gained over both rivals."""
+    """Measures for each prompt kind, before and after, and the gain over the start and over filled prompt boxes."""
     found: dict[str, dict[str, Any]] = {}
     for kind, rows in after.items():
         found[kind] = {"after": summarise(rows, dataset.classes)}
@@ -122,6 +124,17 @@ def compare_rows(
             found[kind]["before"] = summarise(before[kind], dataset.classes)
             found[kind]["over_before"] = gain(dataset, "test", rows, [row.measures["iou"] for row in before[kind]])
     return found
+
+
+def print_measures(record: Mapping[str, Any]) -> None:
+    """Print what a run's record says of test."""
+    settings = record["settings"]
+    origin = "random weights" if record["random_weights"] else settings["weights"] or "the published weights"
+    how = f"--train {settings['train']}, seed {settings['seed']}"
+    synthetic = ", SYNTHETIC images" if record["synthetic"] else ""
+    trained = f"from {origin}{synthetic_images_of(record)}, {how}{synthetic}"
+    click.echo(f"{record['dataset']}: SAM {settings['arch']} {trained}; on test:")
+    click.echo(table([cells(kind, found) for kind, found in record["metrics"].items()], HEADER))
 
 
 HEADER = (

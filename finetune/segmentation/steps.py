@@ -4,8 +4,7 @@ Prompts are simulated as in A. Kirillov et al., Segment Anything, ICCV 2023: an 
 noisy box, and continues with points where the answer is wrong, together with that answer as a mask prompt.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,10 +15,12 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel
 
 from finetune.segmentation.images import MarkedImage, binary, covered, fitted
 from finetune.segmentation.models import Segmenter, add_lora, decode, embed_prompts
 from finetune.segmentation.prompts import Mask, box_of, error_point, first_prompt
+from finetune.segmentation.settings import Recipe
 
 FOCAL, DICE, IOU = 20.0, 1.0, 1.0  # weights of the loss's three terms
 GAMMA, ALPHA = 2.0, 0.25  # T. Lin et al., Focal Loss for Dense Object Detection, ICCV 2017
@@ -33,27 +34,6 @@ class Source(Protocol):
 
     def __call__(self, pairs: Sequence[tuple[MarkedImage, int]], seeds: Sequence[int] | None = None) -> Tensor:
         """Embeddings of images in views, B x C x g x g; in training, ``seeds`` of what changes in each at random."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The settings of a training; SAM's own values but for those that depend on size."""
-
-    decoder: bool = True
-    prompt_encoder: bool = False
-    image_encoder: bool = False
-    lora: int = 0  # rank of adapters in the image encoder; 0 for none
-    epochs: int = 30
-    batch: int = 8  # images a step
-    lr: float = 8e-4
-    weight_decay: float = 0.1
-    warmup: float = 0.1  # share of the steps
-    clip: float = 1.0  # norm of the gradient
-    ema: float = 0.99
-    patience: int = 10  # judgements without gain before a stop
-    rounds: int = 2  # of prompt and answer in an interaction
-    most: int = 16  # instances of an image in a step
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -210,7 +190,7 @@ def choose_trained(segmenter: Segmenter, recipe: Recipe) -> None:
     """Freeze all but what the recipe trains."""
     sam = segmenter.sam
     segmenter.requires_grad_(False)
-    sam.mask_decoder.requires_grad_(recipe.decoder)
+    sam.mask_decoder.requires_grad_(True)
     sam.prompt_encoder.requires_grad_(recipe.prompt_encoder)
     sam.image_encoder.requires_grad_(recipe.image_encoder)
     if recipe.lora:
@@ -219,44 +199,26 @@ def choose_trained(segmenter: Segmenter, recipe: Recipe) -> None:
         segmenter.tokens.requires_grad_(True)
 
 
-class Averaged:
-    """The moving average of weights, which is what is judged and kept."""
+def averaged_of(parameters: nn.ParameterList, decay: float) -> AveragedModel:
+    """The moving average of weights, which is what is judged and kept; ``update_parameters`` goes on with it."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
-        self.parameters, self.decay, self.steps = list(parameters), decay, 0
-        self.means = [parameter.detach().clone() for parameter in parameters]
+    def forget(means: list[Tensor], values: list[Tensor], steps: Any) -> None:
+        so_far = min(decay, (1 + int(steps)) / (10 + int(steps)))  # the first ones are soon forgotten
+        torch._foreach_lerp_(means, values, 1 - so_far)
 
-    @torch.no_grad()
-    def update(self) -> None:
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))  # the first ones are soon forgotten
-        torch._foreach_lerp_(self.means, [parameter.detach() for parameter in self.parameters], 1 - decay)
+    averaged = AveragedModel(parameters, multi_avg_fn=forget)
+    averaged.update_parameters(parameters)  # its first call takes them as they are
+    return averaged
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        own = [parameter.detach().clone() for parameter in self.parameters]
-        self._assign(self.means)
-        try:
-            yield
-        finally:
-            self._assign(own)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "means": self.means}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps = state["steps"]
-        for mean, value in zip(self.means, state["means"], strict=True):
-            mean.copy_(value)
-
-    @torch.no_grad()
-    def _assign(self, values: Sequence[Tensor]) -> None:
-        for parameter, value in zip(self.parameters, values, strict=True):
-            parameter.copy_(value)
+def swap(parameters: nn.ParameterList, averaged: AveragedModel) -> None:
+    """Exchange weights and their moving average, in place; a second call brings them back."""
+    for parameter, mean in zip(parameters, averaged.parameters(), strict=True):
+        parameter.data, mean.data = mean.data, parameter.data
 
 
 def optimizer_of(
-    parameters: Sequence[nn.Parameter], rate: float, weight_decay: float, warmup: float, steps: int
+    parameters: Iterable[nn.Parameter], rate: float, weight_decay: float, warmup: float, steps: int
 ) -> tuple[Any, Any]:
     """AdamW, and its rate step by step: a linear warm-up over a share of the steps, then a half cosine to nothing."""
     optimizer = torch.optim.AdamW(parameters, rate, weight_decay=weight_decay)

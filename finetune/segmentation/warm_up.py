@@ -18,65 +18,14 @@ from torch import nn
 
 from converters.cli.terminal import progress
 from finetune.segmentation.images import VIEWS, MarkedImage
-from finetune.segmentation.models import Segmenter, Tiny, code_places, framed
-from finetune.segmentation.prompts import Mask
+from finetune.segmentation.models import Segmenter, build_tiny, code_places, framed
+from finetune.segmentation.settings import Tiny
 from finetune.segmentation.steps import near_losses, optimizer_of, scene_of, take_step
+from finetune.training.painted_defects import SHAPES, Pixels, paint_shapes
 
-Pixels = NDArray[np.uint8]
-SHAPES = 8  # painted into a crop
 CROPS = 2  # a step
-SMALLEST = 8  # px of a shape's side
-VISIBLE = 10  # grey levels: a smaller change is no shape
 RATE = 2e-3
 EASY = 0.2  # of the steps, in which shapes come to be as small and thin as they get
-
-
-def draw_shape(side: int, generator: np.random.Generator, hard: float = 1.0) -> Mask:
-    """A filled polygon or, likelier the nearer ``hard`` is to 1, an outline or a bent line; side x side, 0 and 1."""
-    mask = np.zeros((side, side), np.uint8)
-    if generator.random() < hard / 3:
-        angles = generator.uniform(0, 2 * np.pi) + np.linspace(0, generator.uniform(-2, 2), 9)
-        points = np.cumsum(np.stack([np.cos(angles), np.sin(angles)], 1), 0)
-        points = 1 + (points - points.min(0)) * (side - 3) / np.ptp(points, 0).max()
-        thickness = int(generator.integers(1, max(2, side // 12) + 1))
-        cv2.polylines(mask, [np.round(points).astype(np.int32)], False, 1, thickness)
-        return mask
-    turns = np.sort(generator.uniform(0, 2 * np.pi, generator.integers(5, 12)))
-    spokes = generator.uniform(0.35, 1, len(turns)) * (side / 2 - 1)
-    corners = np.stack([np.cos(turns), generator.uniform(0.5, 1) * np.sin(turns)], 1) * spokes[:, None]
-    tilt = generator.uniform(0, 2 * np.pi)
-    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
-    corners = np.clip(np.round(corners @ turn + side / 2), 0, side - 1).astype(np.int32)
-    if generator.random() > hard / 2:
-        cv2.fillPoly(mask, [corners], 1)
-    else:
-        cv2.polylines(mask, [corners], True, 1, int(generator.integers(1, max(2, side // 8) + 1)))
-    return mask
-
-
-def paint_shapes(pixels: Pixels, ids: NDArray[np.int64], generator: np.random.Generator, hard: float = 1.0) -> None:
-    """Paint shapes into an image, S x S x 3, beside the instances it has, and number them on in ``ids``, S x S.
-
-    ``hard``, 0..1, is how small and thin they may be.
-    """
-    size = len(ids)
-    for _ in range(SHAPES):
-        side = int(np.exp(generator.uniform(np.log(SMALLEST + (1 - hard) * size / 4), np.log(0.8 * size))))
-        y, x = generator.integers(0, size - side + 1, 2)
-        window = np.s_[y : y + side, x : x + side]
-        before = pixels[window].astype(np.float32)
-        mask = draw_shape(side, generator, hard) & (ids[window] == 0)
-        if generator.random() < 0.6:
-            colour = generator.uniform(0, 255) + generator.normal(0, 20, 3)
-            strength = generator.uniform(0.4, 1)
-            content: NDArray[Any] = before * (1 - strength) + strength * colour
-        else:
-            content = before * np.exp(generator.normal(0, 0.3) + generator.normal(0, 0.12, 3))
-        soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), generator.uniform(0.4, 0.9))[..., None]
-        after = np.clip(before * (1 - soft) + content * soft, 0, 255)
-        if mask.sum() >= SMALLEST and np.abs(after - before).max(2)[mask > 0].mean() >= VISIBLE:
-            pixels[window] = after
-            ids[window][mask > 0] = ids.max() + 1
 
 
 def crop_of(
@@ -104,7 +53,7 @@ def warm_up(
 ) -> None:
     """Train all weights in place on crops of about half the side; ``augment`` changes the colours of pixels."""
     half = replace(tiny, side=tiny.side // 2 // tiny.patch * tiny.patch)
-    small = Segmenter(half.build(), segmenter.classes, False).to(segmenter.sam.device)
+    small = Segmenter(build_tiny(half), segmenter.classes, False).to(segmenter.sam.device)
     shared = {name: value for name, value in segmenter.sam.state_dict().items() if name != "image_encoder.pos_embed"}
     small.sam.load_state_dict(shared, strict=False)
     code_places(small.sam)

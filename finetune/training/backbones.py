@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision import models
 
 from converters.cli.errors import DatasetError
 from finetune.training.checkpoints import load_state
 from finetune.training.painted_defects import CELLS
-from finetune.training.published import OWN
+from finetune.training.weights import OWN
 
 CHANNELS = (32, 64, 128, 256)
 LOOKS = 6  # cells of the feature map that FineNet looks at most
@@ -109,8 +110,6 @@ def _convolution(before: int, after: int, size: int, stride: int = 1, dilation: 
 
 def known_networks() -> list[str]:
     """Names for --arch: our own, then torchvision's classification networks."""
-    from torchvision import models
-
     return [*OWN, *models.list_models(module=models)]
 
 
@@ -124,8 +123,6 @@ def build_network(arch: str, classes: int, imgsz: int, head: str, dropout: float
         raise DatasetError(f"--arch fine can't take images of --imgsz {imgsz}: a multiple of 8 is needed")
     if arch in OWN:
         return {"fine": FineNet, "deep": DeepNet}[arch](classes, head, dropout)
-    from torchvision import models
-
     settings: dict[str, Any] = AUXILIARY.get(arch, {})
     if arch.startswith("vit_"):
         settings = {"image_size": imgsz}

@@ -8,18 +8,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.measures.boxes import box_metrics
+from finetune.measures.masks import regions_above
 from finetune.runs.dataset import Dataset, read_mask
 from finetune.training.images import Images
 
 Map = NDArray[np.float32]
 QUANTILES = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)  # of val's map values: candidates for the box threshold
 SLACK = 8  # px of the S x S input around a defect that still count as a hit: one cell of a map of stride 8
-
-
-def boxes_of(heat: Map, threshold: float) -> list[tuple[list[float], float]]:
-    """(x, y, w, h) in px of the map and the peak value, of each connected region at or above the threshold."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((heat >= threshold).astype(np.uint8))
-    return [([float(v) for v in stats[i, :4]], float(heat[labels == i].max())) for i in range(1, count)]
 
 
 def detections(
@@ -29,7 +25,8 @@ def detections(
     found = []
     for name, (width, height), heat, category in zip(images.names, images.sizes, maps, classes, strict=True):
         fx, fy = width / heat.shape[1], height / heat.shape[0]
-        for (x, y, w, h), peak in boxes_of(heat, threshold):
+        for region, peak in regions_above(heat, threshold):
+            x, y, w, h = region.box
             found.append(
                 {
                     "image_id": dataset.image_ids[name],
@@ -60,8 +57,6 @@ def fit_box_threshold(
 
 def average_precision(truth: dict[str, Any], boxes: list[dict[str, Any]], use_classes: bool) -> float:
     """AP50 as the mean over classes, or with all classes as one; NaN where the part shows no defect."""
-    from finetune.measures.boxes import box_metrics
-
     if not use_classes:
         defects = [{**entry, "category_id": 1} for entry in truth["annotations"]]
         truth = {**truth, "annotations": defects, "categories": [{"id": 1, "name": "defect"}]}

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
@@ -68,8 +69,6 @@ def augmentation(kind: str, imgsz: int) -> Callable[[Tensor], Tensor]:
     ``none``: as it is. ``camera``: what a camera above a product does: flips, any turn, shift, scale, exposure; the
     border is mirrored so that no corner turns black. ``strong``: the same and RandAugment (Cubuk et al. 2020).
     """
-    from torchvision.transforms import v2
-
     if kind == "none":
         return lambda image: image
     bilinear = v2.InterpolationMode.BILINEAR

@@ -1,6 +1,4 @@
-"""Defects painted on good images: kinds, shapes and where they go."""
-
-from __future__ import annotations
+"""Synthetic defects painted on good images, and shapes on any: kinds, outlines and where they go."""
 
 import cv2
 import numpy as np
@@ -11,6 +9,7 @@ KINDS = ("fill", "fill line", "tint", "tint line", "paste", "shift", "turn", "er
 CELLS = 1 + len(KINDS)  # classes of a cell: untouched, or how it was made
 MOST = 10  # synthetic defects in an image
 VISIBLE = 10  # grey levels: a smaller change is no defect
+SHAPES, SMALLEST = 8, 8  # that paint_shapes tries; px of the side of one
 
 
 def paint_defects(image: Pixels, other: Pixels, generator: np.random.Generator) -> tuple[Pixels, Pixels]:
@@ -36,8 +35,7 @@ def paint_defects(image: Pixels, other: Pixels, generator: np.random.Generator) 
         window = (slice(y, y + side), slice(x, x + side))
         before = painted[window]
         content = CONTENT[kind](painted, other, mask, (y, x), generator)
-        soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), generator.uniform(0.4, 0.9))[..., None]
-        after = np.clip(before * (1 - soft) + content * soft, 0, 255).astype(np.uint8)
+        after = _blend(before, content, mask, generator)
         seen = (mask > 0) & (cv2.absdiff(after, before).max(2) >= VISIBLE)
         classes[window][seen] = 1 + kind
         painted[window] = after
@@ -52,31 +50,79 @@ def _structure(image: Pixels) -> NDArray[np.float64]:
     return cumulated / cumulated[-1]
 
 
+def paint_shapes(pixels: Pixels, ids: NDArray[np.int64], generator: np.random.Generator, hard: float = 1.0) -> None:
+    """Paint shapes into an image, S x S x 3, beside the instances it has, and number them on in ``ids``, S x S.
+
+    ``hard``, 0..1, is how small and thin they may be.
+    """
+    size = len(ids)
+    for _ in range(SHAPES):
+        side = int(np.exp(generator.uniform(np.log(SMALLEST + (1 - hard) * size / 4), np.log(0.8 * size))))
+        y, x = (int(value) for value in generator.integers(0, size - side + 1, 2))
+        window = np.s_[y : y + side, x : x + side]
+        mask = draw_shape(side, generator, hard) * (ids[window] == 0)
+        content = (_fill if generator.random() < 0.6 else _tint)(pixels, pixels, mask, (y, x), generator)
+        after = _blend(pixels[window], content, mask, generator)
+        if mask.sum() >= SMALLEST and cv2.absdiff(after, pixels[window]).max(2)[mask > 0].mean() >= VISIBLE:
+            pixels[window] = after
+            ids[window][mask > 0] = ids.max() + 1
+
+
+def _blend(before: Pixels, content: Pixels, mask: Pixels, generator: np.random.Generator) -> Pixels:
+    """``content`` where the mask is, with a soft edge, and ``before`` elsewhere."""
+    soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), generator.uniform(0.4, 0.9))[..., None]
+    return np.clip(before * (1 - soft) + content * soft, 0, 255).astype(np.uint8)
+
+
+def draw_shape(side: int, generator: np.random.Generator, hard: float = 1.0) -> Pixels:
+    """A filled polygon or, likelier the nearer ``hard`` is to 1, an outline or a bent line; side x side, 0 and 1."""
+    if generator.random() < hard / 3:
+        points = _bent(1, generator.uniform(0, 2 * np.pi), generator.uniform(-2, 2))
+        points = 1 + points * (side - 3) / np.ptp(points, 0).max()
+        return _drawn(side, points, int(generator.integers(1, max(2, side // 12) + 1)), closed=False)
+    corners, tilt = _polygon(side / 2 - 1, 0.35, 1, generator), generator.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
+    hollow = generator.random() <= hard / 2
+    thickness = int(generator.integers(1, max(2, side // 8) + 1)) if hollow else 0
+    return _drawn(side, np.clip(np.round(corners @ turn + side / 2), 0, side - 1), thickness)
+
+
 def draw_blob(generator: np.random.Generator, large: bool) -> Pixels:
     """A filled polygon of 8 to 60 px, or 16 to 70 where it is to be ``large``, else at times hollow; 0 and 1."""
     radius = np.exp(generator.uniform(np.log(8 if large else 4), np.log(28 if large else 24)))
-    turns = np.sort(generator.uniform(0, 2 * np.pi, generator.integers(5, 12)))
-    spokes = radius * generator.uniform(0.5, 1.25, len(turns))
-    corners = spokes[:, None] * np.stack([np.cos(turns), generator.uniform(0.5, 1) * np.sin(turns)], 1)
     side = int(2.6 * radius) + 4
-    mask = np.zeros((side, side), np.uint8)
-    points = [np.round(corners + side / 2).astype(np.int32)]
-    if not large and generator.random() < 0.2:
-        cv2.polylines(mask, points, True, 1, 2)
-    else:
-        cv2.fillPoly(mask, points, 1)
-    return mask
+    points = _polygon(radius, 0.5, 1.25, generator) + side / 2
+    return _drawn(side, points, 2 if not large and generator.random() < 0.2 else 0)
 
 
 def draw_line(generator: np.random.Generator) -> Pixels:
     """A bent line of 1 to 3 px, 8 to 80 px long; side x side of 0 and 1."""
     length, bend = generator.uniform(8, 80), generator.uniform(-1.5, 1.5)
-    angles = generator.uniform(0, 2 * np.pi) + np.linspace(0, bend, 9)
-    points = np.cumsum(length / 9 * np.stack([np.cos(angles), np.sin(angles)], 1), 0)
-    points -= points.min(0) - 3
-    side = int(np.ceil(points.max())) + 4
-    mask = np.zeros((side, side), np.uint8)
-    cv2.polylines(mask, [np.round(points).astype(np.int32)], False, 1, int(generator.integers(1, 4)))
+    points = _bent(length / 9, generator.uniform(0, 2 * np.pi), bend) + 3
+    return _drawn(int(np.ceil(points.max())) + 4, points, int(generator.integers(1, 4)), closed=False)
+
+
+def _polygon(radius: float, least: float, most: float, generator: np.random.Generator) -> NDArray[np.float64]:
+    """5 to 11 corners (x, y) of a flattened polygon around 0, each ``least`` to ``most`` times the radius away."""
+    turns = np.sort(generator.uniform(0, 2 * np.pi, generator.integers(5, 12)))
+    spokes = radius * generator.uniform(least, most, len(turns))
+    return spokes[:, None] * np.stack([np.cos(turns), generator.uniform(0.5, 1) * np.sin(turns)], 1)
+
+
+def _bent(step: float, start: float, bend: float) -> NDArray[np.float64]:
+    """9 points (x, y), from 0 on, of a line that begins in direction ``start`` and turns by ``bend``, radians."""
+    angles = start + np.linspace(0, bend, 9)
+    points = np.cumsum(step * np.stack([np.cos(angles), np.sin(angles)], 1), 0)
+    return points - points.min(0)
+
+
+def _drawn(side: int, points: NDArray[np.float64], thickness: int = 0, closed: bool = True) -> Pixels:
+    """A filled polygon or, with a thickness, its outline or an open line; side x side of 0 and 1."""
+    mask, corners = np.zeros((side, side), np.uint8), [np.round(points).astype(np.int32)]
+    if thickness:
+        cv2.polylines(mask, corners, closed, 1, thickness)
+    else:
+        cv2.fillPoly(mask, corners, 1)
     return mask
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from converters.cli.errors import DatasetError
 
 RANDOM = "none"
+OWN = ("fine", "deep")  # networks of ours, beside torchvision's: no weights of them are published
 
 
 def find_weights(

@@ -1,0 +1,20 @@
+"""The options that name a source folder."""
+
+import click
+
+from converters.cli.options import CHOICE, FOLDER, bundle, max_pixels_option
+from converters.sources.layouts import LAYOUTS
+
+source_options = bundle(
+    click.option(
+        "--root",
+        type=FOLDER,
+        show_default="$MVTEC_ROOT, else data/mvtec_anomaly_detection",
+        help="Folder that holds the categories, or one category's folder.",
+    ),
+    click.option("--category", help="Category to read, or `all`; not needed where --root is one."),
+    click.option(
+        "--layout", type=CHOICE(["auto", *LAYOUTS]), default="auto", help="How the source is laid out; auto guesses."
+    ),
+    max_pixels_option,
+)

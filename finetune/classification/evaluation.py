@@ -1,0 +1,88 @@
+"""Predictions of a trained classifier on val and test: calibrated, decided, with heat maps, and measured."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from finetune.classification.grad_cam import grad_cam
+from finetune.classification.loop import Job, logits_of
+from finetune.measures.boxes import box_metrics
+from finetune.measures.decisions import (
+    Array,
+    calibration_error,
+    decide,
+    defect_auroc,
+    f1_interval,
+    fit_temperature,
+    fit_thresholds,
+    measure,
+    softmax,
+)
+from finetune.runs.run_folder import Run
+from finetune.training.heat_maps import detections, fit_box_threshold, pointing_game, to_full_size
+from finetune.training.images import Images
+
+MODEL = "CNN classifier"
+SET = "tuned"
+
+
+def evaluate(
+    run: Run, job: Job, network: nn.Module, parts: dict[str, Images]
+) -> tuple[dict[str, Any], dict[str, Array], dict[str, Array]]:
+    """Predict val and test, save both, and measure them; returns measures, probabilities and decisions by part."""
+    logits = {name: logits_of(network, images, job) for name, images in parts.items()}
+    labels = {name: images.labels.numpy() for name, images in parts.items()}
+    has_defects = bool((labels["val"] > 0).any())
+    temperature = fit_temperature(logits["val"], labels["val"]) if has_defects else 1.0
+    probabilities = {name: softmax(values, temperature) for name, values in logits.items()}
+    rule, about_rule = decision_rule(job.attempt.imbalance, probabilities["val"], labels["val"])
+    decisions = {name: rule(values) for name, values in probabilities.items()}
+    found = heat_maps(run, job, network, parts, probabilities) if job.attempt.heatmaps else None
+    measured: dict[str, Any] = {"temperature": temperature, **about_rule}
+    for name, images in parts.items():
+        measured[name] = measure_part(labels[name], probabilities[name], logits[name], decisions[name])
+        scores = {image: [1 - row[0], *row[1:]] for image, row in zip(images.names, probabilities[name], strict=True)}
+        run.write_predictions(SET, name, found["boxes"][name] if found else [], scores)
+        measured[name] |= found["measures"][name] if found else {}
+    about = found["about"] if found else {}
+    run.describe_set(SET, model=MODEL, prompt=None, oracle=False, label="class", **about)
+    return measured, probabilities, decisions
+
+
+def decision_rule(
+    imbalance: str, probabilities: Array, labels: Array
+) -> tuple[Callable[[Array], Array], dict[str, Any]]:
+    """Rule that makes classes of probabilities (N x C), and what run.json tells of it: likeliest, or by thresholds."""
+    if imbalance != "thresholds":
+        return lambda values: values.argmax(1), {}
+    thresholds = fit_thresholds(probabilities, labels)
+    return lambda values: decide(values, thresholds), {"thresholds": thresholds}
+
+
+def measure_part(labels: Array, probabilities: Array, logits: Array, decisions: Array) -> dict[str, Any]:
+    return {
+        **measure(labels, decisions),
+        "macro_f1_interval": f1_interval(labels, [decisions]),
+        "auroc": defect_auroc(labels, probabilities),
+        "calibration_error": calibration_error(probabilities, labels),
+        "calibration_error_uncalibrated": calibration_error(softmax(logits), labels),
+    }
+
+
+def heat_maps(
+    run: Run, job: Job, network: nn.Module, parts: dict[str, Images], probabilities: dict[str, Array]
+) -> dict[str, Any]:
+    """Write the heat maps of both parts; return boxes from them, what they measure, and what set.json says of them."""
+    maps = {name: grad_cam(network, images, job.attempt.batch, job.device) for name, images in parts.items()}
+    scale = max(1e-6, max(float(heat.max()) for heat in maps["val"]))
+    classes = {name: values[:, 1:].argmax(1) + 1 for name, values in probabilities.items()}
+    threshold = fit_box_threshold(run.dataset, "val", parts["val"], maps["val"], classes["val"], scale)
+    boxes, measures = {}, {}
+    for name, images in parts.items():
+        run.write_heatmaps(SET, name, to_full_size(images, maps[name]), scale)
+        boxes[name] = detections(run.dataset, images, maps[name], classes[name], threshold, scale)
+        measures[name] = pointing_game(run.dataset, name, images, maps[name])
+        measures[name]["mAP50"] = box_metrics(run.dataset.ground_truth(name), boxes[name]).map50
+    about = {"heatmap": "P(defect) x Grad-CAM++", "heatmap_scale": scale, "box_threshold": threshold}
+    return {"boxes": boxes, "measures": measures, "about": about}

@@ -1,0 +1,81 @@
+"""What can be done with a finished run of SAM's decoder: measure it again, and export it for Meta's SamPredictor."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from converters.cli.errors import DatasetError
+from finetune.runs.checksums import sha256
+from finetune.runs.dataset import Dataset
+from finetune.runs.run_folder import Run, finished_run, write_record
+from finetune.segmentation.embedding_sources import encoding_source
+from finetune.segmentation.evaluation import Row, boxes_sha256, draw_worst
+from finetune.segmentation.models import export, load_tuned
+from finetune.segmentation.report import compare_rows, evaluate, seconds_per_image
+from finetune.segmentation.settings import MOBILE, Request
+from finetune.segmentation.setup import Job, make_job, source_of
+from finetune.segmentation.steps import Source
+
+TUNED = "tuned.pt"
+
+
+def evaluate_again(
+    folder: Path, dataset: Dataset, device: str, weights: Path | None = None, boxes: Path | None = None
+) -> None:
+    """Predict val and test again with the weights that the finished run in ``folder`` left.
+
+    Rewrites its predictions, and its measures in run.json, of the start too. ``weights`` and ``boxes`` name the
+    checkpoint and the boxes that it began with, where they have moved; raises DatasetError for others.
+    """
+    record = finished_run(folder, dataset, [TUNED])
+    moved = {"device": device, "weights": weights and str(weights), "boxes": boxes and str(boxes)}
+    request = request_of(record["settings"] | {key: value for key, value in moved.items() if value is not None})
+    if boxes_sha256(request.boxes) != record["settings"]["boxes_sha256"]:
+        raise DatasetError(f"--boxes {request.boxes}: {folder} began with other predictions, or none: name those")
+    job = make_job(request, dataset, None)
+    if (job.origin.weights and sha256(job.origin.weights)) != record["weights_sha256"]:
+        raise DatasetError(f"--weights {request.weights}: {folder} began with others: name those")
+    source = source_of(request, job, learns=False)
+    before = evaluate(job.segmenter, source, job.parts, dataset, job.boxes, None)
+    record |= measure_tuned(job, Run(folder, dataset, record["settings"]), source, before)
+    write_record(folder, record)
+
+
+def request_of(settings: Mapping[str, Any]) -> Request:
+    """The request that a run's settings record."""
+    given = {field.name: settings[field.name] for field in fields(Request)}
+    return Request(**given | {"runs": Path(given["runs"]), "boxes": given["boxes"] and Path(given["boxes"])})
+
+
+def export_run(folder: Path, dataset: Dataset, device: str, to: Path | None) -> Path:
+    """Write the whole model of a finished run as Meta's own builders load it: ``to``, by default sam.pth beside it.
+
+    Raises DatasetError for a mobile_sam, which SamPredictor doesn't know.
+    """
+    record = finished_run(folder, dataset, [TUNED])
+    if record["settings"]["arch"] == MOBILE:
+        raise DatasetError(
+            f"{folder}: SamPredictor knows no {MOBILE}; load {TUNED} with finetune.segmentation.models.load_tuned"
+        )
+    path = to or folder
+    path = path / "sam.pth" if path.is_dir() else path
+    export(load_tuned(folder / TUNED).sam, path)
+    return path
+
+
+def measure_tuned(job: Job, run: Run, source: Source, before: dict[str, list[Row]]) -> dict[str, Any]:
+    """Load what the run has saved, and write its predictions; what run.json says of it.
+
+    ``source`` is that of the start, ``before`` the start's rows.
+    """
+    segmenter = load_tuned(run.folder / TUNED, job.origin.weights).to(job.device)
+    source = source if job.recipe.frozen else encoding_source(segmenter)
+    after = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, run)
+    draw_worst(after["gt-box"], run.dataset.classes, run.folder / "worst.png")
+    return {
+        "parameters": sum(value.numel() for value in segmenter.parameters()),
+        "seconds_per_image": seconds_per_image(segmenter, job.parts["test"]),
+        "device": job.device,
+        "metrics": compare_rows(run.dataset, before, after),
+    }
