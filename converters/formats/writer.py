@@ -10,18 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.cli.errors import DatasetError
+from converters.masks.instances import Instance
 from converters.masks.png import index_png
 from converters.sources.samples import Crop, Problem, Sample
-
-if TYPE_CHECKING:
-    from converters.masks.instances import Instance
-
 
 LONGEST_NAME = 255  # bytes, what common file systems take
 TOO_SMALL = "all of its instances are below --min-area"
@@ -56,7 +53,7 @@ class LabelledImage:
     part: str
     class_index: int | None
     classes: tuple[str, ...]
-    instances: Sequence["Instance"]
+    instances: Sequence[Instance]
     crop: Crop | None = None
 
     @property
