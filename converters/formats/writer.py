@@ -74,6 +74,14 @@ class LabelledImage:
         assert self.class_index is not None, f"{self.name} is a good image"
         return self.class_index
 
+    def check_count(self, most: int, name: str) -> None:
+        """Raise DatasetError for more instances than the format of that name can number."""
+        if len(self.instances) > most:
+            raise DatasetError(
+                f"{self.sample.mask}: {len(self.instances)} instances, and {name} holds {most}: see --min-area and "
+                f"--merge-gap, or leave {name} out"
+            )
+
     @cached_property
     def top(self) -> int:
         """The first row that holds an instance."""
