@@ -113,12 +113,6 @@ class SplitRecord(TypedDict):
     unused: dict[str, str]
 
 
-class Size(TypedDict):
-    id: int
-    width: int
-    height: int
-
-
 class Tile(TypedDict):
     """The place of a tile in its image, px."""
 
@@ -136,7 +130,7 @@ class TileRecord(TypedDict):
     schema: Literal[1]
     base: str
     split_sha256: str
-    images: dict[str, Size]
+    images: dict[str, dict[str, int]]  # id, width, height
     tiles: dict[str, Tile]
 
 

@@ -180,28 +180,25 @@ def verify(dataset: Path, root: Path | None = None, max_pixels: int = 256_000_00
     split = read_split(dataset)
     card = read_card(dataset)
     images = source_images(dataset, root, split, max_pixels)
-    opened = {}
+    simplified = simplifications(card)
+    opened: list[tuple[Reader, Result]] = []
     for name, reader_type in readers().items():
         if (dataset / name).is_dir():
-            opened[name] = _open(reader_type, dataset / name, card["classes"])
+            reader = _open(reader_type, dataset / name, card["classes"])
+            result = Result(name, reader.name, simplified=simplified.get(name), rounded=reader.tolerance > 0)
+            try:
+                result.split = check_split(reader, images, split)
+            except (DatasetError, ValueError) as error:
+                result.split = f"cannot be read back ({error})"
+            opened.append((reader, result))
     if not opened:
         raise DatasetError(f"{dataset}: holds none of the formats {', '.join(readers())}")
-    simplified = simplifications(card)
-    results = {
-        name: Result(name, reader.name, simplified=simplified.get(name), rounded=reader.tolerance > 0)
-        for name, reader in opened.items()
-    }
-    for name, reader in opened.items():
-        try:
-            results[name].split = check_split(reader, images, split)
-        except (DatasetError, ValueError) as error:
-            results[name].split = f"cannot be read back ({error})"
     with progress(with_instances(images, instance_rule(card)), len(images), f"verifying {dataset.name}") as bar:
         for image in bar:
-            for name, reader in opened.items():
-                results[name].boxes += len(image.instances) if reader.has_boxes else 0
-                _guarded(results[name], reader, image)
-    return list(results.values())
+            for reader, result in opened:
+                result.boxes += len(image.instances) if reader.has_boxes else 0
+                _guarded(result, reader, image)
+    return [result for _, result in opened]
 
 
 def _open(reader_type: type[Reader], folder: Path, classes: list[str]) -> Reader:

@@ -237,9 +237,11 @@ class VocReader(Reader):
             _pixels(self.folder / "SegmentationClass" / f"{image.stem}.png"),
             _pixels(self.folder / "SegmentationObject" / f"{image.stem}.png"),
         )
-        listed = [name for name in self.classes if image.stem in self._shows(name, image.part)]
-        if listed != [self.classes[i] for i in ([] if image.class_index is None else [image.class_index])]:
-            raise ValueError(f"ImageSets/Main lists it under {', '.join(listed) or 'no class'}")
+        listed = [index for index, name in enumerate(self.classes) if image.stem in self._shows(name, image.part)]
+        if listed != ([] if image.class_index is None else [image.class_index]):
+            raise ValueError(
+                f"ImageSets/Main lists it under {', '.join(self.classes[i] for i in listed) or 'no class'}"
+            )
         objects = []
         for entry, seen in zip(root.iter("object"), found, strict=True):
             x0, y0, x1, y1 = (int(entry.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax"))
