@@ -309,14 +309,6 @@ def test_a_name_that_text_files_cannot_hold_is_refused(
     assert "rename" in refusal(run_cli("all", "--root", folder, "--out", tmp_path / "out"))
 
 
-def test_a_damaged_marker_of_the_sample_is_named(make_category: MakeCategory) -> None:
-    folder = make_category()
-    for text in ("{", "[]"):
-        (folder / "synthetic.json").write_text(text)
-        with pytest.raises(DatasetError, match=r"synthetic.json"):
-            read_category(folder)
-
-
 def test_bad_files_are_named_in_one_line_without_warnings(make_category: MakeCategory, tmp_path: Path) -> None:
     folder = make_category(suffix=".tif")
     path = folder / "test" / "crack" / "002.tif"

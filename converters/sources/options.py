@@ -4,12 +4,13 @@ import click
 
 from converters.cli.options import CHOICE, FOLDER, bundle, max_pixels_option
 from converters.sources.layouts import LAYOUTS
+from converters.sources.reading import DEFAULT_ROOT
 
 source_options = bundle(
     click.option(
         "--root",
         type=FOLDER,
-        show_default="$MVTEC_ROOT, else data/mvtec_anomaly_detection",
+        show_default=f"$MVTEC_ROOT, else {DEFAULT_ROOT}",
         help="Folder that holds the categories, or one category's folder.",
     ),
     click.option("--category", help="Category to read, or `all`; not needed where --root is one."),

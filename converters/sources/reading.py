@@ -3,7 +3,6 @@
 A layout says where images and masks lie (see ``layouts.Reader``); what happens to them then is the same for all.
 """
 
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,20 +87,13 @@ def read_category(
         results = pool.map(lambda entry: read_sample(folder, entry, max_pixels), listed)
         with progress(results, len(listed), f"reading {folder.name}") as bar:
             outcomes = list(bar)
+    marker = folder / SYNTHETIC
     problems = [outcome for outcome in (*outcomes, *entries) if isinstance(outcome, Problem)]
     return Category(
         name=folder.name,
         folder=folder,
         samples=[outcome for outcome in outcomes if isinstance(outcome, Sample)],
         problems=problems,
-        synthetic=_is_synthetic(folder),
+        synthetic=marker.is_file() and "converters.sample" in marker.read_text("utf-8", "replace"),
         layout=name,
     )
-
-
-def _is_synthetic(folder: Path) -> bool:
-    marker = folder / SYNTHETIC
-    try:
-        return marker.is_file() and json.loads(marker.read_text("utf-8")).get("generator") == "converters.sample"
-    except (ValueError, AttributeError):
-        raise DatasetError(f"{marker}: is no JSON object that `converters.sample` wrote: remove it") from None

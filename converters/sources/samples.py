@@ -165,18 +165,20 @@ def read_sample(folder: Path, listed: Listed, max_pixels: int) -> Sample | Probl
 
 
 def _check_mask(contents: list[tuple[Path, bytes]], width: int, height: int) -> None:
-    """Raise DatasetError if a file of a mask is not whole (what it means is for ``masks.reading`` to say).
-
-    The size is compared before anything is decoded, so that a small file cannot ask for all memory.
-    """
+    """Raise DatasetError if a file of a mask is not whole (what it means is for ``masks.reading`` to say)."""
     for file, data in contents:
         try:
             with opened(data) as image:
-                if image.size != (width, height):
-                    raise DatasetError(f"is {image.width} x {image.height} px, its image {width} x {height}")
+                check_size(image.size, (width, height))
             _check_whole(data)
         except DatasetError as error:
             raise DatasetError(f"its mask {file.parent.name}/{file.name} {error}") from None
+
+
+def check_size(found: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """Compare (width, height) of mask and image before decoding, so that a small file cannot ask for all memory."""
+    if found != wanted:
+        raise DatasetError(f"is {found[0]} x {found[1]} px, its image {wanted[0]} x {wanted[1]}")
 
 
 def _is_empty(data: bytes) -> bool:
