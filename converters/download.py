@@ -10,7 +10,7 @@ import click
 
 from converters.cli.command import command
 from converters.cli.options import FOLDER, overwrite_option
-from converters.sources.reading import DEFAULT_ROOT
+from converters.sources.options import DEFAULT_ROOT
 
 
 @command()

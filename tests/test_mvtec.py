@@ -11,8 +11,8 @@ from conftest import converted, noise, refusal, run_cli, run_process, save_mask,
 from PIL import Image
 
 from converters.cli.errors import DatasetError
+from converters.sources.image_files import identify
 from converters.sources.reading import find_categories, find_root, read_category
-from converters.sources.samples import identify
 
 MakeCategory = Callable[..., Path]
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from converters.cli.errors import DatasetError
 from converters.masks.instances import Instance, InstanceRule, Mask, find_instances
-from converters.sources.samples import ORIENTATION, Sample, check_size, mask_files, opened
+from converters.sources.image_files import ORIENTATION, check_size, opened
+from converters.sources.samples import Sample, mask_files
 
 Grey = NDArray[Any]  # H x W, uint8 or uint16
 _NO_GREY = "save it as 8-bit grey with 0 for good and 255 for defect"

@@ -1,10 +1,13 @@
 """The options that name a source folder."""
 
+from pathlib import Path
+
 import click
 
 from converters.cli.options import CHOICE, FOLDER, bundle, max_pixels_option
 from converters.sources.layouts import LAYOUTS
-from converters.sources.reading import DEFAULT_ROOT
+
+DEFAULT_ROOT = Path("data/mvtec_anomaly_detection")
 
 source_options = bundle(
     click.option(

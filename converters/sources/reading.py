@@ -11,10 +11,11 @@ import click
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
+from converters.sources.image_files import read_sample
 from converters.sources.layouts import LAYOUTS
-from converters.sources.samples import NO_TEXT, Category, Listed, Problem, Sample, fits_text_files, folders, read_sample
+from converters.sources.options import DEFAULT_ROOT
+from converters.sources.samples import NO_TEXT, Category, Listed, Problem, Sample, fits_text_files, folders
 
-DEFAULT_ROOT = Path("data/mvtec_anomaly_detection")
 SYNTHETIC = "synthetic.json"  # lies in every category folder that `converters.sample` writes
 
 
