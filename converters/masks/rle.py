@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 def rle(instance: "Instance", width: int, height: int) -> dict[str, Any]:
     """Compressed RLE of the whole image, as pycocotools encodes it."""
-    import numpy as np
+    import numpy as np  # late: the options of to_coco import this module
     from pycocotools import mask as coco_mask
 
     x0, y0, x1, y1 = instance.xyxy

@@ -18,7 +18,7 @@ source_options = bundle(
     ),
     click.option("--category", help="Category to read, or `all`; not needed where --root is one."),
     click.option(
-        "--layout", type=CHOICE(["auto", *LAYOUTS]), default="auto", help="How the source is laid out; auto guesses."
+        "--layout", type=CHOICE(["auto", *LAYOUTS]), default="auto", help="Layout of the source; auto detects it."
     ),
     max_pixels_option,
 )
