@@ -146,8 +146,10 @@ def open_run(folder: Path, dataset: Dataset, settings: dict[str, Any], resume: b
 def train_stages(
     job: Job, pretrain: Dataset | None, train: Images, val: Images, folder: Path, resume: bool
 ) -> tuple[nn.Module, list[Standing]]:
-    """Train on ``pretrain``, whose classes may be more, and from there on ``train``; leave the weights in the folder
-    and in its `pretrain`."""
+    """Train on ``pretrain``, whose classes may be more, then from there on ``train``.
+
+    Leaves the weights in the folder and its `pretrain`; returns the network and how each stage went.
+    """
     stages, start = [], None
     if pretrain:
         before = folder / "pretrain"
