@@ -11,6 +11,8 @@ from finetune.runs.run_folder import Run, finished_run, write_record
 from finetune.training.images import load_images
 from finetune.training.processes import prepare_device
 
+NEEDED = ("model.pt",)
+
 
 def evaluate_again(
     folder: Path, dataset: Dataset, device: str, weights: Path | None = None, boxes: Path | None = None
@@ -20,7 +22,7 @@ def evaluate_again(
     Rewrites the predictions, and the measures in run.json. ``weights`` and ``boxes`` are for models that need other
     files than the run's own; this one does not.
     """
-    record = finished_run(folder, dataset, MODEL, ("model.pt",))
+    record = finished_run(folder, dataset, MODEL, NEEDED)
     settings = record["settings"]
     attempt = Attempt(**{item.name: settings[item.name] for item in fields(Attempt)})
     job = Job(attempt, 1 + len(dataset.classes), None, prepare_device(device), settings["seed"])

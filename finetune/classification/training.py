@@ -54,8 +54,7 @@ def train_and_evaluate(
     parts = {"val": val, "test": load_images(dataset, "test", attempt.imgsz)}
     measured, probabilities, decisions = evaluate(run, job, network, parts)
     labels, found = parts["test"].labels.numpy(), decisions["test"]
-    title = f"{dataset.name}, {folder.parent.name}, seed {seed}, test"
-    plot(folder, stages[-1].history, labels, probabilities["test"], found, ["good", *dataset.classes], title)
+    plot(run, stages[-1].history, labels, probabilities["test"], found)
     cpu_seconds = sum(stage.cpu_seconds for stage in stages)
     run.finish(
         model=MODEL,
