@@ -57,7 +57,7 @@ def judge_of(segmenter: Segmenter, source: Source, val: Sequence[MarkedImage]) -
         if segmenter.tokens is None:
             return score
         heats = ((image.mask(), token_map(segmenter, source, image).heat) for image in marked)
-        dices = [overlap((heat > TOP // 2).astype(np.uint8), mask, ())["dice"] for mask, heat in heats]
+        dices = [overlap((heat > TOP // 2).astype(np.uint8), mask)["dice"] for mask, heat in heats]
         return (score + float(np.mean(dices))) / 2
 
     return judge
@@ -74,14 +74,8 @@ def evaluate(
     makers: dict[str, Callable[[MarkedImage], Map]] = {}
     if segmenter.tokens is not None and run:
         makers[AUTO] = lambda image: token_map(segmenter, source, image)
-    if boxes:
-        by_id = boxes["val"] | boxes["test"]
-
-        def from_boxes(image: MarkedImage) -> Map:
-            id_ = dataset.image_ids[image.name]
-            return boxes_map(segmenter, source, image, id_, by_id.get(id_, []))
-
-        makers[BOXES] = from_boxes
+    if boxes is not None:
+        makers[BOXES] = lambda image: boxes_map(segmenter, source, image, dataset.image_ids[image.name], boxes)
     for kind, make in makers.items():
         rows[kind], level = measure_maps(make, parts, kind, run)
         if run:
@@ -118,11 +112,11 @@ def compare_rows(
     found: dict[str, dict[str, Any]] = {}
     for kind, rows in after.items():
         found[kind] = {"after": summarise(rows, dataset.classes)}
-        if not np.isnan([row.rival for row in rows]).any():
-            found[kind]["over_filled_box"] = gain(dataset, "test", rows, [row.rival for row in rows])
+        if not np.isnan([row.baseline for row in rows]).any():
+            found[kind]["over_filled_box"] = gain(dataset, rows, [row.baseline for row in rows])
         if kind in before:
             found[kind]["before"] = summarise(before[kind], dataset.classes)
-            found[kind]["over_before"] = gain(dataset, "test", rows, [row.measures["iou"] for row in before[kind]])
+            found[kind]["over_before"] = gain(dataset, rows, [row.measures["iou"] for row in before[kind]])
     return found
 
 

@@ -89,16 +89,16 @@ def open_run(request: Request, job: Job, dataset: Dataset, first: Dataset | None
             f"--weights {request.weights}: lies in the run that would be replaced; name another with --run"
         )
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(request).items()}
-    settings |= {**asdict(job.recipe), "imgsz": job.segmenter.sam.image_encoder.img_size}
-    begun = {key: value for key, value in settings.items() if key not in FREE}
-    begun |= {
+    settings |= {
+        **asdict(job.recipe),
+        "imgsz": job.segmenter.sam.image_encoder.img_size,
         "weights_sha256": job.origin.weights and sha256(job.origin.weights),
         "boxes_sha256": boxes_sha256(request.boxes),
         "split_sha256": dataset.split["sha256"],
         "label_settings": dataset.label_settings,
         "pretrain_split_sha256": first and first.split["sha256"],
     }
-    settings |= begun
+    begun = {key: value for key, value in settings.items() if key not in FREE}
     if leads() and request.resume:
         if (folder / "run.json").is_file():
             raise DatasetError(f"--resume: {folder} is a finished run; train again with --overwrite")
