@@ -39,6 +39,7 @@ TOGETHER = 32  # prompts in a decoder call
 MOST_BOXES = 30  # of an image, the surest ones
 RESAMPLES = 2000
 Heat = NDArray[np.uint16]
+Parts = dict[str, list[MarkedImage]]
 Boxes = dict[int, list[dict[str, Any]]]  # COCO results of another model, by image id
 
 
@@ -52,6 +53,7 @@ class Row:
     measures: dict[str, float]
     baseline: float  # IoU of the filled prompt box; NaN without boxes
     rle: dict[str, Any] | None = None  # what was found of an instance; None for nothing
+    score: float = np.nan  # IoU that the model expected
 
 
 def make_prompt(kind: str, mask: Mask, seed: str) -> Prompt:
@@ -88,9 +90,9 @@ def answer(
 
 def ask(
     segmenter: Segmenter, source: Source, images: Sequence[MarkedImage], kind: str, boundaries: bool = True
-) -> tuple[list[Row], list[float]]:
-    """Measure every instance of the images for one prompt kind; rows, and the IoU the model expected of each."""
-    rows, expected = [], []
+) -> list[Row]:
+    """Measure every instance of the images for one prompt kind."""
+    rows = []
     with progress([p for p in images if p.marked], sum(p.marked for p in images), kind) as marked:
         for image in marked:
             ids, kinds = image.instances()
@@ -101,9 +103,10 @@ def ask(
                 found = (logits > 0).astype(np.uint8)
                 baseline = np.nan if prompt.box is None else overlap(filled(prompt.box, mask.shape), mask)["iou"]
                 rle = encode(found) if found.any() else None
-                rows.append(Row(image, number + 1, kinds[number], overlap(found, mask, boundaries), baseline, rle))
-                expected.append(score)
-    return rows, expected
+                rows.append(
+                    Row(image, number + 1, kinds[number], overlap(found, mask, boundaries), baseline, rle, score)
+                )
+    return rows
 
 
 def filled(box: Iterable[float], size: Sequence[int]) -> Mask:
@@ -130,12 +133,6 @@ def detection(image_id: int, kind: int, score: float, rle: dict[str, Any]) -> di
     return {
         "image_id": image_id, "category_id": kind + 1, "bbox": box, "score": round(score, 5), "segmentation": rle,
     }  # fmt: skip
-
-
-def mean_iou(segmenter: Segmenter, source: Source, images: Sequence[MarkedImage]) -> float:
-    """Mean IoU of the images' instances, prompted with their boxes."""
-    rows, _ = ask(segmenter, source, images, "gt-box", boundaries=False)
-    return float(np.mean([row.measures["iou"] for row in rows]))
 
 
 @dataclass(frozen=True)
@@ -190,10 +187,7 @@ def components(heat: Heat, kinds: Heat, level: int, image_id: int) -> list[dict[
 
 
 def measure_maps(
-    make: Callable[[MarkedImage], Map],
-    parts: Mapping[str, Sequence[MarkedImage]],
-    name: str,
-    run: Run | None,
+    make: Callable[[MarkedImage], Map], parts: Parts, name: str, run: Run | None
 ) -> tuple[list[Row], dict[str, Any]]:
     """Measure the maps of test's defect images at val's level; rows, and the level with the false alarms.
 
@@ -216,14 +210,14 @@ def measure_maps(
             _write_maps(run, name, part, maps, levels["heat"])
     rows, alarms = [], []
     for image in parts["test"]:
-        shown, baseline = maps[image.name], np.nan
+        shown, mask, baseline = maps[image.name], image.mask(), np.nan
         found = (shown.heat >= levels["heat"]).astype(np.uint8)
         if not image.marked:
             alarms.append(bool(found.any()))
             continue
         if shown.baseline is not None:
-            baseline = overlap((shown.baseline >= levels["baseline"]).astype(np.uint8), image.mask())["iou"]
-        rows.append(Row(image, 0, image.main_kind(), overlap(found, image.mask(), boundaries=True), baseline))
+            baseline = overlap((shown.baseline >= levels["baseline"]).astype(np.uint8), mask)["iou"]
+        rows.append(Row(image, 0, image.main_kind(), overlap(found, mask, boundaries=True), baseline))
     return rows, {"level": levels["heat"] / TOP, "good_images_with_alarm": sum(alarms), "good_images": len(alarms)}
 
 

@@ -220,14 +220,10 @@ def decode(sam: Sam, embedding: Tensor, sparse: Tensor, dense: Tensor, fast: boo
     where a GPU has bfloat16.
     """
     places = sam.prompt_encoder.get_dense_pe()
-    with mixed(sam.device, fast):
+    able = fast and sam.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    with torch.autocast(sam.device.type, torch.bfloat16, enabled=able):
         low, ious = sam.mask_decoder.predict_masks(embedding, places, sparse, dense)
     return low.float(), ious.float()
-
-
-def mixed(device: torch.device, wanted: bool) -> torch.autocast:
-    able = wanted and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=able)
 
 
 def enlarged(sam: Sam, low: Tensor, size: tuple[int, int]) -> Tensor:
@@ -304,16 +300,15 @@ def load_tuned(path: Path | str, weights: Path | str | None = None) -> Segmenter
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        origin = Origin(saved["arch"], Tiny(**saved["tiny"]), _base_of(saved, weights), saved["lora"])
-    except DatasetError:
-        raise
+        arch, tiny, lora = saved["arch"], Tiny(**saved["tiny"]), saved["lora"]
     except Exception:  # torch raises whatever its unpickler and its zip reader do
         raise DatasetError(f"{path}: is no tuned.pt of finetune/sam_decoder.py; name the one of a run") from None
-    segmenter = Segmenter(load_sam(origin.arch, origin.weights, origin.tiny), saved["classes"], saved["auto"])
-    if origin.lora:
-        add_lora(segmenter.sam.image_encoder, origin.lora)
-    segmenter.load_state_dict(saved["state"], strict=origin.weights is None)
-    if origin.lora:
+    base = _base_of(saved, weights)
+    segmenter = Segmenter(load_sam(arch, base, tiny), saved["classes"], saved["auto"])
+    if lora:
+        add_lora(segmenter.sam.image_encoder, lora)
+    segmenter.load_state_dict(saved["state"], strict=base is None)
+    if lora:
         merge_lora(segmenter.sam.image_encoder)
     return segmenter.eval().requires_grad_(False)
 

@@ -21,13 +21,13 @@ from finetune.segmentation.evaluation import (
     ORACLES,
     Boxes,
     Map,
+    Parts,
     Row,
     answer,
     ask,
     boxes_map,
     detection,
     gain,
-    mean_iou,
     measure_maps,
     overlap,
     summarise,
@@ -40,7 +40,6 @@ from finetune.segmentation.steps import Source
 
 MODEL = "SAM decoder"
 ABOUT = {"model": MODEL, "label": "mask"}  # of every set
-Parts = dict[str, list[MarkedImage]]
 
 
 def judge_of(segmenter: Segmenter, source: Source, val: Sequence[MarkedImage]) -> Callable[[], float] | None:
@@ -53,7 +52,8 @@ def judge_of(segmenter: Segmenter, source: Source, val: Sequence[MarkedImage]) -
         return None
 
     def judge() -> float:
-        score = mean_iou(segmenter, source, marked)
+        rows = ask(segmenter, source, marked, "gt-box", boundaries=False)
+        score = float(np.mean([row.measures["iou"] for row in rows]))
         if segmenter.tokens is None:
             return score
         heats = ((image.mask(), token_map(segmenter, source, image).heat) for image in marked)
@@ -91,14 +91,11 @@ def ask_person(
     """Rows of test for prompts from the truth; with a run, the set ``kind`` is written."""
     rows: list[Row] = []
     for part in ("val", "test") if run else ("test",):
-        rows, expected = ask(segmenter, source, parts[part], kind)
+        rows = ask(segmenter, source, parts[part], kind)
         if run:
-            found = [
-                detection(dataset.image_ids[row.image.name], row.kind, score, row.rle)
-                for row, score in zip(rows, expected, strict=True)
-                if row.rle
-            ]
-            scores = image_scores(dataset.images(part), dataset.image_ids, len(dataset.classes), found)
+            ids = dataset.image_ids
+            found = [detection(ids[row.image.name], row.kind, row.score, row.rle) for row in rows if row.rle]
+            scores = image_scores(dataset.images(part), ids, len(dataset.classes), found)
             run.write_predictions(kind, part, found, scores)
     if run:
         run.describe_set(kind, **ABOUT, prompt=kind, oracle=True, clicks=CLICKS[kind])
