@@ -26,8 +26,8 @@ def evaluate_again(
 ) -> None:
     """Predict val and test again with the weights that the finished run in ``folder`` left.
 
-    Rewrites its predictions, and its measures in run.json, of the start too. ``weights`` and ``boxes`` name the
-    checkpoint and the boxes that it began with, where they have moved; raises DatasetError for others.
+    Rewrites its predictions and, in run.json, the measures before and after training. ``weights`` and ``boxes`` name
+    the checkpoint and the boxes that it began with, where they have moved; raises DatasetError for others.
     """
     record = finished_run(folder, dataset, MODEL, [TUNED])
     moved = {"device": device, "weights": weights and str(weights), "boxes": boxes and str(boxes)}
