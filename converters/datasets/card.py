@@ -25,11 +25,6 @@ class Simplification:
     mean_iou: float = 1.0
     min_iou: float = 1.0
 
-    @classmethod
-    def of(cls, card: dict[str, Any], name: str) -> "Simplification | None":
-        """The entry of a card on a format; None where its outlines are exact."""
-        return cls(**card["simplified"][name]) if name in card.get("simplified", {}) else None
-
     def add(self, ious: Sequence[float]) -> None:
         for iou in ious:
             self.instances += 1
@@ -73,7 +68,7 @@ class Summary:
         summary.too_small = [problem for problem in problems if problem.reason == TOO_SMALL]
         summary.below_min_area, summary.soft_masks = card["below_min_area"], card["soft_masks"]
         summary.empty_tiles = card.get("empty_tiles", 0)
-        summary.simplified = {name: Simplification(**said) for name, said in card.get("simplified", {}).items()}
+        summary.simplified = simplifications(card)
         return summary
 
     def add(self, outcome: Outcome, writers: Sequence[Writer]) -> None:
@@ -133,6 +128,11 @@ class Summary:
             )
         lines += [f"simplified: {name}, {said}" for name, said in sorted(self.simplified.items())]
         return lines
+
+
+def simplifications(card: dict[str, Any]) -> dict[str, Simplification]:
+    """What a card says of each format with simplified outlines."""
+    return {name: Simplification(**said) for name, said in card.get("simplified", {}).items()}
 
 
 def make_card(

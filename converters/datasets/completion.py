@@ -14,12 +14,11 @@ from converters.cli.publishing import MARKER
 from converters.datasets.options import conversion_options
 from converters.datasets.origin import source_of
 from converters.datasets.pipeline import Conversion, convert_dataset
-from converters.datasets.records import Record, read_augmentation, read_card, read_split, split_of
+from converters.datasets.records import Record, instance_rule, read_augmentation, read_card, read_split, split_of
 from converters.formats.coco import CocoWriter
 from converters.formats.png_masks import MasksWriter
 from converters.formats.voc import VocWriter
 from converters.formats.yolo import DetectWriter, ObbWriter, SegmentWriter
-from converters.masks.instances import InstanceRule
 
 COMMANDS = {
     "yolo": "to_yolo",
@@ -57,12 +56,11 @@ def _convert(dataset: Path, name: str, card: Record, record: Record) -> None:
     except DatasetError as error:
         command = command_for(dataset, name)
         raise DatasetError(f"{error.message}. {dataset / name} is needed: then write it with {command}") from None
-    rule = InstanceRule(**{field: settings[field] for field in InstanceRule.__dataclass_fields__})
     conversion = Conversion(
         out=dataset.parent,
         split=split_of(record).rule,
         classes=settings["classes"],
-        instances=rule,
+        instances=instance_rule(card),
         layout=settings["layout"],
         **options,
     )
@@ -89,7 +87,11 @@ def command_for(dataset: Path, name: str) -> str:
         "overlap": tile.get("overlap"),
     }
     options = click.command()(conversion_options(lambda: None)).params
-    words = [word for option in options for word in _words(option.opts[0], given.get(option.name), option.default)]
+    words = []
+    for option in options:
+        value = given.get(option.name)
+        if value is not None and str(value) != str(option.default):
+            words += [option.opts[0], str(value)]
     return f"`python -m converters.{COMMANDS[name]} {shlex.join(words)}`"
 
 
@@ -100,7 +102,3 @@ def _augmentation(dataset: Path) -> str:
     words += ["--method", record["method"], "--place", record["place"], "--seed", str(record["seed"])]
     words += ["--balance"] if record["balance"] else []
     return f"`python -m converters.augment {shlex.join(words)} --overwrite`"
-
-
-def _words(flag: str, value: Any, default: Any) -> list[str]:
-    return [] if value is None or str(value) == str(default) else [flag, str(value)]

@@ -17,7 +17,7 @@ from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress, to_json
 from converters.cli.workers import in_processes
 from converters.datasets import splits, tiles
-from converters.datasets.card import Simplification, Summary, card_as_markdown, make_card
+from converters.datasets.card import Summary, card_as_markdown, make_card, simplifications
 from converters.datasets.records import read_card, read_split
 from converters.datasets.splits import Split, SplitRule
 from converters.datasets.tiles import TileRule
@@ -206,27 +206,23 @@ def _publish(
     staging.check_space(conversion.out, _space_needed(plans, conversion, target))
     with staging.publish(target, overwrite=True) as folder:
         kept = _formats_to_keep(target, split, settings, conversion, writer_types)
-        for earlier in kept:
-            staging.link_tree(earlier, folder / earlier.name)
-        write_formats(folder, info, plans, summary, conversion, writer_types)
-        earlier_card = read_card(target) if kept else {"formats": {}}
-        formats = {
-            path.name: earlier_card["formats"][path.name] for path in kept if path.name in earlier_card["formats"]
-        }
-        formats |= {writer.folder: writer.__name__ for writer in writer_types}
         for path in kept:
-            if simplification := Simplification.of(earlier_card, path.name):
-                summary.simplified[path.name] = simplification
+            staging.link_tree(path, folder / path.name)
+        write_formats(folder, info, plans, summary, conversion, writer_types)
+        earlier = read_card(target) if kept else {"formats": {}}
+        names = {path.name for path in kept}
+        formats = {name: writer for name, writer in earlier["formats"].items() if name in names}
+        formats |= {writer.folder: writer.__name__ for writer in writer_types}
+        summary.simplified |= {name: said for name, said in simplifications(earlier).items() if name in names}
         options = {name: getattr(conversion, name) for name in ("images", "on_error", "max_pixels")}
         card = make_card(info, settings, dict(sorted(formats.items())), summary, categories, options)
-        if kept and read_card(target)["left_out"] != card["left_out"]:
+        if kept and earlier["left_out"] != card["left_out"]:
             raise DatasetError(f"{target}: {kept[0].name} leaves out other images; write the formats in one run")
         (folder / "card.json").write_text(to_json(card), "utf-8")
         (folder / "card.md").write_text(card_as_markdown(info, summary, card), "utf-8")
         (folder / "split.json").write_text(split.to_json(), "utf-8")
         if conversion.tile:
-            base = info.name.replace(conversion.tile.suffix, "", 1)
-            record = tiles.as_record(plans, conversion.tile, base, split.sha256)
+            record = tiles.as_record(plans, conversion.tile, info.name, split.sha256)
             (folder / tiles.RECORD).write_text(to_json(record), "utf-8")
 
 
@@ -337,7 +333,7 @@ def _is_finished(
         return False
     card = read_card(target)
     made = all(card["formats"].get(writer.folder) == writer.__name__ for writer in writers)
-    tolerances = {name: simplified["tolerance"] for name, simplified in card.get("simplified", {}).items()}
+    tolerances = {name: said.tolerance for name, said in simplifications(card).items()}
     made &= all(tolerances.get(w.folder, 0) == (conversion.simplify if w.simplifies else 0) for w in writers)
     same_settings = card["settings"] == _settings(conversion, categories, target)
     return made and same_settings and read_split(target)["sha256"] == split.sha256

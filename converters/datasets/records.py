@@ -16,6 +16,7 @@ from converters.cli.door import STRICT, read_json
 from converters.datasets.splits import Split, SplitRule
 from converters.datasets.synthetic_images import RECORD as AUGMENTATION
 from converters.datasets.tiles import RECORD as TILES
+from converters.masks.instances import InstanceRule
 
 AGAIN = "convert again with --overwrite"
 Record = dict[str, Any]  # of one of the types below: their readers elsewhere take keys by variables, too
@@ -40,7 +41,7 @@ class Settings(TypedDict):
 
 
 class Options(TypedDict):
-    """Options of a conversion that decide none of its content."""
+    """What decides none of it."""
 
     images: Literal["link", "copy", "symlink"]
     on_error: Literal["stop", "skip"]
@@ -53,8 +54,6 @@ class LeftOut(TypedDict):
 
 
 class Simplified(TypedDict):
-    """See ``card.Simplification``."""
-
     tolerance: float
     instances: int
     mean_iou: float
@@ -172,6 +171,12 @@ def read_split(dataset: Path) -> Record:
         step = f"name one in it: {inside}" if inside else "write one with `python -m converters all --category NAME`"
         step = f"no dataset has been published there; {step}"
     return _read(path, SplitRecord, step) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def instance_rule(card: Record) -> InstanceRule:
+    """The rule by which the masks of a dataset were divided."""
+    names = [field.name for field in dataclasses.fields(InstanceRule)]
+    return InstanceRule(**{name: card["settings"][name] for name in names})
 
 
 def split_of(record: Record) -> Split:

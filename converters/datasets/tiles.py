@@ -5,22 +5,20 @@ border cuts becomes what of it lies in the tile. ``tiles.json`` leads from each 
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image
 
 from converters.formats.writer import Planned, check_length
 from converters.sources.samples import FORMATS, Crop
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-
 RECORD = "tiles.json"
+PLACE = ("x", "y", "width", "height")  # of a tile in its image, px
 
 
 @dataclass(frozen=True)
@@ -54,45 +52,36 @@ def cut(plans: Iterable[Planned], rule: TileRule) -> list[Planned]:
     ``test__crack__000.bmp`` at x 384, y 0 becomes ``test__crack__000@384_0.png``. Raises DatasetError for names that
     are too long.
     """
-    numbers = count(1)
-    return [
-        Planned(next(numbers), plan.sample, _name(plan, crop), plan.part, plan.class_index, crop)
-        for plan in plans
-        for crop in grid(plan.sample.width, plan.sample.height, rule)
-    ]
+    tiles: list[Planned] = []
+    for plan in plans:
+        for x, y, width, height in grid(plan.sample.width, plan.sample.height, rule):
+            name = f"{Path(plan.name).stem}@{x}_{y}.png"
+            check_length(name, plan.sample)
+            tiles.append(Planned(len(tiles) + 1, plan.sample, name, plan.part, plan.class_index, (x, y, width, height)))
+    return tiles
 
 
-def _name(plan: Planned, crop: Crop) -> str:
-    name = f"{Path(plan.name).stem}@{crop[0]}_{crop[1]}.png"
-    check_length(name, plan.sample)
-    return name
-
-
-def as_record(whole: Iterable[Planned], rule: TileRule, base: str, split_sha256: str) -> dict[str, Any]:
-    """The content of ``tiles.json``: images with their ids in the dataset ``base``, and tiles in the order of theirs.
+def as_record(plans: Sequence[Planned], rule: TileRule, dataset: str, split_sha256: str) -> dict[str, Any]:
+    """The content of the ``tiles.json`` of a dataset: whole images with their ids in ``base``, and their tiles.
 
     ``base`` is what the dataset of the whole images on the same split is called, whether it has been written or not.
     """
-    plans = list(whole)
     image_of = {plan.sample.key: plan.name for plan in plans}
     tiles = cut(plans, rule)
     return {
         "schema": 1,
-        "base": base,
+        "base": dataset.replace(rule.suffix, "", 1),
         "split_sha256": split_sha256,
         "size": rule.size,
         "overlap": rule.overlap,
         "images": {p.name: {"id": p.number, "width": p.sample.width, "height": p.sample.height} for p in plans},
-        "tiles": {p.name: {"image": image_of[p.sample.key], **_as_dict(p.crop)} for p in tiles},
+        "tiles": {
+            p.name: {"image": image_of[p.sample.key]} | dict(zip(PLACE, p.crop or (), strict=True)) for p in tiles
+        },
     }
 
 
-def _as_dict(crop: Crop | None) -> dict[str, int]:
-    assert crop is not None
-    return dict(zip(("x", "y", "width", "height"), crop, strict=True))
-
-
-def pixels(path: Path, crop: Crop) -> "Image":
+def pixels(path: Path, crop: Crop) -> Image.Image:
     """A part of an image, with the mode of the whole."""
     x, y, width, height = crop
     return _decoded(path).crop((x, y, x + width, y + height))
@@ -106,9 +95,7 @@ def as_png(path: Path, crop: Crop) -> bytes:
 
 
 @lru_cache(maxsize=1)  # the tiles of an image come one after another
-def _decoded(path: Path) -> "Image":
-    from PIL import Image
-
+def _decoded(path: Path) -> Image.Image:
     with Image.open(path, formats=FORMATS) as image:
         image.load()
         return image.copy()

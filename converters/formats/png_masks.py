@@ -1,12 +1,9 @@
 """PNG masks: classes in a palette image, instances in 16 bit."""
 
-from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from converters.formats.writer import LabelledImage, Rendered, Writer
 from converters.masks.png import id_png
 from converters.sources.samples import PARTS
-
-MOST_INSTANCES = 65535
 
 
 class MasksWriter(Writer):
@@ -14,17 +11,10 @@ class MasksWriter(Writer):
     directories = tuple(f"{kind}/{part}" for kind in ("images", "semantic", "instance") for part in PARTS)
 
     def render(self, image: LabelledImage) -> Rendered:
-        if len(image.instances) > MOST_INSTANCES:
-            raise DatasetError(
-                f"{image.sample.mask}: more than {MOST_INSTANCES} instances; see --min-area, --merge-gap"
-            )
+        image.check_count(65535, self.folder)  # ids of 16 bit
         name = f"{image.part}/{image.stem}.png"
-        return Rendered(
-            {
-                f"semantic/{name}": image.class_png,
-                f"instance/{name}": id_png(image.ids, image.top, image.height),
-            }
-        )
+        ids = id_png(image.ids, image.top, image.height)
+        return Rendered({f"semantic/{name}": image.class_png, f"instance/{name}": ids})
 
     def finish(self) -> None:
         classes = {

@@ -5,13 +5,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from converters.formats.writer import DatasetInfo, LabelledImage, Outcome, Rendered, Writer
 from converters.masks.png import index_png, voc_palette
 from converters.sources.samples import PARTS
-
-MOST_INSTANCES = 254  # ids of a palette mask; 255 is VOC's void
 
 
 def annotation_xml(image: LabelledImage) -> bytes:
@@ -54,13 +51,8 @@ class VocWriter(Writer):
         return f"JPEGImages/{image.name}"
 
     def render(self, image: LabelledImage) -> Rendered:
-        count = len(image.instances)
-        if count > MOST_INSTANCES:
-            raise DatasetError(
-                f"{image.sample.mask}: {count} instances, and VOC holds {MOST_INSTANCES}: "
-                "see --min-area and --merge-gap, or leave VOC out"
-            )
-        objects = index_png(image.ids.astype("uint8"), image.top, image.height, count + 1)
+        image.check_count(254, self.folder)  # ids of a palette mask; 255 is VOC's void
+        objects = index_png(image.ids.astype("uint8"), image.top, image.height, len(image.instances) + 1)
         return Rendered(
             {
                 f"Annotations/{image.stem}.xml": annotation_xml(image),

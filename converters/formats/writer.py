@@ -10,18 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.cli.errors import DatasetError
+from converters.masks.instances import Instance
 from converters.masks.png import index_png
 from converters.sources.samples import Crop, Problem, Sample
-
-if TYPE_CHECKING:
-    from converters.masks.instances import Instance
-
 
 LONGEST_NAME = 255  # bytes, what common file systems take
 TOO_SMALL = "all of its instances are below --min-area"
@@ -56,7 +53,7 @@ class LabelledImage:
     part: str
     class_index: int | None
     classes: tuple[str, ...]
-    instances: Sequence["Instance"]
+    instances: Sequence[Instance]
     crop: Crop | None = None
 
     @property
@@ -76,6 +73,14 @@ class LabelledImage:
         """The class index of an image that shows a defect."""
         assert self.class_index is not None, f"{self.name} is a good image"
         return self.class_index
+
+    def check_count(self, most: int, name: str) -> None:
+        """Raise DatasetError for more instances than the format of that name can number."""
+        if len(self.instances) > most:
+            raise DatasetError(
+                f"{self.sample.mask}: {len(self.instances)} instances, and {name} holds {most}: see --min-area and "
+                f"--merge-gap, or leave {name} out"
+            )
 
     @cached_property
     def top(self) -> int:

@@ -52,13 +52,12 @@ class Archive:
 
 def find_archive(category: str) -> Archive:
     """The archive that holds a category, or all of them; raises DatasetError for an unknown one."""
-    facts = known_facts()
+    whole, categories = known_facts()["archive"], known_facts()["categories"]
     if category == "all":
-        whole = facts["archive"]
-        return Archive("mvtec_ad", whole["url"], whole["sha256"], whole["bytes"], tuple(facts["categories"]))
-    if category not in facts["categories"]:
-        raise DatasetError(f"MVTec AD has no category {category!r}; it has {', '.join(facts['categories'])}, or all")
-    known = facts["categories"][category]
+        return Archive("mvtec_ad", whole["url"], whole["sha256"], whole["bytes"], tuple(categories))
+    if category not in categories:
+        raise DatasetError(f"MVTec AD has no category {category!r}; it has {', '.join(categories)}, or all")
+    known = categories[category]
     return Archive(category, known["url"], known["sha256"], known.get("bytes"), (category,))
 
 
@@ -84,11 +83,9 @@ def fetch(archive: Archive, url: str, target: Path) -> None:
     else:
         have = part.stat().st_size if part.exists() else 0
         raise DatasetError(f"{url}: {reason} after {have / 1e6:.1f} MB; run it again to continue from there")
-    try:
-        check(part, archive)
-    except DatasetError as error:
+    if wrong := fault(part, archive):
         part.unlink()
-        raise DatasetError(f"{url}: what came {error.message} and was removed: try again, or another --url") from None
+        raise DatasetError(f"{url}: what came {wrong} and was removed: try again, or another --url")
     part.rename(target)
 
 
@@ -119,18 +116,17 @@ def _open(url: str, have: int) -> Iterator[Any]:
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             yield response
-    except urllib.error.HTTPError as error:
-        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+    except urllib.error.URLError as error:
+        code = getattr(error, "code", None)
+        if code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             yield None
-        elif error.code >= 500 or error.code == http.client.TOO_MANY_REQUESTS:
-            raise TransferError(f"{error.code} {error.reason}") from None
+        elif code is None or code >= 500 or code == http.client.TOO_MANY_REQUESTS:
+            raise TransferError(f"{code or 'no connection'} ({error.reason})") from None
         else:
             raise DatasetError(
-                f"{url}: {error.code} {error.reason}: the address may have moved. Look it up at {PAGE} and name it "
+                f"{url}: {code} ({error.reason}): the address may have moved. Look it up at {PAGE} and name it "
                 "with --url, or download the archive by hand and name it with --archive FILE"
             ) from None
-    except urllib.error.URLError as error:
-        raise TransferError(f"no connection ({error.reason})") from None
 
 
 def _copy(response: Any, file: IO[bytes], start: int, total: int | None) -> None:
@@ -150,15 +146,12 @@ def _copy(response: Any, file: IO[bytes], start: int, total: int | None) -> None
         raise TransferError(f"the connection was cut, {(total - received) / 1e6:.1f} MB are missing")
 
 
-def check(path: Path, archive: Archive) -> None:
-    """Raise DatasetError unless a file is the archive, by its size (where known) and its SHA-256."""
-    size = path.stat().st_size
-    if archive.size and size != archive.size:
-        raise DatasetError(f"has {size} bytes instead of {archive.size}")
+def fault(path: Path, archive: Archive) -> str:
+    """What tells a file from the archive, by its SHA-256; nothing where it is the archive."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != archive.sha256:
-        raise DatasetError(f"is not the official {archive.name}.tar.xz (SHA-256 {found[:12]}...)")
+    same = found == archive.sha256
+    return "" if same else f"is not the official {archive.name}.tar.xz (SHA-256 {found[:12]}...)"
 
 
 class _Bounded:
@@ -202,16 +195,11 @@ def unpack(path: Path, archive: Archive, to: Path, overwrite: bool) -> None:
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, published: dict[str, Path]) -> None:
     """Write one plain file; folders come with their files, and files beside the categories are left out."""
     parts = PurePosixPath(member.name).parts
-    if member.name.startswith("/") or ".." in parts or "\\" in member.name or "\0" in member.name:
-        raise DatasetError(f"its member {member.name!a} leads outside")
-    if member.isdir():
-        return
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-        raise DatasetError(f"its member {member.name!a} is a link, a device or another special file")
-    folder = published.get(parts[0]) if len(parts) > 1 else None
-    if folder is None:
-        return
-    tar.extract(member.replace(name="/".join(parts[1:])), folder, filter="data")
+    plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) and not member.issparse()
+    if not plain or member.name.startswith("/") or ".." in parts or "\\" in member.name or "\0" in member.name:
+        raise DatasetError(f"its member {member.name!a} is a link, a device or another special file, or leads outside")
+    if member.isfile() and len(parts) > 1 and parts[0] in published:
+        tar.extract(member.replace(name="/".join(parts[1:])), published[parts[0]], filter="data")
 
 
 def _count(folder: Path, name: str) -> None:
@@ -259,8 +247,6 @@ def _ensure(path: Path, archive: Archive, url: str | None, given: bool) -> None:
     if not path.exists() and not given:
         fetch(archive, url or archive.url, path)
         return
-    try:
-        check(path, archive)
-    except DatasetError as error:
+    if wrong := fault(path, archive):
         advice = "name another file" if given else "delete it to download it again"
-        raise DatasetError(f"{path} {error.message}: {advice}") from None
+        raise DatasetError(f"{path} {wrong}: {advice}")

@@ -3,17 +3,14 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import table, to_json
+from converters.importing.statistics import Description, ImageSize, describe_category
 from converters.sources.reading import find_categories, find_root, read_category
-
-if TYPE_CHECKING:
-    from converters.importing.statistics import Description, ImageSize
-
 
 SYNTHETIC_NOTE = "SYNTHETIC: made by `python -m converters.sample`; says nothing about real products"
 SUMMARY = (
@@ -36,7 +33,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉█"
 CHEATING = 0.8  # max(AUROC, 1 - AUROC) from which the folder must count as known
 
 
-def summary_rows(descriptions: Sequence["Description"]) -> list[list[Any]]:
+def summary_rows(descriptions: Sequence[Description]) -> list[list[Any]]:
     """One row a category, in the order of SUMMARY, and a row of totals."""
     rows = [
         [
@@ -67,7 +64,7 @@ def _rounded(number: float | None) -> str:
     return "-" if number is None else f"{number:.2f}"
 
 
-def facts(description: "Description") -> list[tuple[str, str]]:
+def facts(description: Description) -> list[tuple[str, str]]:
     """Rows of (what the category holds, how much of it)."""
     d = description
     rows = [
@@ -86,16 +83,16 @@ def facts(description: "Description") -> list[tuple[str, str]]:
     return rows
 
 
-def _sizes_text(sizes: Sequence["ImageSize"]) -> str:
+def _sizes_text(sizes: Sequence[ImageSize]) -> str:
     more = [f"and {len(sizes) - MOST_SIZES} more sizes"] if len(sizes) > MOST_SIZES else []
     return ", ".join([_size_text(size) for size in sizes[:MOST_SIZES]] + more) or "none"
 
 
-def _size_text(size: "ImageSize") -> str:
+def _size_text(size: ImageSize) -> str:
     return f"{size.images} of {size.width} x {size.height} px, {CHANNELS[size.channels]}"
 
 
-def chart(description: "Description") -> list[tuple[str, int, str, int, str]]:
+def chart(description: Description) -> list[tuple[str, int, str, int, str]]:
     """The long tail: per class its images and its instances, each with a bar; the most frequent class first."""
     classes = description.classes
     most_images = max((c.images for c in classes), default=0)
@@ -111,7 +108,7 @@ def bar(value: int, largest: int) -> str:
     return "█" * whole + EIGHTHS[rest].strip()
 
 
-def notes(description: "Description") -> list[str]:
+def notes(description: Description) -> list[str]:
     """One line each for what a user should know before training on the category."""
     d = description
     lines = completeness(d)
@@ -128,7 +125,7 @@ def notes(description: "Description") -> list[str]:
     return lines + [f"cannot be used: {problem}" for problem in d.problems]
 
 
-def completeness(description: "Description") -> list[str]:
+def completeness(description: Description) -> list[str]:
     """Differences from MVTec AD's category of that name; nothing for other categories."""
     known = description.mvtec
     if known is None:
@@ -142,7 +139,7 @@ def completeness(description: "Description") -> list[str]:
     return lines
 
 
-def probes(description: "Description") -> Iterator[str]:
+def probes(description: Description) -> Iterator[str]:
     """Probes: does one number of a whole image give away the folder, or the defects?"""
     advice = {
         "train/good against test/good": "a model can cheat by knowing the folder: keep test/good in train and val",
@@ -162,7 +159,7 @@ def probes(description: "Description") -> Iterator[str]:
         )
 
 
-def card(description: "Description", style: str) -> str:
+def card(description: Description, style: str) -> str:
     """One category as text: ``style`` is ``simple`` for terminals or ``github`` for Markdown."""
     heading = description.category
     parts = [f"## {heading}" if style == "github" else f"{heading}\n{'=' * len(heading)}"]
@@ -175,13 +172,13 @@ def card(description: "Description", style: str) -> str:
     return "\n\n".join(parts)
 
 
-def report(descriptions: Sequence["Description"], style: str) -> str:
+def report(descriptions: Sequence[Description], style: str) -> str:
     """All categories as text, with a summary in front where there are several."""
     parts = [table(summary_rows(descriptions), SUMMARY, style)] if len(descriptions) > 1 else []
     return "\n\n".join(parts + [card(description, style) for description in descriptions])
 
 
-def report_as_json(descriptions: Sequence["Description"]) -> str:
+def report_as_json(descriptions: Sequence[Description]) -> str:
     rows = summary_rows(descriptions)
     return to_json(
         {
@@ -199,8 +196,6 @@ def describe_source(
     if as_json and markdown:
         raise DatasetError("--json and --markdown exclude each other: leave one of them out")
     folders = find_categories(find_root(root), category, layout)
-    from converters.importing.statistics import describe_category
-
     descriptions = [describe_category(read_category(folder, max_pixels, layout)) for folder in folders]
     if as_json:
         click.echo(report_as_json(descriptions), nl=False)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -17,10 +16,10 @@ from converters.cli.errors import DatasetError
 from converters.cli.publishing import recover
 from converters.cli.terminal import progress, table, to_json
 from converters.datasets import splits, tiles
-from converters.datasets.card import Simplification
+from converters.datasets.card import Simplification, simplifications
 from converters.datasets.origin import source_of
 from converters.datasets.pipeline import plan_images
-from converters.datasets.records import Record, read_card, read_split
+from converters.datasets.records import AGAIN, Record, instance_rule, read_card, read_split
 from converters.datasets.synthetic_images import FOLDER, read_synthetic
 from converters.formats.writer import LabelledImage
 from converters.masks.instances import Instance, InstanceRule, cropped, find_instances
@@ -83,9 +82,9 @@ def source_images(
     plans = plan_images(samples, split["parts"], classes, card["settings"]["classes"])
     if "tile" in card["settings"]:
         rule = tiles.TileRule(**card["settings"]["tile"])
-        _check_record(
-            dataset, tiles.as_record(plans, rule, card["dataset"].replace(rule.suffix, "", 1), split["sha256"])
-        )
+        path, record = dataset / tiles.RECORD, tiles.as_record(plans, rule, card["dataset"], split["sha256"])
+        if not path.is_file() or path.read_text("utf-8") != to_json(record):
+            raise DatasetError(f"{path}: does not say where the tiles lie in their images: {AGAIN}")
         plans = tiles.cut(plans, rule)
     return [
         LabelledImage(plan.sample, plan.name, plan.part, plan.class_index, classes, (), plan.crop)
@@ -94,15 +93,8 @@ def source_images(
     ]
 
 
-def _check_record(dataset: Path, record: dict[str, Any]) -> None:
-    path = dataset / tiles.RECORD
-    if not path.is_file() or path.read_text("utf-8") != to_json(record):
-        raise DatasetError(f"{path}: does not say where the tiles lie in their images: convert again with --overwrite")
-
-
-def with_instances(images: list[LabelledImage], settings: Record) -> Iterator[LabelledImage]:
-    """The same images one by one, each with its instances as the recorded settings define them."""
-    rule = InstanceRule(**{name: settings[name] for name in InstanceRule.__dataclass_fields__})
+def with_instances(images: list[LabelledImage], rule: InstanceRule) -> Iterator[LabelledImage]:
+    """The same images one by one, each with its instances."""
     for sample, group in groupby(images, key=lambda image: image.sample):
         read = mask_of(sample) if sample.mask else None
         for image in group:
@@ -194,8 +186,9 @@ def verify(dataset: Path, root: Path | None = None, max_pixels: int = 256_000_00
             opened[name] = _open(reader_type, dataset / name, card["classes"])
     if not opened:
         raise DatasetError(f"{dataset}: holds none of the formats {', '.join(readers())}")
+    simplified = simplifications(card)
     results = {
-        name: Result(name, reader.name, simplified=Simplification.of(card, name), rounded=reader.tolerance > 0)
+        name: Result(name, reader.name, simplified=simplified.get(name), rounded=reader.tolerance > 0)
         for name, reader in opened.items()
     }
     for name, reader in opened.items():
@@ -203,7 +196,7 @@ def verify(dataset: Path, root: Path | None = None, max_pixels: int = 256_000_00
             results[name].split = check_split(reader, images, split)
         except (DatasetError, ValueError) as error:
             results[name].split = f"cannot be read back ({error})"
-    with progress(with_instances(images, card["settings"]), len(images), f"verifying {dataset.name}") as bar:
+    with progress(with_instances(images, instance_rule(card)), len(images), f"verifying {dataset.name}") as bar:
         for image in bar:
             for name, reader in opened.items():
                 results[name].boxes += len(image.instances) if reader.has_boxes else 0
