@@ -1,4 +1,4 @@
-"""More defects out of the few: real defects of train set into good images of train, with exact masks.
+"""More defects from the few there are: defects of train are pasted into good images of train, with exact masks.
 
 The dataset that comes out, ``screw@paste-500``, holds the images of ``screw`` in the same parts and, in train, the
 synthetic ones, which lie in its folder ``synthetic/``. ``augment.json`` tells each synthetic image's parents;
@@ -24,10 +24,10 @@ from converters.synthetic.request import ANYWHERE, BOTH, OBJECT, PASTE, PERLIN, 
 
 
 @command()
-@click.option("--dataset", "name", required=True, metavar="NAME", help="Dataset in --out that gets more defects.")
+@click.option("--dataset", "name", required=True, metavar="NAME", help="Dataset in --out to augment.")
 @out_option
 @moved_source_option
-@click.option("--count", type=click.IntRange(1), default=500, help="Images to make.")
+@click.option("--count", type=click.IntRange(1), default=500, help="Number of synthetic images.")
 @click.option(
     "--method",
     type=click.Choice([PASTE, PERLIN, BOTH]),
@@ -38,9 +38,9 @@ from converters.synthetic.request import ANYWHERE, BOTH, OBJECT, PASTE, PERLIN, 
     "--place",
     type=click.Choice([PRIOR, OBJECT, ANYWHERE]),
     default=PRIOR,
-    help="Where the type occurs on the product, anywhere on it, or anywhere in the image.",
+    help="Place defects where their type occurs on the product, anywhere on it, or anywhere in the image.",
 )
-@click.option("--balance", is_flag=True, help="Make most of the types that train has fewest of.")
+@click.option("--balance", is_flag=True, help="Make more images of the rarer defect types.")
 @any_seed_option
 @workers_option
 @images_option

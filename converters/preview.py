@@ -11,7 +11,7 @@ from converters.sources.options import source_options
 
 @command()
 @source_options
-@click.option("--to", "target", type=FOLDER, default="previews", help="Where sheets are written, a folder a category.")
+@click.option("--to", "target", type=FOLDER, default="previews", help="Output folder; one subfolder per category.")
 @instance_options
 @overwrite_option
 def main(**options: Any) -> None:

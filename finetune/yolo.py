@@ -35,7 +35,9 @@ from finetune.runs.dataset import choose_dataset, open_dataset
 
 @command()
 @training_options([*SIZES, LIGHT.stem], Recipe(), usual_name="yolo, or yolo-tile-SIDE on tiles")
-@click.option("--data", type=FOLDER, metavar="FILE", help="OUT/NAME/yolo/data.yaml: says --out, --category and --task.")
+@click.option(
+    "--data", type=FOLDER, metavar="FILE", help="An OUT/NAME/yolo/data.yaml, in place of --out, --category and --task."
+)
 @click.option("--task", type=click.Choice(list(FORMATS)), default="detect", help="Boxes, polygons or rotated boxes.")
 @click.option(
     "--crop", type=click.IntRange(0), default=0, help="Train on square crops of this side, px; 0: on whole images."

@@ -186,8 +186,8 @@ def test_only_what_is_missing_is_to_be_made(folder: Path, tmp_path: Path) -> Non
 
 def test_folds_want_the_name_without_a_split() -> None:
     assert fold_names("widget@tile-32", 3)[2] == "widget@tile-32@kfold-3-2"
-    with pytest.raises(DatasetError, match="--folds 3: wants the name without @kfold-3-0: with --category widget it"):
+    with pytest.raises(DatasetError, match="--folds 3: give the name without @kfold-3-0: --category widget trains"):
         fold_names("widget@kfold-3-0", 3)
-    with pytest.raises(DatasetError, match="with --category widget@tile-32 it trains on widget@tile-32@kfold-4-0 and"):
+    with pytest.raises(DatasetError, match="--category widget@tile-32 trains on widget@tile-32@kfold-4-0 and"):
         fold_names("widget@tile-32@few-shot-2-s0", 4)
     assert fold_names("widget@kfold-3-0", None) == ["widget@kfold-3-0"]

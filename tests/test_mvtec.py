@@ -11,8 +11,8 @@ from conftest import converted, noise, refusal, run_cli, run_process, save_mask,
 from PIL import Image
 
 from converters.cli.errors import DatasetError
+from converters.sources.image_files import identify
 from converters.sources.reading import find_categories, find_root, read_category
-from converters.sources.samples import identify
 
 MakeCategory = Callable[..., Path]
 
@@ -307,14 +307,6 @@ def test_a_name_that_text_files_cannot_hold_is_refused(
     source = folder / "test" / "good" / "000.png"
     os.rename(source, os.path.join(os.fsencode(source.parent), name))  # noqa: PTH104, PTH118
     assert "rename" in refusal(run_cli("all", "--root", folder, "--out", tmp_path / "out"))
-
-
-def test_a_damaged_marker_of_the_sample_is_named(make_category: MakeCategory) -> None:
-    folder = make_category()
-    for text in ("{", "[]"):
-        (folder / "synthetic.json").write_text(text)
-        with pytest.raises(DatasetError, match=r"synthetic.json"):
-            read_category(folder)
 
 
 def test_bad_files_are_named_in_one_line_without_warnings(make_category: MakeCategory, tmp_path: Path) -> None:

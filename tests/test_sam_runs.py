@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.run_folder import Run
 from finetune.sam_decoder import main
 from finetune.segmentation import loop as sam_fitting
-from finetune.segmentation.embedding_sources import encoding_source, recolour
+from finetune.segmentation.embedding_sources import encode, recolour
 from finetune.segmentation.finished import evaluate_again, export_run
 from finetune.segmentation.images import MarkedImage, images_of
 from finetune.segmentation.loop import fit
@@ -134,7 +135,7 @@ def test_weights_of_the_epoch_that_val_likes_best_are_kept(out: Path, tmp_path: 
         return [0.1, 0.3, 0.2][len(seen) - 1]
 
     images = images_of(open_dataset(out, "widget"), "train", joined=False)
-    fit(segmenter, encoding_source(segmenter), images, [0], recipe, judge, tmp_path / "last.pt", resume=False)
+    fit(segmenter, partial(encode, segmenter), images, [0], recipe, judge, tmp_path / "last.pt", resume=False)
     kept = trained_state(segmenter)
     assert all(torch.equal(value, seen[1][name]) for name, value in kept.items())
     assert not all(torch.equal(value, seen[2][name]) for name, value in kept.items())

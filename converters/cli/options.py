@@ -50,25 +50,25 @@ seed_option = click.option(
 )  # what the generators of all libraries take
 any_seed_option = click.option("--seed", type=int, default=0, help="Seed of every random choice.")  # for hashes
 max_pixels_option = click.option(
-    "--max-pixels", type=click.IntRange(1), default=256_000_000, help="Refuse images larger than this."
+    "--max-pixels", type=click.IntRange(1), default=256_000_000, help="Refuse images of more pixels than this."
 )
 synthetic_share_option = click.option(
     "--synthetic-share",
     type=Number(0, 1, max_open=True),
-    show_default="all that there are",
+    show_default="all of them",
     help="Share of synthetic images (converters.augment) in the train part; all real ones stay.",
 )
 images_option = click.option(
     "--images",
     type=CHOICE(["link", "copy", "symlink"]),
     default="link",
-    help="How images come into the dataset; link means hard link.",
+    help="How images are placed in the dataset; link is a hard link.",
 )
 workers_option = click.option(
     "--workers",
     type=click.IntRange(1),
     show_default="one per core",
-    help="Processes; the result does not depend on it.",
+    help="Number of processes; the result does not depend on it.",
 )
 on_error_option = click.option(
     "--on-error",
@@ -87,7 +87,9 @@ instance_options = bundle(
         help="One instance per connected component, or one per image.",
     ),
     click.option("--merge-gap", type=click.IntRange(0), default=0, help="Join components closer than this, px."),
-    click.option("--connectivity", type=CHOICE(["8", "4"]), default="8", help="Do pixels connect at corners?"),
+    click.option(
+        "--connectivity", type=CHOICE(["8", "4"]), default="8", help="Pixels at corners connect (8) or not (4)."
+    ),
     click.option("--min-area", type=click.IntRange(1), default=1, help="Leave out smaller instances, px."),
 )
 import_options = bundle(

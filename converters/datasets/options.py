@@ -34,7 +34,7 @@ simplify_option = click.option(
     "--simplify",
     type=Number(0, 100),
     default=0.0,
-    help="Drop polygon vertices that lie this near to the line between others, px; 0 is exact.",
+    help="Tolerance for simplifying polygons (Douglas-Peucker), px; 0 keeps them exact.",
 )
 split_options = bundle(
     click.option(
@@ -49,7 +49,7 @@ split_options = bundle(
     click.option("--folds", type=FOLDS, default=5, help="Number of folds (kfold)."),
     click.option("--fold", type=click.IntRange(0), default=0, help="Fold that is the test part (kfold)."),
     click.option("--shots", type=click.IntRange(1), default=10, help="Defect images to train on (few-shot)."),
-    click.option("--per", type=CHOICE(["category", "type"]), default="category", help="What --shots counts."),
+    click.option("--per", type=CHOICE(["category", "type"]), default="category", help="Unit in which --shots counts."),
     any_seed_option,
 )
 class_options = bundle(
@@ -77,7 +77,7 @@ tile_options = bundle(
         "--overlap",
         type=Number(0, 0.9),
         default=0.2,
-        help="Least share of a tile that it has in common with the next (--tile).",
+        help="Minimum overlap of neighbouring tiles, as a fraction of their side (--tile).",
     ),
 )
 output_options = bundle(

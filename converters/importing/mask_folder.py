@@ -21,7 +21,8 @@ from converters.cli.terminal import progress
 from converters.datasets.splits import COMBINED
 from converters.masks.instances import Mask
 from converters.sources.folder import HEADER, TABLE
-from converters.sources.samples import GOOD, fits_text_files, identify
+from converters.sources.image_files import identify
+from converters.sources.samples import GOOD, fits_text_files
 
 LONGEST_NAME = 255 - len("images__")  # bytes that a file name may take, with what a conversion adds
 

@@ -131,11 +131,9 @@ def centre_ring(instance: Instance, tolerance: float = 0.0) -> Ring:
         ring = _joined_with_fewer_vertices(parts[0], tolerance)
     else:
         ring = _straightened(_stepped(_joined(parts[0]), instance.mask))
-    spikes = []
-    for axis, at in enumerate(ring.argmin(axis=0)):
-        spikes.append((at, axis, np.floor(ring[at, axis]) + _INSIDE))
-    for axis, at in enumerate(ring.argmax(axis=0)):
-        spikes.append((at, axis, np.floor(ring[at, axis]) + 1 - _INSIDE))
+    first, last = enumerate(ring.argmin(axis=0)), enumerate(ring.argmax(axis=0))
+    spikes = [(at, axis, np.floor(ring[at, axis]) + _INSIDE) for axis, at in first]
+    spikes += [(at, axis, np.floor(ring[at, axis]) + 1 - _INSIDE) for axis, at in last]
     for at, axis, value in sorted(spikes, reverse=True):
         spike = ring[at].copy()
         spike[axis] = value

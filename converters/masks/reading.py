@@ -10,7 +10,8 @@ from PIL import Image
 
 from converters.cli.errors import DatasetError
 from converters.masks.instances import Instance, InstanceRule, Mask, find_instances
-from converters.sources.samples import ORIENTATION, Sample, mask_files, opened
+from converters.sources.image_files import ORIENTATION, check_size, opened
+from converters.sources.samples import Sample, mask_files
 
 Grey = NDArray[Any]  # H x W, uint8 or uint16
 _NO_GREY = "save it as 8-bit grey with 0 for good and 255 for defect"
@@ -68,14 +69,9 @@ def _is_grey_png(data: bytes) -> bool:
     )
 
 
-def _check_size(found: tuple[int, int], wanted: tuple[int, int] | None) -> None:
-    """Compare (width, height) before decoding, so that a small file cannot ask for all memory."""
-    if wanted is not None and found != wanted:
-        raise DatasetError(f"is {found[0]} x {found[1]} px, its image {wanted[0]} x {wanted[1]}")
-
-
 def _decode_grey_png(data: bytes, size: tuple[int, int] | None) -> Grey:
-    _check_size((int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")), size)
+    if size is not None:
+        check_size((int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")), size)
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     if values is None:
         raise DatasetError("is damaged or cut short: copy or download it again")
@@ -84,7 +80,8 @@ def _decode_grey_png(data: bytes, size: tuple[int, int] | None) -> Grey:
 
 def _decode_other(data: bytes, size: tuple[int, int] | None) -> Grey:
     with opened(data) as image:
-        _check_size(image.size, size)
+        if size is not None:
+            check_size(image.size, size)
         image.load()
         return _grey_values(image)
 

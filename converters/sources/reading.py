@@ -3,7 +3,6 @@
 A layout says where images and masks lie (see ``layouts.Reader``); what happens to them then is the same for all.
 """
 
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,10 +11,11 @@ import click
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
+from converters.sources.image_files import read_sample
 from converters.sources.layouts import LAYOUTS
-from converters.sources.samples import NO_TEXT, Category, Listed, Problem, Sample, fits_text_files, folders, read_sample
+from converters.sources.options import DEFAULT_ROOT
+from converters.sources.samples import NO_TEXT, Category, Listed, Problem, Sample, fits_text_files, folders
 
-DEFAULT_ROOT = Path("data/mvtec_anomaly_detection")
 SYNTHETIC = "synthetic.json"  # lies in every category folder that `converters.sample` writes
 
 
@@ -88,20 +88,13 @@ def read_category(
         results = pool.map(lambda entry: read_sample(folder, entry, max_pixels), listed)
         with progress(results, len(listed), f"reading {folder.name}") as bar:
             outcomes = list(bar)
+    marker = folder / SYNTHETIC
     problems = [outcome for outcome in (*outcomes, *entries) if isinstance(outcome, Problem)]
     return Category(
         name=folder.name,
         folder=folder,
         samples=[outcome for outcome in outcomes if isinstance(outcome, Sample)],
         problems=problems,
-        synthetic=_is_synthetic(folder),
+        synthetic=marker.is_file() and "converters.sample" in marker.read_text("utf-8", "replace"),
         layout=name,
     )
-
-
-def _is_synthetic(folder: Path) -> bool:
-    marker = folder / SYNTHETIC
-    try:
-        return marker.is_file() and json.loads(marker.read_text("utf-8")).get("generator") == "converters.sample"
-    except (ValueError, AttributeError):
-        raise DatasetError(f"{marker}: is no JSON object that `converters.sample` wrote: remove it") from None

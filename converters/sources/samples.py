@@ -1,20 +1,12 @@
-"""Images with their masks, as every reader hands them on, and what a file must be like to be taken.
+"""Images with their masks, as every reader hands them on.
 
-A reader (see ``converters.sources.reading``) says which file is an image, which class it shows and where its mask lies:
-``Listed``. Here the files are opened, held against each other and hashed: ``Sample``, or ``Problem``.
+A reader (see ``converters.sources.layouts``) says which file is an image, which class it shows and where its mask lies:
+``Listed``. Its files, checked by ``converters.sources.image_files``, make it a ``Sample`` or a ``Problem``.
 """
 
-import hashlib
-import io
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image, ImageFile, UnidentifiedImageError
-
-from converters.cli.errors import DatasetError
 
 PARTS = ("train", "val", "test")
 GOOD = "good"
@@ -23,8 +15,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # nothing else is ever handed to Pillow's decoders
 NO_TEXT = "this name holds characters that text files cannot: rename it"
 _CLUTTER = ("Thumbs.db", "desktop.ini")
-_CHANNELS = {"L": 1, "RGB": 3}
-ORIENTATION = 0x0112  # EXIF tag
 
 
 @dataclass(frozen=True)
@@ -121,110 +111,3 @@ def files(path: Path) -> list[Path]:
 def mask_files(mask: Path) -> list[Path]:
     """The files of a mask: itself, or those of the folder that it is."""
     return files(mask) if mask.is_dir() else [mask]
-
-
-def read_sample(folder: Path, listed: Listed, max_pixels: int) -> Sample | Problem:
-    """Open an image and its mask, check that both are whole and fit each other, and hash them."""
-    key = listed.image.relative_to(folder).as_posix()
-    if not fits_text_files(key):
-        return Problem(ascii(key), NO_TEXT)
-    try:
-        data = listed.image.read_bytes()
-        width, height, channels = identify(data, listed.image.suffix, max_pixels)
-        if listed.problem:
-            raise DatasetError(listed.problem)
-        mask, defect, mask_digest = listed.mask, listed.defect, ""
-        if mask is not None:
-            contents = [(file, file.read_bytes()) for file in mask_files(mask)]
-            _check_mask(contents, width, height)
-            if (listed.empty_is_good or defect == GOOD) and all(_is_empty(content) for _, content in contents):
-                mask, defect = None, GOOD
-            elif defect == GOOD:
-                raise DatasetError(f"counts as good, but its mask {mask.parent.name}/{mask.name} shows a defect")
-            else:
-                digests = [hashlib.sha256(content).hexdigest() for _, content in contents]
-                joint = hashlib.sha256("\n".join(digests).encode()).hexdigest()
-                mask_digest = joint if mask.is_dir() else digests[0]
-        return Sample(
-            category=folder.name,
-            key=key,
-            image=listed.image,
-            mask=mask,
-            defect=defect,
-            width=width,
-            height=height,
-            channels=channels,
-            size=len(data),
-            image_digest=hashlib.sha256(data).hexdigest(),
-            mask_digest=mask_digest,
-            origin=listed.origin,
-            any_value=listed.any_value,
-        )
-    except (DatasetError, OSError) as error:
-        return Problem(key, getattr(error, "strerror", None) or str(error))
-
-
-def _check_mask(contents: list[tuple[Path, bytes]], width: int, height: int) -> None:
-    """Raise DatasetError if a file of a mask is not whole (what it means is for ``masks.reading`` to say).
-
-    The size is compared before anything is decoded, so that a small file cannot ask for all memory.
-    """
-    for file, data in contents:
-        try:
-            with opened(data) as image:
-                if image.size != (width, height):
-                    raise DatasetError(f"is {image.width} x {image.height} px, its image {width} x {height}")
-            _check_whole(data)
-        except DatasetError as error:
-            raise DatasetError(f"its mask {file.parent.name}/{file.name} {error}") from None
-
-
-def _is_empty(data: bytes) -> bool:
-    """Does a mask file that is whole hold nothing but zeros (whatever its opacity)?"""
-    with opened(data) as image:
-        colours = image.convert("RGB") if "A" in image.getbands() else image
-        return colours.getbbox() is None
-
-
-def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int]:
-    """Width, height and channels of an image file's bytes, and proof that the file is all there.
-
-    PNG is checked by its chunks' checksums; the other formats carry none and are decoded once.
-    Raises DatasetError with the reason alone; the caller knows the file's name.
-    """
-    if suffix.lower() not in SUFFIXES:
-        raise DatasetError(f"{suffix or 'no suffix'} is no supported image type ({', '.join(SUFFIXES)})")
-    with opened(data) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise DatasetError(f"is {width} x {height} px, more than --max-pixels {max_pixels}")
-        if image.mode not in _CHANNELS:
-            raise DatasetError(f"has the mode {image.mode}; images must be 8-bit grey or RGB: convert it first")
-        if ";16" in str(image.tile):  # Pillow calls 48-bit colours RGB as well
-            raise DatasetError("has 16 bits per channel; images must be 8-bit grey or RGB: convert it first")
-        may_be_rotated = image.format != "PNG" or b"eXIf" in data  # asking a PNG decodes it
-        if may_be_rotated and image.getexif().get(ORIENTATION, 1) != 1:
-            raise DatasetError("carries an EXIF rotation, which readers disagree on: save it upright")
-        channels = _CHANNELS[image.mode]
-    _check_whole(data)
-    return width, height, channels
-
-
-def _check_whole(data: bytes) -> None:
-    with opened(data) as image:
-        image.verify() if image.format == "PNG" else image.load()
-
-
-@contextmanager
-def opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
-    """An image file's header, its pixels not yet decoded; what Pillow raises, then or later, becomes a DatasetError."""
-    Image.MAX_IMAGE_PIXELS = None  # the size is held against --max-pixels, or the image of a mask, instead
-    if not data:
-        raise DatasetError("is an empty file: copy or download it again")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            yield image
-    except (UnidentifiedImageError, ModuleNotFoundError):  # ultralytics patches Pillow to look for pi_heif then
-        raise DatasetError(f"is no image that can be read ({', '.join(FORMATS)})") from None
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
-        raise DatasetError(f"is damaged or cut short ({error}): copy or download it again") from None

@@ -18,6 +18,7 @@ from converters.cli.workers import in_processes
 from converters.datasets import pipeline, splits
 from converters.datasets.card import HEADER, Summary, card_as_markdown, make_card
 from converters.datasets.origin import source_of
+from converters.datasets.pipeline import Conversion
 from converters.datasets.records import read_card, read_split, split_of
 from converters.datasets.splits import Split
 from converters.datasets.synthetic_images import FOLDER, KEYS, RECORD, read_synthetic
@@ -35,16 +36,10 @@ SHOWN = 12  # synthetic images on the sheet
 PER_WORKER = 20  # images; starting a process costs about as much as making them
 
 
-def augment(
-    base: Path,
-    root: Path | None,
-    request: Request,
-    workers: int | None,
-    overwrite: bool,
-    max_pixels: int,
-    placing: str = "link",
-) -> Summary:
+def augment(base: Path, root: Path | None, request: Request, conversion: Conversion) -> Summary:
     """Write the dataset with synthetic images beside the dataset ``base``; return what is in it.
+
+    The conversion says how; what decides the content is that of ``base``.
 
     Raises DatasetError if ``base`` is no dataset that can be added to, if its source is gone or has changed, or if a
     type cannot be placed anywhere.
@@ -59,31 +54,24 @@ def augment(
         raise DatasetError(f"{base}: has a class {SYNTHETIC} already, which noise would mix with: use --method {PASTE}")
     if len(card["settings"]["source"]) > 1:
         raise DatasetError(f"{base}: holds several categories: name a dataset of one")
-    (category,), samples = source_of(base, root, record, max_pixels)
+    (category,), samples = source_of(base, root, record, conversion.max_pixels)
     left_out = {problem["file"] for problem in card["left_out"]}
     train = [s for s in samples if record["parts"].get(s.key) == "train" and s.key not in left_out]
     target = base.parent / (base.name + request.suffix)
-    if overwrite and category.folder.resolve() in (target.resolve(), *target.resolve().parents):
+    if conversion.overwrite and category.folder.resolve() in (target.resolve(), *target.resolve().parents):
         raise DatasetError(f"{target} would lie in the source {category.folder}: choose another --out")
     rule = InstanceRule.of(card["settings"])
+    conversion = dataclasses.replace(conversion, classes=card["settings"]["classes"], instances=rule)
     stock = take_stock(train, rule, base)
     orders = request.orders(Counter(sample.defect for sample in train if sample.defect != GOOD))
     check_space(base, sum(stock.goods[i % len(stock.goods)].size for i in range(request.count)) * 3 // 2)
-    with publish(target, overwrite) as folder:
-        made = list(_make(stock, orders, folder, request, workers))
+    with publish(target, conversion.overwrite) as folder:
+        made = list(_make(Maker(stock, folder / FOLDER, request), orders, conversion.workers))
         _write_classes(folder, made)
-        images = read_synthetic(folder, category.name, max_pixels)
+        images = read_synthetic(folder, category.name, conversion.max_pixels)
         parts = record["parts"] | {sample.key: "train" for sample in images}
         origin = {"dataset": base.name, "sha256": record["sha256"], "synthetic_images": splits.hash_sources(images)}
         split = dataclasses.replace(split_of(record), parts=parts, base=origin)
-        conversion = pipeline.Conversion(
-            out=base.parent,
-            classes=card["settings"]["classes"],
-            instances=rule,
-            images=placing,
-            workers=workers,
-            on_error="skip",
-        )
         summary = _convert(folder, target, card, category, [*samples, *images], split, conversion)
         _write_record(folder, request, stock, origin, made)
         _write_sheet(folder, target.name, category, images, made)
@@ -92,12 +80,9 @@ def augment(
     return summary
 
 
-def _make(
-    stock: Stock, orders: Sequence[Order], folder: Path, request: Request, workers: int | None
-) -> Generator[Made, None, None]:
+def _make(maker: Maker, orders: Sequence[Order], workers: int | None) -> Generator[Made, None, None]:
     for name in ("images", "masks"):
-        (folder / FOLDER / name).mkdir(parents=True)
-    maker = Maker(stock, folder / FOLDER, request)
+        (maker.folder / name).mkdir(parents=True)
     processes = workers or min(os.cpu_count() or 1, 1 + len(orders) // PER_WORKER)
     results = (maker(order) for order in orders) if processes == 1 else in_processes(maker, orders, processes)
     with closing(results), progress(results, len(orders), "making images") as bar:
@@ -119,7 +104,7 @@ def _convert(
     category: Category,
     samples: list[Sample],
     split: Split,
-    conversion: pipeline.Conversion,
+    conversion: Conversion,
 ) -> Summary:
     """Write the formats that ``base`` has, the card and the split."""
     used = {pipeline.class_of(sample, conversion.classes) for sample in samples if sample.key in split.parts}
@@ -182,16 +167,19 @@ def augment_dataset(
     name: str,
     out: Path,
     root: Path | None,
+    as_json: bool,
     workers: int | None,
     max_pixels: int,
     images: str,
     overwrite: bool,
-    as_json: bool,
     **options: Any,
 ) -> None:
     """Write the augmented dataset, and print what is in it."""
     request = Request(**options)
-    summary = augment(out / name, root, request, workers, overwrite, max_pixels, images)
+    conversion = Conversion(
+        out=out, images=images, workers=workers, on_error="skip", max_pixels=max_pixels, overwrite=overwrite
+    )
+    summary = augment(out / name, root, request, conversion)
     target = (out / name).parent / summary.dataset
     if as_json:
         click.echo(to_json({"dataset": summary.dataset, **summary.card()}), nl=False)

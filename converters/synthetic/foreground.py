@@ -89,19 +89,14 @@ def _rim(shape: tuple[int, ...]) -> NDArray[np.bool_]:
 def frame_of(mask: Mask, kind: str) -> Frame:
     """The frame of a product's mask. Its axis is the longest one, from the slim end to the heavy one, where the
     product's ``kind`` (see ``kind_of``) is "turned"; else the image's x axis."""
-    moments = cv2.moments(mask, binaryImage=True)
-    x, y, area = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"], moments["m00"]
+    m = cv2.moments(mask, binaryImage=True)
+    x, y, size = m["m10"] / m["m00"], m["m01"] / m["m00"], float(np.sqrt(m["m00"]))
     if kind != "turned":
-        return Frame(x, y, 0.0, float(np.sqrt(area)))
-    angle = 0.5 * np.arctan2(2 * moments["mu11"], moments["mu20"] - moments["mu02"])
+        return Frame(x, y, 0.0, size)
+    angle = 0.5 * np.arctan2(2 * m["mu11"], m["mu20"] - m["mu02"])
     c, s = np.cos(angle), np.sin(angle)
-    skewness = (
-        c**3 * moments["mu30"]
-        + 3 * c**2 * s * moments["mu21"]
-        + 3 * c * s**2 * moments["mu12"]
-        + s**3 * moments["mu03"]
-    )
-    return Frame(x, y, float(angle + (np.pi if skewness > 0 else 0.0)), float(np.sqrt(area)))
+    skewness = c**3 * m["mu30"] + 3 * c**2 * s * m["mu21"] + 3 * c * s**2 * m["mu12"] + s**3 * m["mu03"]
+    return Frame(x, y, float(angle + (np.pi if skewness > 0 else 0.0)), size)
 
 
 def kind_of(foregrounds: Sequence[Mask | None]) -> str:

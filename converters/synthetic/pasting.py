@@ -138,13 +138,8 @@ def random_pixel(allowed: Mask, generator: np.random.Generator) -> tuple[int, in
 def place_cut(cut: Cut, placement: Placement, shape: tuple[int, int]) -> Placed | None:
     """Turn, scale and mirror a cut into an image of ``shape`` (height, width); None if too little lies inside."""
     height, width = cut.mask.shape
-    turn = np.array(
-        [
-            [np.cos(placement.angle), -np.sin(placement.angle)],
-            [np.sin(placement.angle), np.cos(placement.angle)],
-        ]
-    )
-    linear = placement.scale * turn @ np.diag([1.0, -1.0 if placement.mirror else 1.0])
+    cos, sin = np.cos(placement.angle), np.sin(placement.angle)
+    linear = placement.scale * np.array([[cos, -sin], [sin, cos]]) @ np.diag([1.0, -1.0 if placement.mirror else 1.0])
     middle = np.array([width / 2, height / 2])
     goal = np.array([placement.x, placement.y])
     corners = (np.array([[0, 0], [width, 0], [0, height], [width, height]]) - middle) @ linear.T + goal

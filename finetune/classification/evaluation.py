@@ -38,14 +38,14 @@ def evaluate(
     probabilities = {name: softmax(values, temperature) for name, values in logits.items()}
     rule, about_rule = decision_rule(job.attempt.imbalance, probabilities["val"], labels["val"])
     decisions = {name: rule(values) for name, values in probabilities.items()}
-    found = heat_maps(run, job, network, parts, probabilities) if job.attempt.heatmaps else None
+    wanted = job.attempt.heatmaps
+    boxes, looked, about = heat_maps(run, job, network, parts, probabilities) if wanted else ({}, {}, {})
     measured: dict[str, Any] = {"temperature": temperature, **about_rule}
     for name, images in parts.items():
         measured[name] = measure_part(labels[name], probabilities[name], logits[name], decisions[name])
         scores = {image: [1 - row[0], *row[1:]] for image, row in zip(images.names, probabilities[name], strict=True)}
-        run.write_predictions(SET, name, found["boxes"][name] if found else [], scores)
-        measured[name] |= found["measures"][name] if found else {}
-    about = found["about"] if found else {}
+        run.write_predictions(SET, name, boxes.get(name, []), scores)
+        measured[name] |= looked.get(name, {})
     run.describe_set(SET, model=MODEL, prompt=None, oracle=False, label="class", **about)
     return measured, probabilities, decisions
 
@@ -72,8 +72,8 @@ def measure_part(labels: Array, probabilities: Array, logits: Array, decisions: 
 
 def heat_maps(
     run: Run, job: Job, network: nn.Module, parts: dict[str, Images], probabilities: dict[str, Array]
-) -> dict[str, Any]:
-    """Write the heat maps of both parts; return boxes from them, what they measure, and what set.json says of them."""
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Write the heat maps of both parts; return boxes and measures by part, and what set.json says of the maps."""
     maps = {name: grad_cam(network, images, job.attempt.batch, job.device) for name, images in parts.items()}
     scale = max(1e-6, max(float(heat.max()) for heat in maps["val"]))
     classes = {name: values[:, 1:].argmax(1) + 1 for name, values in probabilities.items()}
@@ -85,4 +85,4 @@ def heat_maps(
         measures[name] = pointing_game(run.dataset, name, images, maps[name])
         measures[name]["mAP50"] = box_metrics(run.dataset.ground_truth(name), boxes[name]).map50
     about = {"heatmap": "P(defect) x Grad-CAM++", "heatmap_scale": scale, "box_threshold": threshold}
-    return {"boxes": boxes, "measures": measures, "about": about}
+    return boxes, measures, about

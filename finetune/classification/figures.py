@@ -10,21 +10,16 @@ from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from finetune.measures.decisions import Array, reliability
+from finetune.runs.run_folder import Run
 
 
-def plot(
-    folder: Path,
-    history: Sequence[dict[str, float]],
-    labels: Array,
-    probabilities: Array,
-    decisions: Array,
-    names: list[str],
-    title: str,
-) -> None:
-    """Write learning.png, confusion.png and reliability.png into a folder.
+def plot(run: Run, history: Sequence[dict[str, float]], labels: Array, probabilities: Array, decisions: Array) -> None:
+    """Write learning.png, confusion.png and reliability.png into the run's folder.
 
-    ``labels`` and ``decisions`` are N class indices of test, ``probabilities`` N x C; ``title`` says what it was.
+    ``labels`` and ``decisions`` are N class indices of test, ``probabilities`` N x C.
     """
+    folder, names = run.folder, ["good", *run.dataset.classes]
+    title = f"{run.dataset.name}, {folder.parent.name}, seed {run.settings['seed']}, test"
     draw_learning(folder / "learning.png", history, title)
     draw_confusion(folder / "confusion.png", labels, decisions, names, title)
     draw_reliability(folder / "reliability.png", probabilities, labels, title)

@@ -54,8 +54,7 @@ def train_and_evaluate(
     parts = {"val": val, "test": load_images(dataset, "test", attempt.imgsz)}
     measured, probabilities, decisions = evaluate(run, job, network, parts)
     labels, found = parts["test"].labels.numpy(), decisions["test"]
-    title = f"{dataset.name}, {folder.parent.name}, seed {seed}, test"
-    plot(folder, stages[-1].history, labels, probabilities["test"], found, ["good", *dataset.classes], title)
+    plot(run, stages[-1].history, labels, probabilities["test"], found)
     cpu_seconds = sum(stage.cpu_seconds for stage in stages)
     run.finish(
         model=MODEL,
@@ -145,8 +144,10 @@ def open_run(folder: Path, dataset: Dataset, settings: dict[str, Any], resume: b
 def train_stages(
     job: Job, pretrain: Dataset | None, train: Images, val: Images, folder: Path, resume: bool
 ) -> tuple[nn.Module, list[Standing]]:
-    """Train on ``pretrain``, whose classes may be more, and from there on ``train``; leave the weights in the folder
-    and in its `pretrain`."""
+    """Train on ``pretrain``, whose classes may be more, then from there on ``train``.
+
+    Leaves the weights in the folder and its `pretrain`; returns the network and how each stage went.
+    """
     stages, start = [], None
     if pretrain:
         before = folder / "pretrain"

@@ -331,23 +331,20 @@ def _ranking(item: Evidence, weights: NDArray[Any], exact: bool) -> dict[str, Fl
     if item.any_class is not None:
         precision, _ = box_precision(item.any_class, weights)
         found["ap50_any"] = precision[:, 0, 0]
-    if item.pixels is None:
-        return found
-    pixels = item.pixels
+    return found if item.pixels is None else found | _pixel_ranking(item.pixels, weights, exact)
+
+
+def _pixel_ranking(pixels: Pixels, weights: NDArray[Any], exact: bool) -> dict[str, Floats]:
+    """Pixel AP and AUPRO; that is NaN without a defect in this test part, which may be one of several folds."""
+    limits = {f"aupro_{limit}": limit for limit in PRO_LIMITS if pixels.kind == "heat maps"}
+    found = dict.fromkeys(limits, np.full(len(weights), np.nan))
     if exact:
-        found["pixel_ap"] = np.full(len(weights), pixels.average_precision)
-    else:
-        coarse = Levels(weights @ pixels.positive, weights @ pixels.negative)
-        found["pixel_ap"] = average_precision(coarse)
-    for limit in PRO_LIMITS if pixels.kind == "heat maps" else ():
-        if pixels.curve is None:  # no defect in this test part, which may be one of several folds
-            found[f"aupro_{limit}"] = np.full(len(weights), np.nan)
-        elif exact:
-            found[f"aupro_{limit}"] = np.full(len(weights), area_to(*pixels.curve, limit))
-        else:
-            shares, negative = weights @ pixels.shares, weights @ pixels.negative
-            found[f"aupro_{limit}"] = aupro(shares, negative, limit)
-    return found
+        areas = {name: area_to(*pixels.curve, limit) for name, limit in limits.items()} if pixels.curve else {}
+        known = {"pixel_ap": pixels.average_precision} | areas
+        return found | {name: np.full(len(weights), value) for name, value in known.items()}
+    negative, shares = weights @ pixels.negative, weights @ pixels.shares
+    found["pixel_ap"] = average_precision(Levels(weights @ pixels.positive, negative))
+    return found | ({name: aupro(shares, negative, limit) for name, limit in limits.items()} if pixels.curve else {})
 
 
 def _outcomes(item: Evidence, weights: NDArray[Any]) -> Floats:

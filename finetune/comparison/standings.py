@@ -106,16 +106,11 @@ def measure_rows(
                 row.evidence[one_seed] = evidence
                 values.append(plain(evidence))
                 resampled.append(measure(evidence, weights))
-            names = [name for name in values[0] if all(name in seed_values for seed_values in values)]
-            measured.append(
-                {
-                    name: (
-                        float(np.mean([seed_values[name] for seed_values in values])),
-                        over_seeds(np.stack([draws[name] for draws in resampled]), generator),
-                    )
-                    for name in names
-                }
-            )
+            found: Values = {}
+            for name in (name for name in values[0] if all(name in one for one in values)):
+                draws = over_seeds(np.stack([one[name] for one in resampled]), generator)
+                found[name] = float(np.mean([one[name] for one in values])), draws
+            measured.append(found)
     return measured
 
 

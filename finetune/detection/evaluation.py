@@ -27,7 +27,8 @@ def predict(model: Any, dataset: Dataset, task: str, part: str, imgsz: int, devi
     Images go one by one: ultralytics would take a list of them as one batch, and pad them to a common shape.
     """
     folder = dataset.format(FORMATS[task]) / "images" / part
-    settings = {"imgsz": imgsz, "conf": LEAST_SCORE, "device": device or None, "verbose": False, "retina_masks": True}
+    one = device.split(",")[0] or None  # of several devices, which are for training
+    settings = {"imgsz": imgsz, "conf": LEAST_SCORE, "device": one, "verbose": False, "retina_masks": True}
     names = dataset.images(part)
     with progress(names, len(names), f"predicting {part}") as bar:
         for name in bar:

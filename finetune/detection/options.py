@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,7 @@ def training_options(archs: Sequence[str], recipe: Recipe, usual_name: str) -> C
         json_option,
     )
 
-    def add(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return add
+    return lambda function: reduce(lambda inner, option: option(inner), reversed(options), function)
 
 
 def check_together(ctx: click.Context, replaced: Mapping[str, Sequence[str]]) -> None:

@@ -58,7 +58,7 @@ def fold_names(name: str, folds: int | None) -> list[str]:
     if folds and found:
         plain, rest = name[: found.start()], found[0]
         raise DatasetError(
-            f"--folds {folds}: wants the name without {rest}: with --category {plain} it trains on "
+            f"--folds {folds}: give the name without {rest}: --category {plain} trains on "
             f"{plain}@kfold-{folds}-0 and the other folds; or leave --folds out to train on {name} alone"
         )
     return [f"{name}@kfold-{folds}-{fold}" for fold in range(folds)] if folds else [name]

@@ -57,7 +57,7 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
         cost = runs.cost_of(run.seconds, runtime.cpu_seconds() - cpu, request.resume)
         model = runtime.load_model(request.arch, best, request.task)
         tiles = dataset if dataset.tiles else None
-        measured = evaluate(model, run, request.task, size, request.device.split(",")[0], tiles=tiles)
+        measured = evaluate(model, run, request.task, size, request.device, tiles=tiles)
     run.finish(
         model="YOLO",
         random_weights=request.weights == RANDOM,
@@ -160,7 +160,7 @@ def evaluate_again(folder: Path, dataset: Dataset, device: str) -> None:
     model = runtime.load_model(settings["arch"], folder / BEST, settings["task"])
     tiles = open_dataset(dataset.folder.parent, settings["tiles"]) if settings["tiles"] else None
     size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
-    measured = evaluate(model, run, settings["task"], size, device.split(",")[0], tiles=tiles)
+    measured = evaluate(model, run, settings["task"], size, device, tiles=tiles)
     record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured}
     write_record(folder, record | runtime.facts_of(model, folder / BEST))
 

@@ -22,10 +22,20 @@ from finetune.training.processes import leads, place, wait_for_all
 Seen = tuple[MarkedImage, int]  # an image and its view
 
 
-def encode(segmenter: Segmenter, pairs: Sequence[Seen]) -> Tensor:
-    """Embeddings of images in views, B x C x g x g."""
-    frames = [framed(segmenter.sam, image.pixels(view)) for image, view in pairs]
-    return segmenter.sam.image_encoder(torch.stack(frames))
+def encode(segmenter: Segmenter, pairs: Sequence[Seen], seeds: Sequence[int] | None = None) -> Tensor:
+    """Embeddings of images in views, B x C x g x g: a source where the encoder learns, or once it has.
+
+    In training, each image changes in colour as its seed says, and gradients are kept.
+    """
+    frames = []
+    for index, (image, view) in enumerate(pairs):
+        pixels = image.pixels(view)
+        if seeds is not None:
+            torch.manual_seed(seeds[index])
+            pixels = recolour(pixels)
+        frames.append(framed(segmenter.sam, pixels))
+    with torch.set_grad_enabled(seeds is not None):
+        return segmenter.sam.image_encoder(torch.stack(frames))
 
 
 def cached_source(segmenter: Segmenter, wanted: Sequence[Seen], folder: Path, cache_gb: float, batch: int) -> Source:
@@ -48,7 +58,6 @@ def cached_source(segmenter: Segmenter, wanted: Sequence[Seen], folder: Path, ca
         )
     wait_for_all()
 
-    @torch.no_grad()
     def embed(pairs: Sequence[Seen]) -> Any:
         return encode(segmenter, pairs).float().cpu().numpy()
 
@@ -63,24 +72,6 @@ def cached_source(segmenter: Segmenter, wanted: Sequence[Seen], folder: Path, ca
         if len(entries) < len(pairs):
             raise DatasetError(f"{folder}: embeddings vanished during the run: another run with a smaller --cache-gb?")
         return torch.from_numpy(np.stack(entries).astype(np.float32)).to(sam.device)
-
-    return source
-
-
-def encoding_source(segmenter: Segmenter) -> Source:
-    """Encode in the loop: where the encoder learns, or once it has. Training images change in colour as well."""
-    sam = segmenter.sam
-
-    def source(pairs: Sequence[Seen], seeds: Sequence[int] | None = None) -> Tensor:
-        frames = []
-        for index, (image, view) in enumerate(pairs):
-            pixels = image.pixels(view)
-            if seeds is not None:
-                torch.manual_seed(seeds[index])
-                pixels = recolour(pixels)
-            frames.append(framed(sam, pixels))
-        with torch.set_grad_enabled(seeds is not None):
-            return sam.image_encoder(torch.stack(frames))
 
     return source
 

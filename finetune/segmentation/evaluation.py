@@ -39,9 +39,9 @@ ORACLES = tuple(CLICKS)[:4]
 TOGETHER = 32  # prompts in a decoder call
 MOST_BOXES = 30  # of an image, the surest ones
 RESAMPLES = 2000
-MEASURES = ("iou", "dice", *(f"boundary_iou_{ratio}" for ratio in BOUNDARY_RATIOS))
 Heat = NDArray[np.uint16]
-Boxes = dict[str, dict[int, list[dict[str, Any]]]]  # COCO results of another model, by part and image id
+Parts = dict[str, list[MarkedImage]]
+Boxes = dict[int, list[dict[str, Any]]]  # COCO results of another model, by image id
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ class Row:
     number: int  # of the instance; 0 for all defects of the image
     kind: int  # index of the class
     measures: dict[str, float]
-    rival: float  # IoU of the filled prompt box; NaN without boxes
+    baseline: float  # IoU of the filled prompt box; NaN without boxes
     rle: dict[str, Any] | None = None  # what was found of an instance; None for nothing
+    score: float = np.nan  # IoU that the model expected
 
 
 def make_prompt(kind: str, mask: Mask, seed: str) -> Prompt:
@@ -89,10 +90,10 @@ def answer(
 
 
 def ask(
-    segmenter: Segmenter, source: Source, images: Sequence[MarkedImage], kind: str, measures: Sequence[str] = MEASURES
-) -> tuple[list[Row], list[float]]:
-    """Measure every instance of the images for one prompt kind; rows, and the IoU the model expected of each."""
-    rows, expected = [], []
+    segmenter: Segmenter, source: Source, images: Sequence[MarkedImage], kind: str, boundaries: bool = True
+) -> list[Row]:
+    """Measure every instance of the images for one prompt kind."""
+    rows = []
     with progress([p for p in images if p.marked], sum(p.marked for p in images), kind) as marked:
         for image in marked:
             ids, kinds = image.instances()
@@ -101,11 +102,12 @@ def ask(
             answers = answer(segmenter, source([(image, 0)]), prompts, ids.shape)
             for number, (mask, prompt, (logits, score)) in enumerate(zip(masks, prompts, answers, strict=True)):
                 found = (logits > 0).astype(np.uint8)
-                rival = np.nan if prompt.box is None else overlap(filled(prompt.box, mask.shape), mask, ("iou",))["iou"]
+                baseline = np.nan if prompt.box is None else overlap(filled(prompt.box, mask.shape), mask)["iou"]
                 rle = encode(found) if found.any() else None
-                rows.append(Row(image, number + 1, kinds[number], overlap(found, mask, measures), rival, rle))
-                expected.append(score)
-    return rows, expected
+                rows.append(
+                    Row(image, number + 1, kinds[number], overlap(found, mask, boundaries), baseline, rle, score)
+                )
+    return rows
 
 
 def filled(box: Iterable[float], size: Sequence[int]) -> Mask:
@@ -116,15 +118,13 @@ def filled(box: Iterable[float], size: Sequence[int]) -> Mask:
     return canvas
 
 
-def overlap(found: Mask, mask: Mask, measures: Sequence[str] = MEASURES) -> dict[str, float]:
-    """IoU, Dice and boundary IoU of two masks, H x W of 0 and 1, of which the second is not empty."""
+def overlap(found: Mask, mask: Mask, boundaries: bool = False) -> dict[str, float]:
+    """IoU, Dice and, if wanted, boundary IoU of two masks, H x W of 0 and 1, of which the second is not empty."""
     both, sizes = int((found & mask).sum()), int(found.sum()) + int(mask.sum())
     values = {"iou": both / (sizes - both), "dice": 2 * both / sizes}
-    for ratio in BOUNDARY_RATIOS:
-        name = f"boundary_iou_{ratio}"
-        if name in measures:
-            ours, theirs = boundary(found, ratio), boundary(mask, ratio)
-            values[name] = int((ours & theirs).sum()) / max(1, int((ours | theirs).sum()))
+    for ratio in BOUNDARY_RATIOS if boundaries else ():
+        ours, theirs = boundary(found, ratio), boundary(mask, ratio)
+        values[f"boundary_iou_{ratio}"] = int((ours & theirs).sum()) / max(1, int((ours | theirs).sum()))
     return values
 
 
@@ -136,20 +136,15 @@ def detection(image_id: int, kind: int, score: float, rle: dict[str, Any]) -> di
     }  # fmt: skip
 
 
-def mean_iou(segmenter: Segmenter, source: Source, images: Sequence[MarkedImage], kind: str = "gt-box") -> float:
-    rows, _ = ask(segmenter, source, images, kind, ("iou",))
-    return float(np.mean([row.measures["iou"] for row in rows]))
-
-
 @dataclass(frozen=True)
 class Map:
     """The answer for an image without a prompt: H x W on one scale for all images, and COCO results."""
 
     heat: Heat
-    rival: Heat | None  # the same with every box filled
+    baseline: Heat | None  # the same with every box filled
     scores: list[float] | None  # of a defect and of each class; None: follow from the detections
     detections: list[dict[str, Any]]
-    kinds: Heat | None = None  # the likeliest class of every pixel
+    kinds: Heat | None = None  # the likeliest class of every pixel; None: the detections are there already
 
 
 @torch.no_grad()
@@ -163,24 +158,22 @@ def token_map(segmenter: Segmenter, source: Source, image: MarkedImage) -> Map:
     return Map(np.round(chances[0] * TOP).astype(np.uint16), None, scores, [], kinds)
 
 
-def boxes_map(
-    segmenter: Segmenter, source: Source, image: MarkedImage, image_id: int, boxes: Sequence[dict[str, Any]]
-) -> Map:
-    """Another model's boxes (COCO results of the image) as prompts: masks with the boxes' scores and classes."""
+def boxes_map(segmenter: Segmenter, source: Source, image: MarkedImage, image_id: int, boxes: Boxes) -> Map:
+    """Another model's boxes of the image as prompts: masks with the boxes' scores and classes."""
     size = image.size()
-    heat, rival = (np.zeros(size, np.float32) for _ in range(2))
-    boxes = sorted(boxes, key=lambda entry: -entry["score"])[:MOST_BOXES]
-    corners = [(x, y, x + w, y + h) for x, y, w, h in (entry["bbox"] for entry in boxes)]
+    heat, baseline = (np.zeros(size, np.float32) for _ in range(2))
+    surest = sorted(boxes.get(image_id, []), key=lambda entry: -entry["score"])[:MOST_BOXES]
+    corners = [(x, y, x + w, y + h) for x, y, w, h in (entry["bbox"] for entry in surest)]
     prompts = [Prompt(box=np.array(box, np.float32)) for box in corners]
     found = []
     if prompts:
         answers = answer(segmenter, source([(image, 0)]), prompts, size)
-        for entry, box, (logits, _) in zip(boxes, corners, answers, strict=True):
+        for entry, box, (logits, _) in zip(surest, corners, answers, strict=True):
             np.maximum(heat, entry["score"] / (1 + np.exp(-logits.clip(-30, 30))), out=heat)
-            np.maximum(rival, entry["score"] * filled(box, size), out=rival)
+            np.maximum(baseline, entry["score"] * filled(box, size), out=baseline)
             if (logits > 0).any():
                 found.append(detection(image_id, entry["category_id"] - 1, entry["score"], encode(logits > 0)))
-    return Map(np.round(heat * TOP).astype(np.uint16), np.round(rival * TOP).astype(np.uint16), None, found)
+    return Map(np.round(heat * TOP).astype(np.uint16), np.round(baseline * TOP).astype(np.uint16), None, found)
 
 
 def components(heat: Heat, kinds: Heat, level: int, image_id: int) -> list[dict[str, Any]]:
@@ -195,18 +188,13 @@ def components(heat: Heat, kinds: Heat, level: int, image_id: int) -> list[dict[
 
 
 def measure_maps(
-    make: Callable[[MarkedImage], Map],
-    parts: Mapping[str, Sequence[MarkedImage]],
-    name: str,
-    run: Run | None,
+    make: Callable[[MarkedImage], Map], parts: Parts, name: str, run: Run | None
 ) -> tuple[list[Row], dict[str, Any]]:
     """Measure the maps of test's defect images at val's level; rows, and the level with the false alarms.
 
     With a run, its set ``name`` is written for val and test: scores, detections and heat maps.
     """
     levels: dict[str, int] = {}
-    rows: list[Row] = []
-    alarms, good = 0, 0
     for part in ("val", "test"):
         maps = {}
         with progress(parts[part], len(parts[part]), f"{name}, {part}") as images:
@@ -215,70 +203,62 @@ def measure_maps(
                 if run is not None:
                     run.write_heatmaps(name, part, {image.name: maps[image.name].heat}, TOP)
         if part == "val":
-            for side in ("heat", "rival"):
+            for side in ("heat", "baseline"):
                 pairs = [(getattr(maps[p.name], side), p.mask()) for p in parts[part]]
                 if pairs[0][0] is not None:
                     levels[side] = best_level(pairs)
         if run is not None:
-            _write_maps(run, name, part, parts[part], maps, levels["heat"])
-        if part == "test":
-            for image in parts[part]:
-                found = (maps[image.name].heat >= levels["heat"]).astype(np.uint8)
-                if not image.marked:
-                    good, alarms = good + 1, alarms + bool(found.any())
-                    continue
-                mask, filled_boxes = image.mask(), maps[image.name].rival
-                rival = np.nan
-                if filled_boxes is not None:
-                    rival = overlap((filled_boxes >= levels["rival"]).astype(np.uint8), mask, ())["iou"]
-                kind = image.main_kind()
-                rows.append(Row(image, 0, kind, overlap(found, mask), rival))
-    return rows, {"level": levels["heat"] / TOP, "good_images_with_alarm": alarms, "good_images": good}
+            _write_maps(run, name, part, maps, levels["heat"])
+    rows, alarms = [], []
+    for image in parts["test"]:
+        shown, mask, baseline = maps[image.name], image.mask(), np.nan
+        found = (shown.heat >= levels["heat"]).astype(np.uint8)
+        if not image.marked:
+            alarms.append(bool(found.any()))
+            continue
+        if shown.baseline is not None:
+            baseline = overlap((shown.baseline >= levels["baseline"]).astype(np.uint8), mask)["iou"]
+        rows.append(Row(image, 0, image.main_kind(), overlap(found, mask, boundaries=True), baseline))
+    return rows, {"level": levels["heat"] / TOP, "good_images_with_alarm": sum(alarms), "good_images": len(alarms)}
 
 
-def _write_maps(
-    run: Run, name: str, part: str, images: Sequence[MarkedImage], maps: dict[str, Map], level: int
-) -> None:
+def _write_maps(run: Run, name: str, part: str, maps: Mapping[str, Map], level: int) -> None:
     dataset, found, scores = run.dataset, [], {}
-    for image in images:
-        item, id_ = maps[image.name], dataset.image_ids[image.name]
-        own = item.detections if item.kinds is None else components(item.heat, item.kinds, level, id_)
-        found += own
+    for image, item in maps.items():
+        id_ = dataset.image_ids[image]
+        found += item.detections if item.kinds is None else components(item.heat, item.kinds, level, id_)
         if item.scores is not None:
-            scores[image.name] = item.scores
-    names = [image.name for image in images]
-    scores = scores or image_scores(names, dataset.image_ids, len(dataset.classes), found)
+            scores[image] = item.scores
+    scores = scores or image_scores(list(maps), dataset.image_ids, len(dataset.classes), found)
     run.write_predictions(name, part, found, scores)
 
 
-def boxes_files(folder: Path) -> dict[str, Path]:
-    """The file of each part of the boxes that another run predicted; raises DatasetError where there is none.
+def boxes_set(folder: Path) -> Path:
+    """The set of boxes that another run predicted: ``folder``, or its set ``tuned`` where it is that run's.
 
-    ``folder`` is the run's (RUNS/DATASET/yolo/seed-0, whose set ``tuned`` is taken) or a set's.
+    Raises DatasetError where there is none.
     """
-    source = folder if (folder / "val.json").is_file() else folder / "predictions" / "tuned"
-    files = {part: source / f"{part}.json" for part in ("val", "test")}
-    for part, file in files.items():
-        if not file.is_file():
+    found = folder if (folder / "val.json").is_file() else folder / "predictions" / "tuned"
+    for part in ("val", "test"):
+        if not (found / f"{part}.json").is_file():
             raise DatasetError(f"--boxes {folder}: holds no predictions/tuned/{part}.json: name a run of yolo.py")
-    return files
+    return found
 
 
 def read_boxes(folder: Path, dataset: Dataset) -> Boxes:
     """Boxes that another run predicted; raises DatasetError if it knows other classes."""
-    found: Boxes = {}
-    files = boxes_files(folder)
-    record = files["val"].absolute().parents[2] / "run.json"
+    source = boxes_set(folder)
+    record = source.absolute().parents[1] / "run.json"
     names = read_json(record, dict)["label_settings"]["class_names"] if record.is_file() else dataset.classes
     if any(theirs != ours for theirs, ours in zip(names, dataset.classes, strict=False)):  # synthetic images add some
         raise DatasetError(
             f"--boxes {folder}: knows other classes ({', '.join(names)}) than {dataset.folder} has "
             f"({', '.join(dataset.classes)}): name a run on those"
         )
-    for part, file in files.items():
-        found[part] = {}
-        for entry in PredictionSet(file.parent).detections(dataset, part) or ():
-            found[part].setdefault(entry["image_id"], []).append(entry)
+    found: Boxes = {}
+    for part in ("val", "test"):
+        for entry in PredictionSet(source).detections(dataset, part) or ():
+            found.setdefault(entry["image_id"], []).append(entry)
     return found
 
 
@@ -286,7 +266,8 @@ def boxes_sha256(folder: Path | None) -> str | None:
     """Of the files in which another run's boxes lie; None for no run."""
     if folder is None:
         return None
-    return hashlib.sha256(b"".join(file.read_bytes() for file in boxes_files(folder).values())).hexdigest()
+    source = boxes_set(folder)
+    return hashlib.sha256(b"".join((source / f"{part}.json").read_bytes() for part in ("val", "test"))).hexdigest()
 
 
 def summarise(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, Any]:
@@ -304,14 +285,14 @@ def _means(rows: Sequence[Row]) -> dict[str, float | None]:
     found: dict[str, float | None] = {
         name: float(np.mean([row.measures[name] for row in rows])) for name in rows[0].measures
     }
-    rivals = np.array([row.rival for row in rows])
-    found["filled_box_iou"] = None if np.isnan(rivals).any() else float(rivals.mean())
+    baselines = np.array([row.baseline for row in rows])
+    found["filled_box_iou"] = None if np.isnan(baselines).any() else float(baselines.mean())
     return found | {"worst_iou": min(row.measures["iou"] for row in rows)}
 
 
-def gain(dataset: Dataset, part: str, rows: Sequence[Row], others: Sequence[float]) -> dict[str, Any]:
-    """By how much the rows' IoU exceeds ``others``, and the 95 % interval of that, images resampled in their class."""
-    truth = Truth(dataset, part)
+def gain(dataset: Dataset, rows: Sequence[Row], others: Sequence[float]) -> dict[str, Any]:
+    """By how much the rows' IoU exceeds ``others`` on test, and its 95 % interval, images resampled in their class."""
+    truth = Truth(dataset, "test")
     places = {name: place for place, name in enumerate(truth.names)}
     sums, counts = np.zeros(len(places)), np.zeros(len(places))
     for row, other in zip(rows, others, strict=True):

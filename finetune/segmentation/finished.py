@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from converters.cli.errors import DatasetError
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset
 from finetune.runs.run_folder import Run, finished_run, write_record
-from finetune.segmentation.embedding_sources import encoding_source
+from finetune.segmentation.embedding_sources import encode
 from finetune.segmentation.evaluation import Row, boxes_sha256, draw_worst
 from finetune.segmentation.models import export, load_tuned
 from finetune.segmentation.report import compare_rows, evaluate, seconds_per_image
@@ -25,8 +26,8 @@ def evaluate_again(
 ) -> None:
     """Predict val and test again with the weights that the finished run in ``folder`` left.
 
-    Rewrites its predictions, and its measures in run.json, of the start too. ``weights`` and ``boxes`` name the
-    checkpoint and the boxes that it began with, where they have moved; raises DatasetError for others.
+    Rewrites its predictions and, in run.json, the measures before and after training. ``weights`` and ``boxes`` name
+    the checkpoint and the boxes that it began with, where they have moved; raises DatasetError for others.
     """
     record = finished_run(folder, dataset, [TUNED])
     moved = {"device": device, "weights": weights and str(weights), "boxes": boxes and str(boxes)}
@@ -70,7 +71,7 @@ def measure_tuned(job: Job, run: Run, source: Source, before: dict[str, list[Row
     ``source`` is that of the start, ``before`` the start's rows.
     """
     segmenter = load_tuned(run.folder / TUNED, job.origin.weights).to(job.device)
-    source = source if job.recipe.frozen else encoding_source(segmenter)
+    source = source if job.recipe.frozen else partial(encode, segmenter)
     after = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, run)
     draw_worst(after["gt-box"], run.dataset.classes, run.folder / "worst.png")
     return {

@@ -12,9 +12,9 @@ from PIL import Image
 
 from converters.cli.errors import DatasetError
 from finetune.runs.dataset import Dataset, read_image, read_mask
+from finetune.segmentation.prompts import Mask
 
 VIEWS = 8  # a square's symmetries: view = 4 * mirrored + quarter turns; 0 is the image as it is
-Mask = NDArray[np.uint8]  # H x W of 0 and 1
 
 
 @dataclass(frozen=True)

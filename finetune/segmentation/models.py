@@ -140,7 +140,7 @@ def build_sam(arch: str, tiny: Tiny = Tiny()) -> Sam:
     return build_tiny(tiny) if arch == TINY else sam_model_registry[arch](checkpoint=None)
 
 
-def load_sam(arch: str, checkpoint: Path | None, tiny: Tiny = Tiny(), flag: str = "--weights") -> Sam:
+def load_sam(arch: str, checkpoint: Path | None, tiny: Tiny = Tiny()) -> Sam:
     """A Sam with a checkpoint's weights, read without running any code in it; random ones where there is none.
 
     Raises DatasetError where the file holds no weights of this architecture.
@@ -148,16 +148,13 @@ def load_sam(arch: str, checkpoint: Path | None, tiny: Tiny = Tiny(), flag: str 
     sam = build_sam(arch, tiny)
     if checkpoint is None:
         return sam
-    state, own = load_state(checkpoint, flag), sam.state_dict()
-    state = renamed(state) if arch == MOBILE else state
-    wrong = [key for key in own if key not in state or own[key].shape != state[key].shape]
-    wrong += [key for key in state if key not in own]
-    if wrong:
-        raise DatasetError(
-            f"{flag} {checkpoint}: doesn't fit --arch {arch} at {sam.image_encoder.img_size} px: {len(wrong)} of "
-            f"{len(own)} tensors are missing, of another shape or unknown, first {wrong[0]}"
-        )
-    sam.load_state_dict(state)
+    state = load_state(checkpoint)
+    try:
+        sam.load_state_dict(renamed(state) if arch == MOBILE else state)
+    except RuntimeError as error:
+        size, reason = sam.image_encoder.img_size, str(error).splitlines()[1].strip()
+        message = f"--weights {checkpoint}: doesn't fit --arch {arch} at {size} px: {reason:.120}"
+        raise DatasetError(message) from None
     return sam
 
 
@@ -223,14 +220,10 @@ def decode(sam: Sam, embedding: Tensor, sparse: Tensor, dense: Tensor, fast: boo
     where a GPU has bfloat16.
     """
     places = sam.prompt_encoder.get_dense_pe()
-    with mixed(sam.device, fast):
+    able = fast and sam.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    with torch.autocast(sam.device.type, torch.bfloat16, enabled=able):
         low, ious = sam.mask_decoder.predict_masks(embedding, places, sparse, dense)
     return low.float(), ious.float()
-
-
-def mixed(device: torch.device, wanted: bool) -> torch.autocast:
-    able = wanted and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=able)
 
 
 def enlarged(sam: Sam, low: Tensor, size: tuple[int, int]) -> Tensor:
@@ -307,21 +300,15 @@ def load_tuned(path: Path | str, weights: Path | str | None = None) -> Segmenter
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        origin = Origin(saved["arch"], Tiny(**saved["tiny"]), _base_of(saved, weights), saved["lora"])
-    except DatasetError:
-        raise
+        arch, tiny, lora = saved["arch"], Tiny(**saved["tiny"]), saved["lora"]
     except Exception:  # torch raises whatever its unpickler and its zip reader do
         raise DatasetError(f"{path}: is no tuned.pt of finetune/sam_decoder.py; name the one of a run") from None
-    segmenter = Segmenter(load_sam(origin.arch, origin.weights, origin.tiny), saved["classes"], saved["auto"])
-    if origin.lora:
-        add_lora(segmenter.sam.image_encoder, origin.lora)
-    try:
-        segmenter.load_state_dict(saved["state"], strict=origin.weights is None)
-    except RuntimeError:
-        raise DatasetError(
-            f"{path}: its weights are of another architecture than this version's: train again"
-        ) from None
-    if origin.lora:
+    base = _base_of(saved, weights)
+    segmenter = Segmenter(load_sam(arch, base, tiny), saved["classes"], saved["auto"])
+    if lora:
+        add_lora(segmenter.sam.image_encoder, lora)
+    segmenter.load_state_dict(saved["state"], strict=base is None)
+    if lora:
         merge_lora(segmenter.sam.image_encoder)
     return segmenter.eval().requires_grad_(False)
 

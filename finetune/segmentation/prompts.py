@@ -1,7 +1,8 @@
 """Prompts as people give them, simulated from masks: A. Kirillov et al., Segment Anything, ICCV 2023, appendix A.
 
-Pure functions. Masks are H x W of 0 and 1; points are (x, y) in px of the mask, on pixel centres; boxes are
-(x0, y0, x1, y1) on pixel edges, x1 one past the last column. Randomness comes from the generator that is handed in.
+Pure functions. Masks are H x W of 0 and 1, and never empty; points are (x, y) in px of the mask, on pixel centres;
+boxes are (x0, y0, x1, y1) on pixel edges, x1 one past the last column. Randomness comes from the generator that is
+handed in.
 """
 
 from dataclasses import dataclass, field, replace
@@ -33,10 +34,8 @@ class Prompt:
 
 
 def box_of(mask: Mask) -> NDArray[np.float32]:
-    """The tight box of a mask, (4,); raises ValueError for an empty one."""
+    """The tight box of a mask, (4,)."""
     x, y, width, height = cv2.boundingRect(mask)
-    if not width:
-        raise ValueError("an empty mask has no box")
     return np.array([x, y, x + width, y + height], np.float32)
 
 
@@ -53,11 +52,9 @@ def noisy_box(box: NDArray[np.float32], size: tuple[int, int], generator: np.ran
 
 
 def random_point(mask: Mask, generator: np.random.Generator) -> NDArray[np.float32]:
-    """Any pixel of a mask, (2,); raises ValueError for an empty one."""
-    places = cv2.findNonZero(mask)
-    if places is None:
-        raise ValueError("an empty mask has no point")
-    return places.reshape(-1, 2)[generator.integers(len(places))].astype(np.float32)
+    """Any pixel of a mask, (2,)."""
+    places = cv2.findNonZero(mask).reshape(-1, 2)
+    return places[generator.integers(len(places))].astype(np.float32)
 
 
 def error_point(mask: Mask, found: Mask, generator: np.random.Generator) -> tuple[NDArray[np.float32], int]:
@@ -81,8 +78,6 @@ def inner_point(mask: Mask) -> NDArray[np.float32]:
     """The pixel furthest from the mask's border, (2,): where people click first, and SAM's own evaluation does."""
     padded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    if not distance.any():
-        raise ValueError("an empty mask has no point")
     row, column = np.unravel_index(int(distance.argmax()), distance.shape)
     return np.array([column, row], np.float32)
 

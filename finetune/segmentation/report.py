@@ -21,13 +21,13 @@ from finetune.segmentation.evaluation import (
     ORACLES,
     Boxes,
     Map,
+    Parts,
     Row,
     answer,
     ask,
     boxes_map,
     detection,
     gain,
-    mean_iou,
     measure_maps,
     overlap,
     summarise,
@@ -40,7 +40,6 @@ from finetune.segmentation.steps import Source
 
 MODEL = "SAM decoder"
 ABOUT = {"model": MODEL, "label": "mask"}  # of every set
-Parts = dict[str, list[MarkedImage]]
 
 
 def judge_of(segmenter: Segmenter, source: Source, val: Sequence[MarkedImage]) -> Callable[[], float] | None:
@@ -53,11 +52,12 @@ def judge_of(segmenter: Segmenter, source: Source, val: Sequence[MarkedImage]) -
         return None
 
     def judge() -> float:
-        score = mean_iou(segmenter, source, marked)
+        rows = ask(segmenter, source, marked, "gt-box", boundaries=False)
+        score = float(np.mean([row.measures["iou"] for row in rows]))
         if segmenter.tokens is None:
             return score
         heats = ((image.mask(), token_map(segmenter, source, image).heat) for image in marked)
-        dices = [overlap((heat > TOP // 2).astype(np.uint8), mask, ())["dice"] for mask, heat in heats]
+        dices = [overlap((heat > TOP // 2).astype(np.uint8), mask)["dice"] for mask, heat in heats]
         return (score + float(np.mean(dices))) / 2
 
     return judge
@@ -74,14 +74,8 @@ def evaluate(
     makers: dict[str, Callable[[MarkedImage], Map]] = {}
     if segmenter.tokens is not None and run:
         makers[AUTO] = lambda image: token_map(segmenter, source, image)
-    if boxes:
-        by_id = boxes["val"] | boxes["test"]
-
-        def from_boxes(image: MarkedImage) -> Map:
-            id_ = dataset.image_ids[image.name]
-            return boxes_map(segmenter, source, image, id_, by_id.get(id_, []))
-
-        makers[BOXES] = from_boxes
+    if boxes is not None:
+        makers[BOXES] = lambda image: boxes_map(segmenter, source, image, dataset.image_ids[image.name], boxes)
     for kind, make in makers.items():
         rows[kind], level = measure_maps(make, parts, kind, run)
         if run:
@@ -97,14 +91,11 @@ def ask_person(
     """Rows of test for prompts from the truth; with a run, the set ``kind`` is written."""
     rows: list[Row] = []
     for part in ("val", "test") if run else ("test",):
-        rows, expected = ask(segmenter, source, parts[part], kind)
+        rows = ask(segmenter, source, parts[part], kind)
         if run:
-            found = [
-                detection(dataset.image_ids[row.image.name], row.kind, score, row.rle)
-                for row, score in zip(rows, expected, strict=True)
-                if row.rle
-            ]
-            scores = image_scores(dataset.images(part), dataset.image_ids, len(dataset.classes), found)
+            ids = dataset.image_ids
+            found = [detection(ids[row.image.name], row.kind, row.score, row.rle) for row in rows if row.rle]
+            scores = image_scores(dataset.images(part), ids, len(dataset.classes), found)
             run.write_predictions(kind, part, found, scores)
     if run:
         run.describe_set(kind, **ABOUT, prompt=kind, oracle=True, clicks=CLICKS[kind])
@@ -118,11 +109,11 @@ def compare_rows(
     found: dict[str, dict[str, Any]] = {}
     for kind, rows in after.items():
         found[kind] = {"after": summarise(rows, dataset.classes)}
-        if not np.isnan([row.rival for row in rows]).any():
-            found[kind]["over_filled_box"] = gain(dataset, "test", rows, [row.rival for row in rows])
+        if not np.isnan([row.baseline for row in rows]).any():
+            found[kind]["over_filled_box"] = gain(dataset, rows, [row.baseline for row in rows])
         if kind in before:
             found[kind]["before"] = summarise(before[kind], dataset.classes)
-            found[kind]["over_before"] = gain(dataset, "test", rows, [row.measures["iou"] for row in before[kind]])
+            found[kind]["over_before"] = gain(dataset, rows, [row.measures["iou"] for row in before[kind]])
     return found
 
 

@@ -1,4 +1,4 @@
-"""Settings of a run of SAM's decoder: what the command is asked for, and the recipe that follows. No torch in here."""
+"""Settings of a run of SAM's decoder: the options of the command, and the recipe that follows. No torch in here."""
 
 import re
 from dataclasses import dataclass

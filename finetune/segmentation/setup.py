@@ -1,6 +1,7 @@
 """All that a run of SAM's decoder needs at hand: images, weights, a device, embeddings, its folder."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -10,11 +11,10 @@ from converters.cli.errors import DatasetError
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset
 from finetune.runs.run_folder import Run, check_begun, run_folder, start_run
-from finetune.segmentation.embedding_sources import cached_source, encoding_source
-from finetune.segmentation.evaluation import Boxes, boxes_sha256, read_boxes
+from finetune.segmentation.embedding_sources import cached_source, encode
+from finetune.segmentation.evaluation import Boxes, Parts, boxes_sha256, read_boxes
 from finetune.segmentation.images import MarkedImage, images_of
 from finetune.segmentation.models import PUBLISHED, Origin, Segmenter, fetch_published, load_sam
-from finetune.segmentation.report import Parts
 from finetune.segmentation.settings import MOBILE, TINY, Recipe, Request
 from finetune.segmentation.steps import Source, choose_trained
 from finetune.training.processes import leads, prepare_device, wait_for_all
@@ -70,7 +70,7 @@ def find_checkpoint(arch: str, weights: str | None) -> Path | None:
 def source_of(request: Request, job: Job, learns: bool = True) -> Source:
     """The source of embeddings: the cache, filled now (for training too, if it ``learns``), or the encoder itself."""
     if not job.recipe.frozen:
-        return encoding_source(job.segmenter)
+        return partial(encode, job.segmenter)
     training = [image for image in (*job.first, *job.parts["train"]) if image.marked or request.auto] if learns else []
     wanted = [(image, view) for image in training for view in VIEW_ORDER[: request.views]]
     wanted += [(image, 0) for part in ("val", "test") for image in job.parts[part]]
@@ -89,16 +89,16 @@ def open_run(request: Request, job: Job, dataset: Dataset, first: Dataset | None
             f"--weights {request.weights}: lies in the run that would be replaced; name another with --run"
         )
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(request).items()}
-    settings |= {**asdict(job.recipe), "imgsz": job.segmenter.sam.image_encoder.img_size}
-    begun = {key: value for key, value in settings.items() if key not in FREE}
-    begun |= {
+    settings |= {
+        **asdict(job.recipe),
+        "imgsz": job.segmenter.sam.image_encoder.img_size,
         "weights_sha256": job.origin.weights and sha256(job.origin.weights),
         "boxes_sha256": boxes_sha256(request.boxes),
         "split_sha256": dataset.split["sha256"],
         "label_settings": dataset.label_settings,
         "pretrain_split_sha256": first and first.split["sha256"],
     }
-    settings |= begun
+    begun = {key: value for key, value in settings.items() if key not in FREE}
     if leads() and request.resume:
         if (folder / "run.json").is_file():
             raise DatasetError(f"--resume: {folder} is a finished run; train again with --overwrite")

@@ -124,11 +124,7 @@ def reached_iou(logits: Tensor, cover: Tensor) -> Tensor:
 
 
 def scene_loss(
-    segmenter: Segmenter,
-    embedding: Tensor,
-    scene: Scene,
-    rounds: int,
-    losses: Losses = mask_losses,
+    segmenter: Segmenter, embedding: Tensor, scene: Scene, rounds: int, losses: Losses = mask_losses
 ) -> Tensor:
     """The mean loss over all instances of an image and ``rounds`` of prompt and answer; one decoder call a round.
 
@@ -202,7 +198,7 @@ def choose_trained(segmenter: Segmenter, recipe: Recipe) -> None:
 def averaged_of(parameters: nn.ParameterList, decay: float) -> AveragedModel:
     """The moving average of weights, which is what is judged and kept; ``update_parameters`` goes on with it."""
 
-    def forget(means: list[Tensor], values: list[Tensor], steps: Any) -> None:
+    def forget(means: Any, values: Any, steps: Any) -> None:
         so_far = min(decay, (1 + int(steps)) / (10 + int(steps)))  # the first ones are soon forgotten
         torch._foreach_lerp_(means, values, 1 - so_far)
 

@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from converters.cli.errors import DatasetError
 from converters.datasets.splits import SplitRule
+from converters.sources.reading import find_categories, find_root
 from finetune.comparison.tables import MEASURES
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.predictions import PredictionSet
@@ -154,8 +156,6 @@ def check_categories(sweep: Sweep) -> None:
 
     Where --args says how to read the source, the conversion tells.
     """
-    from converters.sources.reading import find_categories, find_root
-
     if any(argument.startswith(("--root", "--layout")) for argument in sweep.arguments.get(CONVERT, ())):
         return
     absent = [one.category for one in recipes(sweep) if not (sweep.out / one.dataset / "split.json").is_file()]
@@ -169,8 +169,6 @@ def run_cell(cell: Cell, sweep: Sweep, dataset_name: str, before: Outcome | None
     ``before`` is what became of the cell that this one waits for; it is there for Ray to wait. Raises CellError where
     training died, and DatasetError where another try would end in the same way.
     """
-    import time
-
     began = time.perf_counter()
     dataset = open_dataset(sweep.out, dataset_name)
     folder = run_folder(sweep.runs, dataset, cell.model, sweep.seed)

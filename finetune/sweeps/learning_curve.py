@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import matplotlib
@@ -35,11 +36,10 @@ def interval_over_folds(values: Sequence[float], least: float = -math.inf, most:
     """Mean of K values and its 95 % Student interval, cut to what is possible; no interval for one value."""
     if not values:
         return {"value": None, "low": None, "high": None}
-    size, mean = len(values), math.fsum(values) / len(values)
+    size, mean = len(values), fmean(values)
     if size == 1:
         return {"value": mean, "low": None, "high": None}
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (size - 1) / size)
-    half = float(stdtrit(size - 1, 0.975)) * spread
+    half = float(stdtrit(size - 1, 0.975)) * stdev(values) / math.sqrt(size)
     return {"value": mean, "low": max(least, mean - half), "high": min(most, mean + half)}
 
 
@@ -82,14 +82,12 @@ def _means(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         return
     for model, shots in dict.fromkeys((entry["model"], entry["shots"]) for entry in entries):
         same = [entry for entry in entries if (entry["model"], entry["shots"]) == (model, shots)]
-        if len(same) < len(categories):
-            continue
         folds = set.intersection(*(set(entry["folds"]) for entry in same))
-        if not folds:  # others failed in each category
+        if len(same) < len(categories) or not folds:  # others failed in each category
             continue
         yield same[0] | {
             "category": MEAN.format(len(categories)),
-            "labelled": {fold: math.fsum(e["labelled"][fold] for e in same) / len(same) for fold in folds},
+            "labelled": {fold: fmean(entry["labelled"][fold] for entry in same) for fold in folds},
             "folds": {fold: _mean_of([entry["folds"][fold] for entry in same]) for fold in folds},
         }
 
@@ -97,7 +95,7 @@ def _means(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def _mean_of(measures: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
     columns = {name: [one.get(name) for one in measures] for name in measures[0]}
     return {
-        name: None if None in column else math.fsum(value for value in column if value is not None) / len(column)
+        name: None if None in column else fmean(value for value in column if value is not None)
         for name, column in columns.items()
     }
 
@@ -116,7 +114,7 @@ def points(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         entry
         | {
-            "labelled": round(math.fsum(entry["labelled"].values()) / max(1, len(entry["labelled"])), 1),
+            "labelled": round(fmean(entry["labelled"].values()), 1),
             "folds": len(entry["folds"]),
             "measures": {
                 name: interval_over_folds(values, 0, 100 if name == "false_alarms" else 1)
