@@ -112,7 +112,7 @@ def read_answer(source: PredictionSet, truth: Truth) -> Answer | None:
         scores = image_scores(truth.names, ids, len(dataset.classes), found or [])
         if found is None:
             raise DatasetError(f"{source.source}: {part} has heat maps, but neither scores nor detections")
-    has_maps = source.heatmap(part, truth.names[0]) is not None
+    has_maps = (source.source / f"{part}_heatmaps").is_dir()
     if has_maps:
         kind = "heat maps"
     elif found is None or (not found and source.about.get("label") not in ("box", "mask")):
