@@ -9,7 +9,6 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 from conftest import converted, refusal, tree
-from test_acting import written
 from test_classifier import SIDE, write_images
 
 from finetune.runs.run_folder import read_begun
@@ -23,6 +22,18 @@ from finetune.training.backbones import build_network
 torch.set_num_threads(1)
 SCRIPTS = ("yolo", "yolo_world", "sam_decoder", "classifier", "normality")
 ASIDE = {"--config", "--overwrite", "--resume", "--eval-only", "--export", "--json"}  # what is not replayed
+
+
+def written(option: click.Parameter) -> list[str]:
+    """An option as it stands on a command line, with a value that it takes."""
+    kind = option.type
+    if getattr(option, "is_flag", False):
+        return [option.opts[0]]
+    if isinstance(kind, click.Choice):
+        return [option.opts[0], kind.choices[0]]
+    if isinstance(kind, click.IntRange):
+        return [option.opts[0], str(kind.min)]
+    return [option.opts[0], {"float range": "0.5", "integer": "1"}.get(kind.name, "some")]
 
 
 def command(script: str) -> click.Command:

@@ -14,9 +14,8 @@ from finetune.detection.tiles import on_whole_images
 from finetune.measures.boxes import SIZES, BoxEvaluation
 from finetune.measures.masks import encode
 from finetune.runs.dataset import Dataset
-from finetune.runs.json_files import read_json
 from finetune.runs.predictions import image_scores
-from finetune.runs.run_folder import Run, synthetic_images_of
+from finetune.runs.run_folder import Run, read_record, synthetic_images_of
 
 LEAST_SCORE = 0.001  # average precision wants the whole curve, not only the sure detections
 
@@ -106,7 +105,7 @@ def shown(value: float | None) -> str:
 
 def report(folder: Path) -> str:
     """A run and its measures on test as text for the terminal."""
-    record = read_json(folder / "run.json", dict)
+    record = read_record(folder)
     measured = record["metrics"]["test"]
     start = "random weights" if record["random_weights"] else record["settings"]["weights"]
     tiles = record["settings"]["tiles"]

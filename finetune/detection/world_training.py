@@ -15,8 +15,7 @@ from finetune.detection.recipe import ARCHS, Recipe
 from finetune.detection.world import Words, hold_back, load_world, set_words, settle_learned, word_trainer
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset, open_dataset
-from finetune.runs.json_files import read_json
-from finetune.runs.run_folder import Run, finished_run, run_folder, told_to_resume, write_record
+from finetune.runs.run_folder import Run, finished_run, read_record, run_folder, told_to_resume, write_record
 
 SETS = {"zero-shot": "none", "tuned": "box", "prompt-tuned": "box"}  # and the labels that each needs
 MOST_CLASSES = 80  # ultralytics shows no more words than this in a training step
@@ -212,7 +211,7 @@ def evaluate_again(folder: Path, dataset: Dataset, device: str, weights: Path | 
 
 def report(folder: Path) -> str:
     """A run and its measures on test as text for the terminal."""
-    record = read_json(folder / "run.json", dict)
+    record = read_record(folder)
     settings = record["settings"]
     begun = "random weights" if record["random_weights"] else settings["weights"]
     text = f"text from {settings['text_embeddings'] or settings['text_weights']}"

@@ -23,9 +23,8 @@ from finetune.measures.masks import TOP, best_level, encode, rings
 from finetune.measures.masks import decode as decode_mask
 from finetune.measures.pixels import BOUNDARY_RATIOS, boundary
 from finetune.runs.dataset import Dataset
-from finetune.runs.json_files import read_json
 from finetune.runs.predictions import PredictionSet, image_scores
-from finetune.runs.run_folder import Run
+from finetune.runs.run_folder import Run, read_record
 from finetune.runs.truth import Truth
 from finetune.segmentation.images import MarkedImage
 from finetune.segmentation.models import Segmenter, decode, embed_prompts, enlarged
@@ -249,7 +248,7 @@ def read_boxes(folder: Path, dataset: Dataset) -> Boxes:
     """Boxes that another run predicted; raises DatasetError if it knows other classes."""
     source = boxes_set(folder)
     record = source.absolute().parents[1] / "run.json"
-    names = read_json(record, dict)["label_settings"]["class_names"] if record.is_file() else dataset.classes
+    names = read_record(record.parent)["label_settings"]["class_names"] if record.is_file() else dataset.classes
     if any(theirs != ours for theirs, ours in zip(names, dataset.classes, strict=False)):  # synthetic images add some
         raise DatasetError(
             f"--boxes {folder}: knows other classes ({', '.join(names)}) than {dataset.folder} has "
