@@ -21,7 +21,7 @@ from finetune.training.backbones import build_network
 
 torch.set_num_threads(1)
 SCRIPTS = ("yolo", "yolo_world", "sam_decoder", "classifier", "normality")
-ASIDE = {"--config", "--overwrite", "--resume", "--eval-only", "--export", "--json"}  # what is not replayed
+ASIDE = {"--config", "--overwrite", "--resume", "--json"}  # what is not replayed
 
 
 def written(option: click.Parameter) -> list[str]:

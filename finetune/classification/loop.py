@@ -1,9 +1,8 @@
 """The training loop of the classifier: one page, resumable at every epoch, on one device or several (torchrun)."""
 
-import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ from finetune.classification.pretext import learn_pretext, pretext_loss
 from finetune.classification.recipes import Attempt
 from finetune.measures.decisions import measure
 from finetune.training.backbones import build_network, head_of, start_from
-from finetune.training.checkpoints import load_saved, load_state, save_state
+from finetune.training.checkpoints import load_state, save_state
 from finetune.training.images import Images, augmentation, normalise
 from finetune.training.processes import as_first, leads, place, wait_for_all
+from finetune.training.standing import Standing, keep_standing, load_standing
 
 EPOCH_SEEDS = 100_003  # seeds of the epochs of one run; the next seed's begin after them
 HEAD_STEPS = 500
@@ -37,17 +37,6 @@ class Job:
     weights: Path | None  # to start from; None is random
     device: str
     seed: int
-
-
-@dataclass
-class Standing:
-    """The standing of a training; with the states of network and optimizer it is what --resume needs."""
-
-    epoch: int = 0
-    best: list[float] = field(default_factory=lambda: [-math.inf, -math.inf])
-    best_epoch: int = 0
-    cpu_seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def fit(
@@ -66,7 +55,7 @@ def fit(
     schedule = make_schedule(optimizer, attempt, steps_of(job, train))
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(attempt.ema), use_buffers=True)
     states = {"network": network, "averaged": averaged, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
-    at = load_standing(folder, states) if resume else Standing()
+    at = load_standing(states, folder / "last.pt") if resume else Standing()
     parallel = distribute(network, attempt)
     with progress(None, attempt.epochs, "training", item_show_func=lambda item: item) as bar:
         bar.update(at.epoch)
@@ -79,7 +68,10 @@ def fit(
             scores = judge(chosen, val, job)
             at.history.append({"epoch": at.epoch, "loss": mean, "lr": schedule.get_last_lr()[0], **scores})
             began, at.cpu_seconds = time.process_time(), at.cpu_seconds + time.process_time() - began
-            keep(job, at, chosen, states, folder, chooses=bool((val.labels > 0).any()))
+            chooses = bool((val.labels > 0).any())
+            if at.improves([scores["macro_f1"], -scores["val_loss"]] if chooses else [at.epoch]) and leads():
+                save_state(chosen.state_dict(), folder / "model.pt")
+            keep_standing(at, states, folder / "last.pt")
             bar.update(1, f"val macro-F1 {scores['macro_f1']:.3f}")
     wait_for_all()
     return load_network(job, folder / "model.pt"), at
@@ -226,30 +218,6 @@ def logits_of(network: nn.Module, images: Images, job: Job) -> np.ndarray:
     network.eval()
     batches = images.pixels.split(job.attempt.batch)
     return torch.cat([network(normalise(pixels.to(job.device))).float().cpu() for pixels in batches]).numpy()
-
-
-def keep(job: Job, at: Standing, chosen: nn.Module, states: Mapping[str, Any], folder: Path, chooses: bool) -> None:
-    """Save the weights if they are the best so far, then all that a resumed run needs. Only the first process does."""
-    scores = [at.history[-1]["macro_f1"], -at.history[-1]["val_loss"]]
-    better = scores > at.best or not chooses
-    if better:
-        at.best, at.best_epoch = scores, at.epoch
-    if leads():
-        if better:
-            save_state(chosen.state_dict(), folder / "model.pt")
-        saved = {name: state.state_dict() for name, state in states.items()}
-        save_state({**saved, "standing": asdict(at)}, folder / "last.pt")
-
-
-def load_standing(folder: Path, states: Mapping[str, Any]) -> Standing:
-    """Set the states to those of last.pt; a run that was stopped before its first epoch's end starts again."""
-    path = folder / "last.pt"
-    if not path.is_file():
-        return Standing()
-    saved = load_saved(path)
-    for name, state in states.items():
-        state.load_state_dict(saved[name])
-    return Standing(**saved["standing"])
 
 
 def stalled(at: Standing, attempt: Attempt) -> bool:

@@ -18,7 +18,7 @@ from converters.cli.errors import DatasetError
 from converters.cli.options import FOLDER
 
 # Not replayed: it belongs to the moment, or writes a file where the run has written one.
-MOMENTARY = ("--config", "--overwrite", "--resume", "--eval-only", "--export", "--json")
+MOMENTARY = ("--config", "--overwrite", "--resume", "--json")
 DATASET = ("--category", "--data")  # two ways of naming it
 TOLD_BY_DATA = ("--category", "--out", "--task", "--folds")  # what --data takes the place of
 REPLAY = "finetune.runs.replay"  # key of click's ctx.meta

@@ -1,39 +1,20 @@
 """The training loop of SAM's decoder: resumable at every epoch, on one device or several (torchrun)."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from converters.cli.terminal import progress
 from finetune.segmentation.images import MarkedImage
-from finetune.segmentation.models import Segmenter, trained_state
+from finetune.segmentation.models import Segmenter
 from finetune.segmentation.settings import Recipe
 from finetune.segmentation.steps import Source, averaged_of, optimizer_of, scene_of, swap, take_step
-from finetune.training.checkpoints import load_saved, save_state
-from finetune.training.processes import add_up, as_first, leads, place
-
-
-@dataclass
-class Standing:
-    """The standing of a training; with the states of weights and optimizer it is what --resume needs."""
-
-    epoch: int = 0
-    best: float = -math.inf
-    best_epoch: int = 0
-    cpu_seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def note(self, loss: float, lr: float, val: float | None, cpu_seconds: float) -> None:
-        """Add the epoch that has ended to the history."""
-        self.cpu_seconds += cpu_seconds
-        entry = {"epoch": self.epoch, "loss": loss, "lr": lr, "cpu_seconds": round(self.cpu_seconds, 1)}
-        self.history.append(entry | ({} if val is None else {"val": val}))
+from finetune.training.processes import add_up, as_first, place
+from finetune.training.standing import Standing, keep_standing, load_standing
 
 
 def fit(
@@ -55,8 +36,11 @@ def fit(
     steps = -(-len(drawn(segmenter, images, np.random.default_rng(recipe.seed))) // recipe.batch)
     optimizer, schedule = optimizer_of(parameters, recipe.lr, recipe.weight_decay, recipe.warmup, recipe.epochs * steps)
     averaged = averaged_of(parameters, recipe.ema)
-    states = {"optimizer": optimizer, "schedule": schedule, "averaged": averaged}
-    at, chosen = load_standing(segmenter, states, last) if resume else (Standing(), trained_state(segmenter))
+    chosen = deepcopy(parameters)
+    states = {
+        "trained": parameters, "chosen": chosen, "averaged": averaged, "optimizer": optimizer, "schedule": schedule
+    }  # fmt: skip
+    at = load_standing(states, last) if resume else Standing()
     with progress(None, recipe.epochs, "training", item_show_func=lambda item: item) as bar:
         bar.update(at.epoch)
         while at.epoch < recipe.epochs and not (judge and at.epoch - at.best_epoch >= recipe.patience):
@@ -72,14 +56,16 @@ def fit(
             at.epoch += 1
             swap(parameters, averaged)
             score = as_first(judge) if judge else float(at.epoch)
-            if score > at.best:
-                at.best, at.best_epoch, chosen = score, at.epoch, trained_state(segmenter)
+            if at.improves([score]):
+                chosen.load_state_dict(parameters.state_dict())
             swap(parameters, averaged)
-            loss, lr = float(np.mean(losses)), schedule.get_last_lr()[0]
-            at.note(loss, lr, score if judge else None, time.process_time() - began)
-            keep(segmenter, states, at, chosen, last)
+            at.cpu_seconds += time.process_time() - began
+            entry = {"epoch": at.epoch, "loss": float(np.mean(losses)), "lr": schedule.get_last_lr()[0]}
+            entry["cpu_seconds"] = round(at.cpu_seconds, 1)
+            at.history.append(entry | ({"val": score} if judge else {}))
+            keep_standing(at, states, last)
             bar.update(1, f"val {score:.3f}" if judge else "")
-    segmenter.load_state_dict(chosen, strict=False)
+    parameters.load_state_dict(chosen.state_dict())
     return at.history
 
 
@@ -115,25 +101,3 @@ def learn(
     segmenter.zero_grad()
     loss = take_step(segmenter, source(pairs, seeds), scenes, recipe.rounds, of=len(batch)) if own else 0.0
     return add_up([parameter for parameter in segmenter.parameters() if parameter.requires_grad], loss)
-
-
-def keep(segmenter: Segmenter, states: dict[str, Any], at: Standing, chosen: dict[str, Any], last: Path) -> None:
-    """Write all that a resumed training needs, whole or not at all. Only torchrun's first process does."""
-    if not leads():
-        return
-    saved = {name: state.state_dict() for name, state in states.items()}
-    save_state({**saved, "weights": trained_state(segmenter), "chosen": chosen, "standing": asdict(at)}, last)
-
-
-def load_standing(segmenter: Segmenter, states: dict[str, Any], last: Path) -> tuple[Standing, dict[str, Any]]:
-    """Set weights and states to those of ``last``; where it stands, and the weights that val has liked best.
-
-    A training that was stopped before its first epoch's end starts again.
-    """
-    if not last.is_file():
-        return Standing(), trained_state(segmenter)
-    saved = load_saved(last)
-    segmenter.load_state_dict(saved["weights"], strict=False)
-    for name, state in states.items():
-        state.load_state_dict(saved[name])
-    return Standing(**saved["standing"]), saved["chosen"]
