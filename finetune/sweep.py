@@ -22,7 +22,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 
 from converters.cli.command import command
 from converters.cli.options import FOLDER, Number, json_option, out_option, overwrite_option, seed_option
-from finetune.sweeps.cells import ALL, CONVERT, SCRIPTS, order
+from finetune.sweeps.request import ALL, CONVERT, SCRIPTS, order
 
 
 def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:

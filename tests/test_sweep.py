@@ -23,8 +23,9 @@ from test_compare import SIZE, discs
 from converters.cli.errors import DatasetError
 from finetune.sweep import main
 from finetune.sweeps import learning_curve
-from finetune.sweeps.cells import Cell, CellError, Sweep, cells, make_dataset, recipes, run_cell
+from finetune.sweeps.cells import Cell, CellError, cells, make_dataset, recipes, run_cell
 from finetune.sweeps.grid import make_report, ray_at, run_cells, write
+from finetune.sweeps.request import Sweep
 
 # A training script with the options that all of them share; how it behaves is written in a file beside it.
 SCRIPT = f"""

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,47 +22,13 @@ from finetune.comparison.tables import MEASURES
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.predictions import PredictionSet
 from finetune.runs.run_folder import read_run, run_folder
+from finetune.sweeps.request import AFTER, ALL, CONVERT, HERE, SCRIPTS, Sweep
 
-HERE = Path(__file__).resolve().parents[1]
-ALL = "all"
-CONVERT = "convert"  # who gets the arguments of --args besides the models
-SCRIPTS = {  # by the usual name of their runs; they share --dataset --run --seed --out --runs --overwrite
-    "classifier": "classifier.py",
-    "normality": "normality.py",
-    "yolo": "yolo.py",
-    "yolo-world": "yolo_world.py",
-    "sam": "sam_decoder.py",
-}
-AFTER = {"sam": ("yolo", "--boxes")}  # who waits for whose run, where the sweep has both, and takes it by this option
 BAD_USAGE = 2  # the exit code that comes again however often a command is tried
 
 
 class CellError(RuntimeError):
     """A command died; another try may go well. Carries one line."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The request of the command line; all paths are absolute, since workers may sit in other folders."""
-
-    categories: tuple[str, ...]
-    models: tuple[str, ...]
-    folds: int
-    shots: tuple[str, ...]  # numbers, or ``all``
-    out: Path
-    runs: Path
-    root: Path | None
-    seed: int
-    overwrite: bool
-    arguments: Mapping[str, tuple[str, ...]]  # more of them for a model's script, or for the conversion
-    scripts: Path = HERE
-
-    @property
-    def folder(self) -> Path:
-        return self.runs / "sweep"
-
-    def log(self, name: str) -> Path:
-        return self.folder / "logs" / f"{name}.log"
 
 
 @dataclass(frozen=True)
@@ -114,10 +80,6 @@ class Outcome:
     random_weights: bool = False
     labelled: int = 0  # defect images in train and val, all of which somebody has to label
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # set -> about (set.json) and measures
-
-
-def order(shots: str) -> float:
-    return math.inf if shots == ALL else int(shots)
 
 
 def recipes(sweep: Sweep) -> list[Recipe]:

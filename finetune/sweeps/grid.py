@@ -16,11 +16,9 @@ from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress, to_json
 from finetune.runs.dataset import choose_dataset, open_dataset
 from finetune.sweeps.cells import (
-    ALL,
     Cell,
     CellError,
     Outcome,
-    Sweep,
     attempts,
     cells,
     check_categories,
@@ -42,6 +40,7 @@ from finetune.sweeps.learning_curve import (
     scores,
     sentences,
 )
+from finetune.sweeps.request import ALL, Sweep
 
 OBJECT_STORE = 100 << 20  # bytes; results are small, and Ray would take a third of the memory
 TRIES = 2

@@ -22,7 +22,7 @@ from scipy.special import stdtrit
 from converters.cli.terminal import table
 from finetune.comparison.standings import GIVEN, PLURALS, SENTENCES
 from finetune.comparison.tables import HEADLINES, MEASURES, cell, paper_tables, reach
-from finetune.sweeps.cells import ALL, order
+from finetune.sweeps.request import ALL, order
 
 Found = dict[str, float | None]
 MEAN = "mean of {} categories"
