@@ -58,7 +58,7 @@ def run_file(folder: Path, *words: str, **others: object) -> Path:
     """A run.json that this command line left."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(
-        json.dumps({"schema": 1, "command": list(words), "settings": {}, "versions": {}, **others}), "utf-8"
+        json.dumps({"schema": 1, "command": list(map(str, words)), "settings": {}, "versions": {}, **others}), "utf-8"
     )
     return folder / "run.json"
 
