@@ -57,11 +57,11 @@ def check_same_as_saved(run: Path, out: Path, to: Path, set_name: str = "tuned",
     assert page.count("<li>") >= len(names) and "http" not in page
 
 
-def check_heat(look, run: Path, dataset, name: str) -> None:
+def check_heat(look, run: Path, dataset, name: str, set_name: str = "tuned") -> None:
     """A predictor's heat map of an image of test is the saved one."""
     from finetune.prediction.image_files import read_pixels
 
-    saved = PredictionSet(run / "predictions" / "tuned")
+    saved = PredictionSet(run / "predictions" / set_name)
     before = to_values(saved.heatmap("test", name), saved.about["heatmap_middle"])
     heat = look(read_pixels(dataset.image_file("test", name), 10**8)).heat
     assert heat is not None and np.allclose(heat, before, rtol=2e-3, atol=1e-4)
