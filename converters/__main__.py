@@ -1,6 +1,7 @@
 """``python -m converters COMMAND``: every converter under one name, and ``all`` formats in one pass."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import click
 
@@ -25,7 +26,7 @@ COMMANDS = (
 
 
 class Converters(Commands):
-    modules = {name: f"converters.{name}" for name in COMMANDS} | {"all": "converters.__main__:convert_all"}
+    modules: ClassVar[Mapping[str, str]] = {name: f"converters.{name}" for name in COMMANDS} | {"all": "converters.__main__:convert_all"}
 
 
 @click.group(cls=Converters, context_settings={"help_option_names": ["-h", "--help"]})

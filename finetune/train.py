@@ -1,7 +1,9 @@
 """Every trainer under one name, for those who installed the package: ``mvtec-train yolo --category screw``."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import click
 
@@ -12,7 +14,7 @@ from converters.cli.command import Commands
 
 
 class Trainers(Commands):
-    modules = {
+    modules: ClassVar[Mapping[str, str]] = {
         "yolo": "finetune.yolo",
         "yolo-world": "finetune.yolo_world",
         "sam": "finetune.sam_decoder",

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from click.core import ParameterSource
@@ -80,7 +80,7 @@ class Commands(OneLineErrors, click.Group):
     So that ``--help`` comes at once.
     """
 
-    modules: Mapping[str, str] = {}
+    modules: ClassVar[Mapping[str, str]] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.modules)
