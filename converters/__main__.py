@@ -26,7 +26,9 @@ COMMANDS = (
 
 
 class Converters(Commands):
-    modules: ClassVar[Mapping[str, str]] = {name: f"converters.{name}" for name in COMMANDS} | {"all": "converters.__main__:convert_all"}
+    modules: ClassVar[Mapping[str, str]] = {
+        name: "converters.__main__:convert_all" if name == "all" else f"converters.{name}" for name in COMMANDS
+    }
 
 
 @click.group(cls=Converters, context_settings={"help_option_names": ["-h", "--help"]})
