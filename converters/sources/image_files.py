@@ -61,6 +61,7 @@ def read_sample(folder: Path, listed: Listed, max_pixels: int) -> Sample | Probl
             mask_digest=mask_digest,
             origin=listed.origin,
             any_value=listed.any_value,
+            group=listed.group,
         )
     except (DatasetError, OSError) as error:
         return Problem(key, getattr(error, "strerror", None) or str(error))

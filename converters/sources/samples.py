@@ -24,7 +24,7 @@ class Listed:
     ``mask`` is a file, or a folder of files whose union is the mask; that of a good image must be all zero.
     ``problem`` says why the image cannot be used. ``empty_is_good``: an all-zero mask makes the image a good
     one. ``any_value``: a mask's pixels count from 1 on (some layouts number defects there), else from half of
-    the value range.
+    the value range. ``group``: see ``Sample``.
     """
 
     image: Path
@@ -34,6 +34,7 @@ class Listed:
     problem: str = ""
     empty_is_good: bool = False
     any_value: bool = False
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Sample:
 
     ``key`` is the image's POSIX path inside its category folder. It names the image everywhere. ``origin`` is
     ``train`` or ``test``: what its source meant it for, which is not its part of the split. ``image_digest`` and
-    ``mask_digest`` are SHA-256 of the files; ``size`` is the image file's, in bytes.
+    ``mask_digest`` are SHA-256 of the files; ``size`` is the image file's, in bytes. ``group`` names the physical
+    object, lot or recording that the image shows, where anybody knows: images of one group stay in one part.
     """
 
     category: str
@@ -58,6 +60,7 @@ class Sample:
     mask_digest: str = ""
     origin: str = "test"
     any_value: bool = False
+    group: str = ""
 
 
 @dataclass(frozen=True)
