@@ -52,6 +52,8 @@ class Summary:
     below_min_area: int = 0
     empty_tiles: int = 0  # of images that show a defect elsewhere; they count as good
     soft_masks: dict[str, int] = field(default_factory=dict)
+    grouped: dict[str, int] = field(default_factory=dict)  # how many images share how many groups
+    train_good_divided: list[str] = field(default_factory=list)  # categories without test/good
     simplified: dict[str, Simplification] = field(default_factory=dict)  # by format
     seconds: float = 0.0
     resumed: bool = False  # an earlier run wrote it
@@ -68,6 +70,7 @@ class Summary:
         summary.too_small = [problem for problem in problems if problem.reason == TOO_SMALL]
         summary.below_min_area, summary.soft_masks = card["below_min_area"], card["soft_masks"]
         summary.empty_tiles = card.get("empty_tiles", 0)
+        summary.grouped, summary.train_good_divided = card.get("grouped", {}), card.get("train_good_divided", [])
         summary.simplified = simplifications(card)
         return summary
 
@@ -104,12 +107,20 @@ class Summary:
             "soft_masks": dict(sorted(self.soft_masks.items())),
             **({"simplified": simplified} if simplified else {}),
             **({"empty_tiles": self.empty_tiles} if self.empty_tiles else {}),
+            **({"grouped": self.grouped} if self.grouped else {}),
+            **({"train_good_divided": self.train_good_divided} if self.train_good_divided else {}),
         }
 
     def notes(self) -> list[str]:
         """One line each for what is not in the dataset or not as usual."""
         lines = [f"left out: {problem}" for problem in (*self.left_out, *self.too_small)]
         lines += [f"not used: {count} images, {reason}" for reason, count in sorted(self.unused.items())]
+        if self.grouped:
+            lines.append(
+                "groups: {images} images share {groups} groups, each of which is in one part".format(**self.grouped)
+            )
+        if self.train_good_divided:
+            lines.append(f"no test/good: train/good is divided as well ({', '.join(self.train_good_divided)})")
         if untaught := [name for name in self.classes if not self.images["train", name]]:
             lines.append(f"train holds no image of {', '.join(untaught)}: what that looks like cannot be learned")
         if self.classes and not any(self.images["val", name] for name in self.classes):
