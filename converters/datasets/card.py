@@ -116,9 +116,8 @@ class Summary:
         lines = [f"left out: {problem}" for problem in (*self.left_out, *self.too_small)]
         lines += [f"not used: {count} images, {reason}" for reason, count in sorted(self.unused.items())]
         if self.grouped:
-            lines.append(
-                "groups: {images} images share {groups} groups, each of which is in one part".format(**self.grouped)
-            )
+            images, groups = self.grouped["images"], self.grouped["groups"]
+            lines.append(f"groups: {images} images share {groups} groups, each of which is in one part")
         if self.train_good_divided:
             lines.append(f"no test/good: train/good is divided as well ({', '.join(self.train_good_divided)})")
         if untaught := [name for name in self.classes if not self.images["train", name]]:

@@ -244,7 +244,7 @@ def _pool(stratum: Stratum, rule: SplitRule) -> str:
 
 
 def _cut(ranked: list[Unit], ratios: tuple[int, int, int], taken: Sequence[int]) -> list[list[Unit]]:
-    """Cut the single images of a stratum, ranked, by the largest-remainder method, with one for each part of three or more.
+    """Cut a stratum's single images, ranked, by the largest-remainder method, with one for each part of three or more.
 
     ``taken``: how many images of the stratum the parts have in groups.
     """
