@@ -156,6 +156,7 @@ class Outcome:
     instances: int = 0
     below_min_area: int = 0
     in_between: int = 0
+    ignored: int = 0  # pixels of the mask
     records: tuple[Any, ...] = ()
     ious: tuple[tuple[float, ...], ...] = ()  # one tuple for each writer
     problem: Problem | None = None
