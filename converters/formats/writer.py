@@ -79,7 +79,7 @@ class LabelledImage:
         if len(self.instances) > most:
             raise DatasetError(
                 f"{self.sample.mask}: {len(self.instances)} instances, and {name} holds {most}: see --min-area and "
-                f"--merge-gap, or leave {name} out"
+                f"--merge-gap, or leave {name} out with `all --formats`"
             )
 
     @cached_property

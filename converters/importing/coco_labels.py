@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, NonNegativeInt
@@ -154,7 +155,10 @@ def decode(
         tell("polygons of fewer than three points, beside others of their label, left aside", len(rings) - len(whole))
     if any((ring < 0).any() or (ring > (width, height)).any() for ring in whole):
         tell(OUTSIDE, 1)
-    return filled_by_parity(whole, (height, width))
+    mask = filled_by_parity(whole, (height, width))
+    if len(whole) > 1 and sum(cv2.countNonZero(filled_by_parity([ring], mask.shape)) for ring in whole) > mask.sum():
+        tell("labels whose polygons overlap, united as COCO does (no hole)", 1)
+    return mask
 
 
 def _ring(polygon: list[float], size: tuple[int, int], name: str) -> NDArray[np.float64]:
@@ -173,7 +177,7 @@ def import_coco(
 ) -> None:
     """Write the labels of a COCO file as a folder of images and masks."""
     files, asides = labelled_files(file, images)
+    asides += not_taken(images, (labelled.path for labelled in files), f"images that are not in {file.name}, not taken")
     tally = write_folder(files, to, Rules(mixed, touching, on_error), max_pixels, overwrite)
-    more = not_taken(images, (labelled.path for labelled in files), f"images that are not in {file.name}, not taken")
-    tally.asides += [*asides, *more, *hidden_images(images)]
+    tally.asides += [*asides, *hidden_images(images)]
     report(tally, to)
