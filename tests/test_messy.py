@@ -101,6 +101,8 @@ def test_names_are_taken_as_they_stand(tmp_path: Path, names: str, expected: str
 def test_two_classes_of_one_name_are_refused(tmp_path: Path) -> None:
     file = write_yolo(tmp_path, names=["dent", "dent"])
     assert "names: 0 and 1 are both 'dent'" in refusal(run_cli("from_yolo", file, "--to", tmp_path / "to"))
+    file.write_text("train: images/train\nnames:\n  0: dent\n  0: scratch\n")
+    assert "the key '0' comes twice" in refusal(run_cli("from_yolo", file, "--to", tmp_path / "to"))
 
 
 def test_an_image_that_two_parts_name_is_taken_once(tmp_path: Path) -> None:

@@ -122,7 +122,6 @@ def find_images(base: Path, part: str, place: Path) -> Iterator[Found | Aside]:
     if place.is_dir():
         for path in filter(looks_like_image, files_below(place)):
             yield Found(part, path.relative_to(place).as_posix(), path)
-        yield from hidden_images(place)
         return
     lines = [line.strip() for line in place.read_text("utf-8-sig", "replace").split("\n") if line.strip()]
     check(lines, list[FileName], str(place))
@@ -219,7 +218,7 @@ def list_files(data_yaml: Path) -> tuple[list[LabelledFile], list[Aside]]:
         raise DatasetError(f"{data_yaml}: none of its {len(images)} images has a label file, such as {wanted}")
     named = zip(images, _unique_names(images), strict=True)
     files = [LabelledFile(image.path, name, partial(_decode_all, image.path, names)) for image, name in named]
-    return files, [*asides, *_left(images, [place for _, place in places])]
+    return files, [*asides, *_left(images, {place for _, place in places})]
 
 
 def _unique_names(images: list[Found]) -> list[str]:
@@ -235,11 +234,13 @@ def _unique_names(images: list[Found]) -> list[str]:
     ]
 
 
-def _left(images: list[Found], places: list[Path]) -> Iterator[Aside]:
-    """Labels without an image, and images beside those that data.yaml names."""
+def _left(images: list[Found], places: set[Path]) -> Iterator[Aside]:
+    """Labels without an image, and images that are hidden or lie beside those that data.yaml names."""
+    for place in sorted(places):
+        yield from hidden_images(place)
     used = {label_file(image.path) for image in images}
     there = {path for folder in {label.parent for label in used} for path in files_below(folder)}
-    for path in sorted(there - used - set(places)):
+    for path in sorted(there - used - places):
         if path.suffix == ".txt" and path.name not in CLASS_LISTS and "images" not in path.parts:
             yield Aside(str(path), "label files without an image, not taken")
     roots = {folder for image in images for folder in image.path.parents if folder.name == "images"}

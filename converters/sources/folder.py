@@ -40,8 +40,8 @@ def list_images(folder: Path) -> Iterator[Listed | Problem]:
             yield _by_class(image, found, classes.pop(name.as_posix(), None))
     left = (mask for by_stem in masks.values() for several in by_stem.values() for mask in several)
     yield from orphans(folder, left)
-    for name in classes or ():
-        yield Problem(TABLE, f"names {name!a}, which is not in images/")
+    for unknown in classes or ():
+        yield Problem(TABLE, f"names {unknown!a}, which is not in images/")
 
 
 def _by_mask(image: Path, found: list[Path]) -> Listed:
