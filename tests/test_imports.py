@@ -229,7 +229,7 @@ def test_bad_coco_annotations_are_refused_by_name(name: str, tmp_path: Path) -> 
         ({"images": [{"id": 1}]}, "images.0.file_name: Field required"),
         ({"images": [{"id": 1, "file_name": "gone.png"}]}, "gone.png: No such file"),
         ({"images": [{"id": 1, "file_name": "a\0b.png"}]}, "control characters"),
-        ({"images": [{"id": 1, "file_name": "0.png", "width": 96, "height": 80}]}, "was it resized?"),
+        ({"images": [{"id": 1, "file_name": "0.png", "width": 96, "height": 80}]}, "was it resized, or turned?"),
         ({"images": [{"id": 1, "file_name": "0.png"}] * 2}, "images: two have the same id"),
         ({"images": [{"id": 1, "file_name": "0.png"}, {"id": 2, "file_name": "0.png"}]}, "would both be 0"),
         ({"categories": [{"id": 1, "name": "good"}]}, "no name for a defect"),

@@ -44,7 +44,7 @@ def from_yolo(file: Path, to: Path, *arguments: object) -> tuple[dict[str, str],
 def test_a_labelled_image_of_another_type_is_refused_and_one_without_label_is_told(tmp_path: Path, suffix: str) -> None:
     file = write_yolo(tmp_path)
     save_noise(tmp_path / "images" / "train" / "1.png", SIZE).rename(tmp_path / "images" / "train" / f"1{suffix}")
-    assert "of other types than images are read from, without a label: 1" in from_yolo(file, tmp_path / "to")[1]
+    assert "images of other types than are read, without a label, not taken: 1" in from_yolo(file, tmp_path / "to")[1]
     (tmp_path / "labels" / "train" / "1.txt").write_text(ROW)
     line = refusal(run_cli("from_yolo", file, "--to", tmp_path / "more"))
     assert f"1{suffix}: {suffix} is no supported image type" in line
@@ -67,7 +67,8 @@ def test_a_dataset_without_any_label_file_is_refused(tmp_path: Path) -> None:
 
 def test_labels_without_images_and_images_that_no_part_names_are_told(tmp_path: Path) -> None:
     file = write_yolo(tmp_path)
-    (tmp_path / "labels" / "val" / "7.txt").write_text(ROW)
+    (tmp_path / "labels" / "valid").mkdir()
+    (tmp_path / "labels" / "valid" / "7.txt").write_text(ROW)
     (tmp_path / "labels" / "val" / "classes.txt").write_text("dent\nscratch\n")
     save_noise(tmp_path / "images" / "test" / "0.png", SIZE)
     _, said = from_yolo(file, tmp_path / "to")
@@ -295,12 +296,13 @@ def test_other_names_of_the_good_folder(tmp_path: Path, name: str) -> None:
 
 def test_black_masks_of_good_images_are_fine_and_others_are_not(tmp_path: Path) -> None:
     folder = write_category(tmp_path)
+    (folder / "test" / "good").rename(folder / "test" / "OK")
     for index in range(3):
         save_mask(folder / "ground_truth" / "good" / f"{index:03}_mask.png", np.zeros(SIZE[::-1]))
     category = read_category(folder)
-    assert not category.problems and not category.asides and len(category.samples) == 16
+    assert not category.problems and len(category.asides) == 1 and len(category.samples) == 16
     save_mask(folder / "ground_truth" / "good" / "001_mask.png", blobs(0, SIZE))
-    assert [problem.file for problem in read_category(folder).problems] == ["test/good/001.png"]
+    assert [problem.file for problem in read_category(folder).problems] == ["test/OK/001.png"]
 
 
 # ---------------------------------------------------------------- images and masks

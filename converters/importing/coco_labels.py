@@ -122,7 +122,7 @@ def _decode_all(
 ) -> Iterator[tuple[str, Mask]]:
     if any(size) and size != (width, height):
         raise DatasetError(
-            f"is {width} x {height} px (upright), its entry says {size[0]} x {size[1]}: was it resized or turned?"
+            f"is {width} x {height} px (upright), its entry says {size[0]} x {size[1]}: was it resized, or turned?"
         )
     for annotation in annotations:
         if annotation.iscrowd:

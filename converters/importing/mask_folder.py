@@ -7,6 +7,7 @@ do (``Rules``).
 
 import csv
 import itertools
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -84,7 +85,7 @@ class Finder:
     def find(self, name: str) -> tuple[Path | None, bool]:
         """The file, if there is one, and whether it has exactly this path."""
         path = name.replace("\\", "/")
-        if not path.startswith("/") and ".." not in path.split("/") and (self.folder / path).is_file():
+        if not path.startswith("/") and ".." not in path.split("/") and is_file(self.folder / path):
             return self.folder / path, True
         parts = [p for p in unquote(path.rpartition("?d=")[2]).split("/") if p not in ("", ".", "..")]
         for last in (parts[-1:], [re.sub("^[0-9a-f]{8}-", "", part) for part in parts[-1:]]):
@@ -100,6 +101,14 @@ class Finder:
         for path in files_below(self.folder):
             found[_folded(path.relative_to(self.folder).as_posix())].append(path)
         return found
+
+
+def is_file(path: Path) -> bool:
+    """Also for what can be no path: too long, or with a null byte."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _folded(name: str) -> str:
@@ -244,6 +253,7 @@ def flat_name(*parts: str) -> str:
 
 def not_taken(folder: Path, used: Iterable[Path], reason: str) -> list[Aside]:
     """Images below a folder that nothing named."""
-    known = {path.resolve() for path in used}
-    more = (path for path in files_below(folder) if looks_like_image(path) and path.resolve() not in known)
+    known = {os.path.normpath(path.absolute()) for path in used}
+    images = filter(looks_like_image, files_below(folder))
+    more = (path for path in images if os.path.normpath(path.absolute()) not in known)
     return [Aside(path.relative_to(folder).as_posix(), reason) for path in more]

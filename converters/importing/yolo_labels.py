@@ -27,6 +27,7 @@ from converters.importing.mask_folder import (
     Rules,
     Tell,
     flat_name,
+    is_file,
     not_taken,
     report,
     write_folder,
@@ -128,10 +129,9 @@ def find_images(base: Path, part: str, place: Path) -> Iterator[Found | Aside]:
     finder = Finder(base)
     for line in lines:
         path = place.parent / line if line.startswith("./") else base / line
-        if not path.is_file():
-            path = finder.find(line)[0] or path
-            if path.is_file():
-                yield Aside(line, ANOTHER_PATH)
+        if not is_file(path) and (elsewhere := finder.find(line)[0]):
+            path = elsewhere
+            yield Aside(line, ANOTHER_PATH)
         yield Found(part, path.name, path)
 
 
@@ -207,8 +207,8 @@ def list_files(data_yaml: Path) -> tuple[list[LabelledFile], list[Aside]]:
     found: dict[Path, Found] = {}
     for entry in (entry for entry in entries if isinstance(entry, Found)):
         if entry.path.suffix.lower() not in SUFFIXES and not label_file(entry.path).is_file():
-            asides.append(Aside(str(entry.path), "files of other types than images are read from, without a label"))
-        elif found.setdefault(entry.path.resolve(), entry) is not entry:
+            asides.append(Aside(str(entry.path), "images of other types than are read, without a label, not taken"))
+        elif found.setdefault(entry.path.parent.resolve() / entry.path.name, entry) is not entry:
             asides.append(Aside(str(entry.path), "images that data.yaml names twice, taken once"))
     if not found:
         raise DatasetError(f"{data_yaml}: names no images under train, val or test")
@@ -239,7 +239,8 @@ def _left(images: list[Found], places: set[Path]) -> Iterator[Aside]:
     for place in sorted(places):
         yield from hidden_images(place)
     used = {label_file(image.path) for image in images}
-    there = {path for folder in {label.parent for label in used} for path in files_below(folder)}
+    folders = {next((above for above in label.parents if above.name == "labels"), label.parent) for label in used}
+    there = {path for folder in folders for path in files_below(folder)}
     for path in sorted(there - used - places):
         if path.suffix == ".txt" and path.name not in CLASS_LISTS and "images" not in path.parts:
             yield Aside(str(path), "label files without an image, not taken")

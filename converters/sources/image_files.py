@@ -24,8 +24,8 @@ from converters.sources.samples import (
 
 _CHANNELS = {"L": 1, "RGB": 3}
 ORIENTATION = 0x0112  # EXIF tag
-UPRIGHT = "images turned upright by their EXIF orientation, written as PNG"
-GREY_OF_16_BIT = "16-bit grey images, of which the upper 8 bits are taken, written as PNG"
+TURNED = "turned upright by their EXIF orientation"
+SHORTENED = "cut from 16 bits of grey to the upper 8"
 FEWEST_LEVELS = 32  # grey levels that the upper 8 bits must span
 
 
@@ -42,7 +42,7 @@ def read_sample(folder: Path, listed: Listed, max_pixels: int) -> Sample | Probl
         mask, defect, mask_digest = listed.mask, listed.defect, ""
         if mask is not None:
             contents = [(file, file.read_bytes()) for file in mask_files(mask)]
-            _check_mask(contents, width, height)
+            _check_mask(contents, width, height, remade)
             if (listed.empty_is_good or defect == GOOD) and all(_is_empty(content) for _, content in contents):
                 mask, defect = None, GOOD
             elif defect == GOOD:
@@ -71,7 +71,7 @@ def read_sample(folder: Path, listed: Listed, max_pixels: int) -> Sample | Probl
         return Problem(key, getattr(error, "strerror", None) or str(error))
 
 
-def _check_mask(contents: list[tuple[Path, bytes]], width: int, height: int) -> None:
+def _check_mask(contents: list[tuple[Path, bytes]], width: int, height: int, remade: str) -> None:
     """Raise DatasetError if a file of a mask is not whole (what it means is for ``masks.reading`` to say)."""
     for file, data in contents:
         try:
@@ -79,7 +79,8 @@ def _check_mask(contents: list[tuple[Path, bytes]], width: int, height: int) -> 
                 check_size(image.size, (width, height))
             _check_whole(data)
         except DatasetError as error:
-            raise DatasetError(f"its mask {file.parent.name}/{file.name} {error}") from None
+            turned = " once turned upright" if TURNED in remade else ""
+            raise DatasetError(f"its mask {file.parent.name}/{file.name} {error}{turned}") from None
 
 
 def check_size(found: tuple[int, int], wanted: tuple[int, int]) -> None:
@@ -105,7 +106,7 @@ def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int, 
         raise DatasetError(
             f"{suffix or 'no suffix'} is no supported image type ({', '.join(SUFFIXES)}): convert or remove it"
         )
-    remade = ""
+    changes = []
     with opened(data) as image:
         width, height = image.size
         if width * height > max_pixels:
@@ -119,11 +120,11 @@ def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int, 
             raise DatasetError("holds several pages, and an image is one: save each as a file")
         may_be_rotated = image.format != "PNG" or b"eXIf" in data  # asking a PNG decodes it
         if may_be_rotated and orientation(image) != 1:
-            remade = UPRIGHT
+            changes.append(TURNED)
             if orientation(image) > 4:
                 width, height = height, width
         if deep:
-            remade = GREY_OF_16_BIT
+            changes.append(SHORTENED)
             levels = int(np.asarray(image).max()) // 256
             if levels < FEWEST_LEVELS:
                 raise DatasetError(
@@ -132,7 +133,7 @@ def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int, 
                 )
         channels = _CHANNELS.get(image.mode, 1)
     _check_whole(data)
-    return width, height, channels, remade
+    return width, height, channels, f"images {' and '.join(changes)}, written as PNG" if changes else ""
 
 
 def orientation(image: Image.Image) -> int:

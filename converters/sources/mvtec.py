@@ -34,7 +34,7 @@ def list_images(folder: Path) -> Iterator[Listed | Problem | Aside]:
     yield from strays(folder)
     used = set()
     for defect in folders(folder / "test"):
-        masks = masks_by_stem(folder / "ground_truth" / defect.name)
+        masks = masks_by_stem(_mask_folder(folder / "ground_truth", defect.name))
         for image in files(defect):
             found = masks.get(image.stem, [])
             used.update(found)
@@ -45,6 +45,12 @@ def list_images(folder: Path) -> Iterator[Listed | Problem | Aside]:
             yield with_only_mask(image, defect.name, "test", found, wanted)
     masks_there = (mask for path in folders(folder / "ground_truth") for mask in files(path))
     yield from orphans(folder, (mask for mask in masks_there if mask not in used))
+
+
+def _mask_folder(truth: Path, name: str) -> Path:
+    """The folder of the masks of a folder of test/; that of good images may bear another of their names."""
+    others = (path for path in folders(truth) if is_good(name) and is_good(path.name))
+    return truth / name if (truth / name).is_dir() else next(others, truth / name)
 
 
 def good_images(folder: Path) -> list[Path]:
