@@ -42,6 +42,22 @@ def _pattern(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     return value
 
 
+FORMATS = ("yolo", "yolo-seg", "yolo-obb", "coco", "masks", "voc")
+
+
+def _formats(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
+    if unknown := [name for name in names if name not in FORMATS]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(FORMATS)}")
+    return names
+
+
+formats_option = click.option(
+    "--formats",
+    default="yolo,yolo-seg,coco,masks,voc",
+    callback=_formats,
+    help=f"Formats to write, with commas between them; there are {', '.join(FORMATS)}.",
+)
 simplify_option = click.option(
     "--simplify",
     type=Number(0, 100),

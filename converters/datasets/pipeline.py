@@ -123,6 +123,7 @@ class Job:
             instances=len(instances),
             below_min_area=dropped,
             in_between=read.in_between if read else 0,
+            ignored=read.ignored if read else 0,
             records=tuple(done.record for done in rendered),
             ious=tuple(done.ious for done in rendered),
         )
@@ -148,7 +149,7 @@ class Job:
             for path, content in files.items():
                 (folder / writer.folder / path).write_bytes(content)
         targets = [folder / writer.folder / writer.image_path(image) for writer in self.writers]
-        if image.crop is None:
+        if image.crop is None and not image.sample.remade:
             staging.place_image(image.sample.image, targets, self.images)
             return
         targets[0].write_bytes(tiles.as_png(image.sample.image, image.crop))
@@ -183,7 +184,10 @@ def convert_dataset(
     plans = plan_images(samples, split.parts, classes, conversion.classes)
     if conversion.tile and plans and all(max(p.sample.width, p.sample.height) <= conversion.tile.size for p in plans):
         click.echo(f"{name}: nothing is cut, as no image is larger than --tile {conversion.tile.size}", err=True)
-    summary = Summary(name, classes, left_out=problems, unused=Counter(split.unused.values()))
+    asides = [aside for category in categories for aside in category.asides]
+    if len(categories) > 1:
+        asides = [dataclasses.replace(a, file=f"{c.name}/{a.file}") for c in categories for a in c.asides]
+    summary = Summary(name, classes, left_out=problems, asides=asides, unused=Counter(split.unused.values()))
     summary.grouped = {"images": len(split.groups), "groups": len(set(split.groups.values()))} if split.groups else {}
     summary.train_good_divided = splits.train_good_divided(samples)
     if conversion.dry_run:
@@ -406,8 +410,10 @@ def _space_needed(plans: list[Planned], conversion: Conversion, target: Path) ->
             for plan in plans
             for _, _, width, height in tiles.grid(plan.sample.width, plan.sample.height, conversion.tile)
         )
+    remade = sum(p.sample.width * p.sample.height * p.sample.channels for p in plans if p.sample.remade)
     if conversion.images == "symlink" or not plans:
-        return 0
+        return remade
     out = next(path for path in (target.absolute(), *target.absolute().parents) if path.exists())
     same_device = out.stat().st_dev == plans[0].sample.image.stat().st_dev
-    return 0 if conversion.images == "link" and same_device else sum(plan.sample.size for plan in plans)
+    linked = conversion.images == "link" and same_device
+    return remade + (0 if linked else sum(plan.sample.size for plan in plans if not plan.sample.remade))

@@ -69,6 +69,14 @@ class Simplified(TypedDict):
     min_iou: float
 
 
+class ToldAside(TypedDict):
+    """See ``samples.Aside``."""
+
+    file: str
+    reason: str
+    count: int
+
+
 Count = TypedDict("Count", {"part": str, "class": str, "images": int, "instances": int})
 
 
@@ -85,6 +93,7 @@ class Card(TypedDict):
     formats: dict[str, str]  # folder -> name of the writer's class
     counts: list[Count]
     left_out: list[LeftOut]
+    asides: NotRequired[list[ToldAside]]
     unused: dict[str, int]
     below_min_area: int
     soft_masks: dict[str, int]

@@ -128,6 +128,7 @@ def notes(description: Description) -> list[str]:
     if d.soft_masks:
         pixels = sum(d.soft_masks.values())
         lines.append(f"soft masks: {len(d.soft_masks)} have {pixels} pixels between 0 and the maximum")
+    lines += d.asides
     return lines + [f"cannot be used: {problem}" for problem in d.problems]
 
 

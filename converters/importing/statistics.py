@@ -16,7 +16,7 @@ from converters.datasets.splits import SplitRule, make_split
 from converters.masks.reading import instances_of
 from converters.sources.duplicates import connected, duplicates
 from converters.sources.mvtec_facts import known_counts, missing_images
-from converters.sources.samples import GOOD, Category, Problem, Sample
+from converters.sources.samples import GOOD, IGNORED, Aside, Category, Problem, Sample, told
 
 Grey = NDArray[np.uint8]  # H x W
 STATISTICS = (
@@ -42,6 +42,7 @@ class Measured:
     instances: int = 0
     area: int = 0  # px
     in_between: int = 0  # mask pixels that are neither 0 nor the maximum
+    ignored: int = 0  # mask pixels
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class Description:
     defect_probe: Probe | None  # test/good against the defective images
     mvtec: Comparison | None  # None for what is no category of MVTec AD
     problems: list[str]
+    asides: list[str]  # what was left aside or taken otherwise, a line a reason
 
 
 def describe_category(category: Category) -> Description:
@@ -153,6 +155,7 @@ def describe_category(category: Category) -> Description:
         defect_probe=probe(test, [m for m in defective if m.sample.origin == "test"]),
         mvtec=compare(category),
         problems=[f"{category.name}/{problem}" for problem in [*category.problems, *failed]],
+        asides=told([*category.asides, *(Aside(m.sample.key, IGNORED, m.ignored) for m in measured if m.ignored)]),
     )
 
 
@@ -170,11 +173,11 @@ def measure(sample: Sample) -> Measured | Problem:
         if image is None:
             raise DatasetError("is damaged or cut short: copy or download it again")
         grey = np.asarray(image, np.uint8)
-        instances, in_between = instances_of(sample)
+        instances, in_between, ignored = instances_of(sample)
     except DatasetError as error:
         return Problem(sample.key, str(error))
     area = sum(instance.area for instance in instances)
-    return Measured(sample, image_statistics(grey), perceptual_hash(grey), len(instances), area, in_between)
+    return Measured(sample, image_statistics(grey), perceptual_hash(grey), len(instances), area, in_between, ignored)
 
 
 def image_statistics(image: Grey) -> tuple[float, ...]:
