@@ -52,7 +52,7 @@ class Recipe:
             "hsv_s": 0.2,
             "hsv_v": 0.3,
             "cache": "ram",  # small sets fit, and no image is decoded again in every epoch
-            "nbs": self.batch,  # no accumulation over batches: steps are scarce
+            "nbs": max(1, self.batch),  # no accumulation over batches: steps are scarce
         }
         return {name: value for name, value in settings.items() if name not in ("lr", "background", "crop")}
 
