@@ -168,7 +168,7 @@ def test_the_start_is_named_and_an_installed_one_is_taken_where_nothing_publishe
     assert runtime.find_start("yolo11s.pt", "yolo11n.pt", names, starter).file == tmp_path / "cache" / "yolo11s.pt"
     assert runtime.find_start("none", "yolo11n.pt", names, starter) == runtime.Start(None, "random")
     Path("yolo11s.pt").write_bytes(b"mine")
-    own = runtime.Start(Path("yolo11s.pt"), f"file {hashlib.sha256(b'mine').hexdigest()}")
+    own = runtime.Start(Path("yolo11s.pt"), f"file {hashlib.sha256(b'mine').hexdigest()[:12]}")
     assert runtime.find_start("yolo11s.pt", "yolo11n.pt", names, starter) == own
 
     def fail(name: str) -> Path:
@@ -184,18 +184,18 @@ def test_the_start_is_named_and_an_installed_one_is_taken_where_nothing_publishe
 @pytest.mark.parametrize(
     ("random", "chosen", "cut", "expected"),
     [
-        (False, {}, True, (30, 384, 256, 16, 0.0)),
-        (False, {}, False, (30, 0, 640, 16, 0.0)),
-        (False, {"imgsz": 512}, True, (30, 0, 512, 16, 0.0)),
-        (False, {"crop": 0, "epochs": 7}, True, (7, 0, 640, 16, 0.0)),
-        (False, {"crop": 128, "mosaic": 0.5}, False, (30, 128, 256, 16, 0.5)),
-        (True, {"batch": None}, True, (100, 0, 640, 8, 1.0)),
-        (True, {"crop": 384}, True, (100, 384, 640, 8, 1.0)),
+        (False, {}, True, (30, 384, 256, 180, 0)),
+        (False, {}, False, (30, 0, 640, 0, 0)),
+        (False, {"imgsz": 512, "degrees": 90}, True, (30, 0, 512, 90, 0)),
+        (False, {"crop": 0, "epochs": 7}, True, (7, 0, 640, 0, 0)),
+        (False, {"crop": 128, "mosaic": 0.5}, False, (30, 128, 256, 180, 0.5)),
+        (True, {"epochs": None}, True, (100, 0, 640, 0, 1)),
+        (True, {"crop": 384}, True, (100, 384, 640, 0, 1)),
     ],
 )
 def test_defaults_depend_on_the_start_and_on_whether_squares_can_be_cut(random, chosen, cut, expected):
     recipe = recipe_for(random, chosen, cut)
-    assert (recipe.epochs, recipe.crop, recipe.imgsz, recipe.batch, recipe.mosaic) == expected
+    assert (recipe.epochs, recipe.crop, recipe.imgsz, recipe.degrees, recipe.mosaic) == expected
 
 
 def test_squares_are_cut_from_whole_images_that_are_larger(out):

@@ -100,7 +100,10 @@ def training_options(
             "--mosaic", type=Number(0, 1), show_default=usual("mosaic"), help="Probability of mosaic augmentation."
         ),
         click.option(
-            "--degrees", type=Number(0, 180), show_default=usual("degrees"), help="Random rotation, ± degrees."
+            "--degrees",
+            type=Number(0, 180),
+            show_default=f"{recipe.degrees:g} of crops, 0 of whole images" if recipe.crop else usual("degrees"),
+            help="Random rotation, ± degrees.",
         ),
         click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or numbers of GPUs: 0 or 0,1."),
         seed_option,

@@ -66,10 +66,11 @@ def recipe_for(random: bool, chosen: Mapping[str, Any], cut: bool) -> Recipe:
     """The recipe for random weights or a pre-trained start, with ``chosen`` (option -> value, None: not given).
 
     ``cut`` tells whether squares of PRETRAINED's size can be cut. Where they cannot, or --imgsz says how large whole
-    images are to be, it is whole images, by default of the size that they have from random weights.
+    images are to be, it is whole images, by default as from random weights: larger, and not turned, since of squares
+    the outlines of defects are turned and of whole images their boxes.
     """
     given = {name: value for name, value in chosen.items() if value is not None}
     usual = Recipe() if random else PRETRAINED
     if not given.get("crop", cut and "imgsz" not in given):
-        usual = replace(usual, crop=0, imgsz=Recipe.imgsz)
+        usual = replace(usual, crop=0, imgsz=Recipe.imgsz, degrees=Recipe.degrees)
     return replace(usual, **given)

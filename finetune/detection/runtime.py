@@ -33,7 +33,7 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # i
 
 @dataclass(frozen=True)
 class Start:
-    """What a training begins with, and its name in run.json: random, published NAME, installed NAME or file SHA-256."""
+    """What a training begins with, and its name in run.json: random, published or installed NAME, file SHA-256 (12 digits)."""
 
     file: Path | None  # None: random weights
     name: str
@@ -59,7 +59,7 @@ def find_start(wanted: str | None, usual: str, names: Iterable[str], starter: Pa
     if file is None:
         return Start(None, "random")
     named = wanted or usual
-    return Start(file, f"published {named}" if named in known and file != Path(named) else f"file {sha256(file)}")
+    return Start(file, f"published {named}" if named in known and file != Path(named) else f"file {sha256(file)[:12]}")
 
 
 def fetch_weights(name: str) -> Path:
