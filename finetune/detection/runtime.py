@@ -33,7 +33,7 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # i
 
 @dataclass(frozen=True)
 class Start:
-    """What a training begins with, and its name in run.json: random, published or installed NAME, file SHA-256 (12 digits)."""
+    """What a training begins with, and its name in run.json: random, published or installed NAME, file SHA-256[:12]."""
 
     file: Path | None  # None: random weights
     name: str
