@@ -14,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
 from converters.cli.terminal import progress
-from finetune.classification.imbalance import balance_features, epoch_indices, make_loss
+from finetune.classification.imbalance import balance_features, epoch_indices
+from finetune.classification.losses import make_loss
 from finetune.classification.pretext import learn_pretext, pretext_loss
 from finetune.classification.recipes import Attempt
 from finetune.measures.decisions import measure
