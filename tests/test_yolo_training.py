@@ -149,11 +149,14 @@ def test_given_weights_are_where_training_starts(out, learned, tmp_path):
 
 
 def test_a_first_training_on_another_dataset_is_recorded(out, tmp_path):
-    options = ("--weights", "none", "--epochs", 1, "--imgsz", 64, "--device", "cpu")
+    options = ("--weights", "none", "--epochs", 1, "--imgsz", 64, "--device", "cpu", "--batch", -1)
     result = run_yolo("--category", "plate", "--pretrain", "slate", "--out", out, "--runs", tmp_path, *options)
     assert result.exit_code == 0, result.output
     folder = tmp_path / "plate" / "yolo" / "seed-0"
-    assert record_of(folder)["pretrained_on"] == "slate"
+    record = record_of(folder)
+    assert record["pretrained_on"] == "slate" and record["start"] == "random"
+    assert record["batch_used"] == 16 and record["settings"]["batch"] == -1  # what ultralytics takes on a CPU
+    assert record["peak_gpu_memory_mb"] is None
     assert (folder / "pretrain" / "weights" / "best.pt").is_file()
 
 

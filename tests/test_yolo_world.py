@@ -132,7 +132,8 @@ def test_checkpoints_that_know_no_words_are_refused(out, vectors, tmp_path):
 
     YOLO("yolo11n.yaml").save(tmp_path / "plain.pt")
     options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--text-embeddings", vectors)
-    assert "plain.pt: knows no words" in refusal(run_world(*options, "--weights", tmp_path / "plain.pt"))
+    line = refusal(run_world(*options, "--weights", tmp_path / "plain.pt"))
+    assert "plain.pt: knows no words" in line and "or add the --arch to build on it: yolov8s-worldv2," in line
     for name in ("notes.pt", "notes.md", "notes.yaml"):
         (tmp_path / name).write_text("nc: 1")
         line = refusal(run_world(*options, "--weights", tmp_path / name))
@@ -201,6 +202,49 @@ def test_random_starts_are_equal_for_a_seed_and_leave_the_generator_alone():
     assert torch.equal(torch.random.get_rng_state(), state)
     name = "model.0.conv.weight"
     assert torch.equal(one[name], same[name]) and not torch.equal(one[name], other[name])
+
+
+def test_a_plain_yolov8_gives_all_tensors_that_fit_and_training_keeps_them(out, vectors, tmp_path):
+    """Also of the class branch, which is narrower in the smallest network where ultralytics builds it for 3 classes."""
+    from ultralytics import YOLO
+
+    plain = YOLO("yolov8n.yaml")
+    plain.save(tmp_path / "plain.pt")
+    saved = YOLO(str(tmp_path / "plain.pt")).model.float().state_dict()  # in half precision
+    made = world.load_world("yolov8n-worldv2", tmp_path / "plain.pt").model
+    built = made.state_dict()
+    same = {name for name, value in saved.items() if name in built and built[name].shape == value.shape}
+    assert all(torch.equal(built[name], saved[name]) for name in same)
+    assert {"model.0.conv.weight", "model.9.cv2.conv.weight", "model.22.cv3.0.1.conv.weight"} <= same
+    model = world.load_world("yolov8n-worldv2", tmp_path / "plain.pt")
+    assert world.shared_with(tmp_path / "plain.pt", model) == len(same) < len(built)
+
+    trainer = object.__new__(world.word_trainer(made, CLASSES, read_vectors(vectors, CLASSES), False))
+    trainer.data = {"channels": 3, "nc": 3}
+    network = trainer.get_model()
+    assert network.model[-1].nc == 3
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, built[name]), name
+
+    model.save(tmp_path / "world.pt")
+    options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--text-embeddings", vectors)
+    other = ("--arch", "yolov8s-worldv2", "--weights", tmp_path / "world.pt")
+    assert "is a yolov8n-worldv2; leave --arch out" in refusal(run_world(*options, *other))
+
+
+def test_prompt_tuning_has_a_rate_of_its_own_and_freezes_the_network(out, vectors, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(world_training.runtime, "train", lambda *given, **_: asked.append(given[2]))
+    monkeypatch.setattr(world_training.runtime, "best_of", lambda folder: folder)
+    monkeypatch.setattr(world_training, "settle_learned", lambda file: None)
+    options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--text-embeddings", vectors, *FAST)
+    monkeypatch.setattr(world_training, "ask", lambda name, *_: sys.exit(9) if name == "prompt-tuned" else {})
+    assert run_world(*options, "--prompt-lr", 0.03).exit_code == 9
+    tuned, prompted = asked
+    assert tuned.lr == 2e-4 and tuned.freeze == 0
+    assert prompted.lr == 0.03 and prompted.freeze == 23
+    settings = json.loads((tmp_path / "widget" / "yolo-world" / "seed-0" / "settings.json").read_text())
+    assert settings["prompt_lr"] == 0.03 and settings["start"] == "random" and settings["tensors_from_start"] is None
 
 
 def test_vectors_that_are_trained_do_not_decay_and_others_do(vectors):
