@@ -1,13 +1,17 @@
-"""Every family of models trained on real images, and their report in a browser; few steps, so the figures are poor."""
+"""Every family of models trained on a few real images by commands without options; their report in a browser.
+
+Few steps, so the figures are poor.
+"""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY, converted
+from conftest import REPOSITORY, run_process
 from test_report import choose
 
 from finetune.comparison import gallery
@@ -15,31 +19,33 @@ from finetune.comparison import gallery
 pytest.importorskip("ultralytics")
 pytestmark = pytest.mark.slow
 
-TINY = ("--epochs", 1, "--imgsz", 64)
-TRAININGS = {
-    "normality.py": ("--imgsz", 64),
+EVERY = 3  # of the screws of a kind
+TINY = ("--weights", "none", "--epochs", 1, "--imgsz", 64)
+COMMANDS = {
+    "normality.py": ("--weights", "none", "--imgsz", 64),
     "classifier.py": (*TINY, "--attempt", "plain"),
     "yolo.py": (*TINY, "--arch", "yolo11n-light"),
     "yolo_world.py": (*TINY, "--text-weights", "none"),
     "sam_decoder.py": (*TINY, "--arch", "tiny", "--train", "all", "--warm-up", 5, "--views", 1, "--auto"),
+    "compare.py": (),
 }
-
-
-def run(script: str, *arguments: object) -> str:
-    command = [sys.executable, REPOSITORY / "finetune" / script, "--category", "screw", *arguments]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def report(screw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """From a folder of categories to the report, as a user would who names no more than the category."""
     root = tmp_path_factory.mktemp("screw")
-    places = ("--out", root / "out", "--runs", root / "runs")
-    converted("all", screw, root / "out")
-    for script, settings in TRAININGS.items():
-        run(script, *places, "--weights", "none", *settings)
-    run("compare.py", *places)
+    for folder in sorted(screw.glob("*/*")):
+        for image in sorted(folder.iterdir())[::EVERY] if folder.is_dir() else ():
+            link = root / "data" / image.relative_to(screw.parent)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(image)
+    place = {"cwd": root, "env": {**os.environ, "MVTEC_ROOT": str(root / "data"), "PYTHONPATH": str(REPOSITORY)}}
+    assert run_process("to_yolo", "--category", "screw", **place).returncode == 0
+    for script, recipe in COMMANDS.items():
+        words = [sys.executable, str(REPOSITORY / "finetune" / script), *map(str, recipe)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, **place)
+        assert done.returncode == 0 and done.stderr.startswith("Dataset: screw, the only dataset"), done.stderr
     return root / "runs/screw/report"
 
 

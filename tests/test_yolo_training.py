@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import REPOSITORY, converted, refusal, save_mask
+from conftest import REPOSITORY, converted, refusal, save_mask, write_category
 from PIL import Image
 from two_cpus import TwoCpus
 
@@ -174,7 +174,7 @@ def test_tiles_are_trained_on_and_whole_images_are_measured(out, tmp_path):
 
 
 def test_folds_are_trained_one_after_another_and_finished_ones_are_kept(tmp_path):
-    folder = write_plates(tmp_path / "data", "plate", 0)
+    folder = write_category(tmp_path / "data", "plate", size=(64, 64))
     for fold in range(3):
         settings = ("--protocol", "kfold", "--folds", 3, "--fold", fold)
         converted("to_yolo", folder, tmp_path / "out", *settings)
