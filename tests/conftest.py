@@ -100,6 +100,14 @@ def screw() -> Path:
     return SCREW
 
 
+@pytest.fixture(scope="session")
+def screw_datasets(screw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of datasets that holds `screw` in all formats, converted once for all tests, which leave it as it is."""
+    out = tmp_path_factory.mktemp("screw") / "out"
+    converted("all", screw, out)
+    return out
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Headless Chromium that tells its console; nothing is downloaded."""

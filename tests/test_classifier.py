@@ -692,35 +692,31 @@ from pathlib import Path
 from finetune.classification import loop as fitting
 from finetune.classifier import main
 
-folder, stop = Path(sys.argv.pop(1)), int(sys.argv.pop(1))
+folder, arguments = Path(sys.argv[1]), sys.argv[2:]
 rank, epoch, loss = fitting.place()[0], fitting.one_epoch, []
 
-def watched(job, network, *rest):
-    if len(loss) == stop:
-        raise KeyboardInterrupt
-    shown = []
-    fitting.augmentation = lambda *_: lambda image: shown.append(hashlib.md5(image.numpy()).hexdigest()) or image
-    loss.append(epoch(job, network, *rest))
-    weights = b"".join(value.detach().numpy().tobytes() for value in network.parameters())
-    name = f"epoch-{len(loss)}-rank-{rank}.json"
-    (folder / name).write_text(json.dumps([hashlib.md5(weights).hexdigest(), shown]))
-    return loss[-1]
+def train(name, stop, run, *more):
+    def watched(job, network, *rest):
+        if len(loss) == stop:
+            raise KeyboardInterrupt
+        shown = []
+        fitting.augmentation = lambda *_: lambda image: shown.append(hashlib.md5(image.numpy()).hexdigest()) or image
+        loss.append(epoch(job, network, *rest))
+        weights = b"".join(value.detach().numpy().tobytes() for value in network.parameters())
+        file = folder / f"{name}-{len(loss)}-rank-{rank}.json"
+        file.write_text(json.dumps([hashlib.md5(weights).hexdigest(), shown]))
+        return loss[-1]
 
-fitting.one_epoch = watched
-main()
+    loss.clear()
+    fitting.one_epoch = watched
+    try:
+        main([*arguments, "--run", run, *more])
+    except SystemExit as end:
+        return end.code
+
+ends = train("whole", 4, "whole"), train("broken", 3, "broken"), train("resumed", 4, "broken", "--resume")
+assert ends == (0, 130, 0), ends
 """
-
-
-def in_two_processes(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return subprocess.run(
-        [str(part) for part in (*command, "--", script, *arguments)],  # or torchrun would take --run for its own,
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.mark.slow
@@ -731,21 +727,29 @@ def test_two_processes_train_one_model_and_resume_it(out, made, tmp_path):
     """
     (tmp_path / "watched.py").write_text(WATCHED)
     arguments = ["--category", "tile", "--out", out, "--runs", tmp_path, *FAST, *TWO_STAGES, "--pretrain", made]
-    whole = in_two_processes(tmp_path / "watched.py", tmp_path, 99, *arguments, "--run", "whole")
-    assert whole.returncode == 0, whole.stderr[-2000:]
-    assert whole.stdout.count("macro-F1") == 1
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["--", tmp_path / "watched.py", tmp_path, *arguments]
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("macro-F1") == 2  # of the whole run and the resumed one, by the first process
+
+    def seen(epoch: str) -> list[tuple[str, list[str]]]:
+        """By process: a digest of the weights after an epoch, and those of its images."""
+        return [json.loads((tmp_path / f"{epoch}-rank-{rank}.json").read_text()) for rank in (0, 1)]
+
     for epoch, name in ((1, made), (2, made), (3, "tile"), (4, "tile")):
-        files = [tmp_path / f"epoch-{epoch}-rank-{rank}.json" for rank in (0, 1)]
-        (weights, shown), (others, rest) = (json.loads(file.read_text()) for file in files)
+        (weights, shown), (others, rest) = seen(f"whole-{epoch}")
         assert weights == others
         count = len(open_dataset(out, name).images("train"))
         assert len(shown) == len(rest) == count // 2 and len({*shown, *rest}) == 2 * (count // 2)
-
-    broken = in_two_processes(tmp_path / "watched.py", tmp_path, 3, *arguments, "--run", "broken")
-    assert broken.returncode != 0
-    assert not (tmp_path / "tile" / "broken" / "seed-0" / "run.json").exists()
-    resumed = in_two_processes(REPOSITORY / "finetune" / "classifier.py", *arguments, "--run", "broken", "--resume")
-    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert seen("resumed-1") == seen("whole-4") != seen("whole-3")
     whole, broken = (scores_of(tmp_path / "tile" / name / "seed-0") for name in ("whole", "broken"))
     assert broken == whole
 
