@@ -40,11 +40,12 @@ def report(screw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             link = root / "data" / image.relative_to(screw.parent)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(image)
-    place = {"cwd": root, "env": {**os.environ, "MVTEC_ROOT": str(root / "data"), "PYTHONPATH": str(REPOSITORY)}}
-    assert run_process("to_yolo", "--category", "screw", **place).returncode == 0
+    environment = {**os.environ, "MVTEC_ROOT": str(root / "data"), "PYTHONPATH": str(REPOSITORY)}
+    assert run_process("to_yolo", "--category", "screw", cwd=root, env=environment).returncode == 0
+    environment["PYTHONPATH"] = ""  # scripts run from anywhere without installation
     for script, recipe in COMMANDS.items():
         words = [sys.executable, str(REPOSITORY / "finetune" / script), *map(str, recipe)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False, **place)
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=root, env=environment)
         assert done.returncode == 0 and done.stderr.startswith("Dataset: screw, the only dataset"), done.stderr
     return root / "runs/screw/report"
 
