@@ -394,7 +394,7 @@ def test_a_class_known_by_its_words_alone_is_measured_beside_the_trained_ones_fr
 def test_an_interrupted_run_keeps_what_was_trained_goes_on_and_is_measured_again(out, vectors, tmp_path):
     """Interrupted while words are tuned: the detector is not trained again, the words continue from where they were."""
     script = [sys.executable, REPOSITORY / "finetune" / "yolo_world.py", "--category", "widget", "--out", out]
-    script += ["--runs", tmp_path, "--text-embeddings", vectors, *FAST[:2], "--epochs", 5, *FAST[4:]]
+    script += ["--runs", tmp_path, "--text-embeddings", vectors, *FAST[:2], "--epochs", 3, *FAST[4:]]
     folder = tmp_path / "widget" / "yolo-world" / "seed-0"
     last, rows = folder / "prompt-tuned" / "weights" / "last.pt", folder / "prompt-tuned" / "results.csv"
     process = subprocess.Popen(list(map(str, script)), stderr=subprocess.PIPE, text=True)
@@ -405,12 +405,12 @@ def test_an_interrupted_run_keeps_what_was_trained_goes_on_and_is_measured_again
     assert process.wait(60) == 130
     assert "--resume" in process.stderr.read()
     done = len(rows.read_text("utf-8").splitlines()) - 1
-    assert 1 <= done < 5
+    assert 1 <= done < 3
     detector = sha256(folder / "tuned" / "weights" / "best.pt")
     learned = torch.load(last, weights_only=False)["ema"].txt_feats.float()
 
     resume = ("--category", "widget", "--out", out, "--runs", tmp_path, "--device", "cpu", "--resume")
-    assert "was begun with 5" in refusal(run_world(*resume, "--epochs", 7))
+    assert "was begun with 3" in refusal(run_world(*resume, "--epochs", 7))
     assert "was begun with None" in refusal(run_world(*resume, "--prompts", "words.yaml"))
     assert "was interrupted" in refusal(run_world(*map(str, script[2:])))
     began = {}
@@ -427,9 +427,9 @@ def test_an_interrupted_run_keeps_what_was_trained_goes_on_and_is_measured_again
     assert "resumed" in result.output
     assert sha256(folder / "tuned" / "weights" / "best.pt") == detector
     assert list(began) == [True] and np.array_equal(began[True], learned[0].numpy())
-    assert len(rows.read_text("utf-8").splitlines()) == 6
+    assert len(rows.read_text("utf-8").splitlines()) == 4
     record = json.loads((folder / "run.json").read_text())
-    assert record["resumed"] is True and record["train_seconds"] is None and record["settings"]["epochs"] == 5
+    assert record["resumed"] is True and record["train_seconds"] is None and record["settings"]["epochs"] == 3
     assert "is a finished run" in refusal(run_world(*resume))
 
     finished.evaluate_again(folder, open_dataset(out, "widget"), "cpu")
@@ -445,23 +445,23 @@ def test_several_devices_tune_words_together_and_go_on_after_ctrl_c(out, vectors
     cpus = TwoCpus(tmp_path)
     script = [sys.executable, REPOSITORY / "finetune" / "yolo_world.py", "--category", "widget", "--out", out]
     script = list(map(str, [*script, "--runs", tmp_path, "--device", "0,1"]))
-    settings = list(map(str, [*FAST[:-2], "--epochs", 4, "--text-embeddings", vectors]))
+    settings = list(map(str, [*FAST[:-2], "--epochs", 3, "--text-embeddings", vectors]))
     folder = tmp_path / "widget" / "yolo-world" / "seed-0"
     code, said = cpus.interrupt([*script, *settings], folder / "prompt-tuned" / "weights" / "last.pt")
     logs = "".join(file.read_text("utf-8") for file in folder.glob("*.log"))
     assert code == 130, said + logs
     assert "--resume" in said and "Traceback" not in said
-    assert 1 <= len((folder / "prompt-tuned" / "results.csv").read_text("utf-8").splitlines()) - 1 < 4
-    cpus.check_weights("tuned", 4)
+    assert 1 <= len((folder / "prompt-tuned" / "results.csv").read_text("utf-8").splitlines()) - 1 < 3
+    cpus.check_weights("tuned", 3)
     detector = sha256(folder / "tuned" / "weights" / "best.pt")
 
     for file in cpus.seen.glob("predicted by *"):
         file.unlink()
     resumed = cpus.run([*script, "--resume"])
     assert resumed.returncode == 0, resumed.stderr + (folder / "prompt-tuned.log").read_text("utf-8")
-    assert len((folder / "prompt-tuned" / "results.csv").read_text("utf-8").splitlines()) == 5
+    assert len((folder / "prompt-tuned" / "results.csv").read_text("utf-8").splitlines()) == 4
     assert sha256(folder / "tuned" / "weights" / "best.pt") == detector
-    cpus.check_weights("prompt-tuned", 4)
+    cpus.check_weights("prompt-tuned", 3)
     cpus.check_nothing_left()
     learned, given = (read_vectors(file, CLASSES) for file in (folder / "prompt-tuned.npz", vectors))
     assert 1e-4 < abs(learned - given).max() < 0.1
