@@ -138,8 +138,8 @@ def test_stopped_at_file_operations_the_dataset_is_whole_at_once(
 
 
 @pytest.fixture
-def real(screw: Path, tmp_path: Path) -> Conversions:
-    return Conversions(screw, tmp_path, workers=2)
+def real(few_screws: Path, tmp_path: Path) -> Conversions:
+    return Conversions(few_screws, tmp_path, workers=2)
 
 
 def start(arguments: Arguments, **settings: object) -> subprocess.Popen[str]:
