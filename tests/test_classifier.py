@@ -133,7 +133,8 @@ def test_published_weights_go_through_torchvision_and_fail_in_one_line(monkeypat
 
 
 def test_unknown_architecture_is_refused(out, tmp_path):
-    assert "--arch resnet19: known are fine, deep, alexnet" in refusal(run(out, tmp_path, *FAST, "--arch", "resnet19"))
+    line = refusal(run(out, tmp_path, *FAST, "--arch", "resnet19"))
+    assert "--arch resnet19: known are lite0, fine, deep, alexnet" in line
 
 
 @pytest.mark.parametrize(
@@ -386,7 +387,7 @@ def test_predictions_are_in_the_shared_format(finished, out):
     folder, _ = finished
     dataset = open_dataset(out, "tile")
     about = json.loads((folder / "predictions" / "tuned" / "set.json").read_text())
-    assert about["label"] == "class" and about["heatmap_scale"] > 0
+    assert about["label"] == "class" and about["heatmap_middle"] > 0
     with (folder / "predictions" / "tuned" / "test_scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == sorted(dataset.images("test"))
@@ -769,5 +770,6 @@ def test_help_comes_without_heavy_imports():
 
 
 def test_normalised_pixels_have_imagenets_mean():
-    grey = normalise(torch.full((1, 3, 2, 2), 124, dtype=torch.uint8))
-    assert grey[0, 0, 0, 0].item() == pytest.approx((124 / 255 - 0.485) / 0.229, abs=1e-6)
+    grey = torch.full((1, 3, 2, 2), 124, dtype=torch.uint8)
+    assert normalise(grey, "resnet18")[0, 0, 0, 0].item() == pytest.approx((124 / 255 - 0.485) / 0.229, abs=1e-6)
+    assert normalise(grey, "lite0")[0, 0, 0, 0].item() == pytest.approx((124 / 255 - 0.5) / 0.5, abs=1e-6)

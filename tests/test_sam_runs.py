@@ -218,7 +218,7 @@ def test_boxes_of_other_classes_are_refused(out: Path, tmp_path: Path) -> None:
 
 def test_only_a_finished_run_of_ours_is_measured_anew(out: Path, tmp_path: Path, unbroken: Path) -> None:
     dataset = open_dataset(out, "widget")
-    with pytest.raises(DatasetError, match="holds no finished run"):
+    with pytest.raises(DatasetError, match="name the folder of a finished run"):
         evaluate_again(tmp_path, dataset, "cpu")
     boxes = write_boxes(tmp_path / "boxes", dataset)
     with pytest.raises(DatasetError, match=f"--boxes {boxes}: {unbroken} began with other predictions, or none"):

@@ -8,8 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
 from converters.cli.door import read_json
 from converters.cli.errors import DatasetError
+from finetune.measures.heat_levels import to_values
+from finetune.measures.masks import TOP
 from finetune.runs.dataset import Dataset
 from finetune.runs.records import Result, SetRecord
 
@@ -105,8 +111,6 @@ class PredictionSet:
 
     def heatmap(self, part: str, image: str) -> Any:
         """An image's anomaly map, H x W uint16 on the set's one scale; None where the set has none for this part."""
-        import cv2
-
         folder = self._heatmaps(part)
         if not folder.is_dir():
             return None
@@ -115,6 +119,13 @@ class PredictionSet:
         if heat is None or heat.ndim != 2 or heat.dtype.name != "uint16":
             raise DatasetError(f"{path}: is no readable 16-bit grey PNG; each image of {part} needs one")
         return heat
+
+    def strength(self, levels: NDArray[np.uint16]) -> NDArray[Any]:
+        """How defective each pixel of a map is, 0..1, for the eye: 0.5 is a usual peak of a good image."""
+        if "heatmap_middle" not in self.about:  # another program's, on a scale of its own
+            return levels.astype(np.float32) / TOP
+        values = to_values(levels)
+        return values / (1 + values)
 
     def _results(self, part: str) -> Path:
         if self.source.is_file():

@@ -57,7 +57,7 @@ class SetRecord(TypedDict, total=False):
     clicks: float
     classes: bool
     heatmap: str
-    heatmap_scale: float
+    heatmap_middle: float
     box_threshold: float | None
 
 
