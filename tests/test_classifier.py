@@ -19,6 +19,7 @@ from sklearn import metrics
 pytest.importorskip("torchcam")
 
 import torch
+from predicted import check_heat, check_same_as_saved
 
 from finetune import classifier
 from finetune.classification import ladder, training
@@ -30,6 +31,7 @@ from finetune.export import main as export
 from finetune.measures import decisions
 from finetune.measures.masks import regions_above
 from finetune.predict import main as predict
+from finetune.prediction.new_images import open_predictor
 from finetune.runs.dataset import open_dataset
 from finetune.training import heat_maps as heatmaps
 from finetune.training import published as training_published
@@ -773,3 +775,13 @@ def test_normalised_pixels_have_imagenets_mean():
     grey = torch.full((1, 3, 2, 2), 124, dtype=torch.uint8)
     assert normalise(grey, "resnet18")[0, 0, 0, 0].item() == pytest.approx((124 / 255 - 0.485) / 0.229, abs=1e-6)
     assert normalise(grey, "lite0")[0, 0, 0, 0].item() == pytest.approx((124 / 255 - 0.5) / 0.5, abs=1e-6)
+
+
+# ---------------------------------------------------------------- new images
+
+
+def test_new_images_get_the_answers_of_the_evaluation(finished, out, tmp_path):
+    folder, _ = finished
+    check_same_as_saved(folder, out, tmp_path / "to")
+    dataset = open_dataset(out, "tile")
+    check_heat(open_predictor(folder, out, "cpu", None, None).look, folder, dataset, dataset.images("test")[-1])

@@ -86,6 +86,10 @@ def test_a_run_learns_and_says_what_it_cost(learned):
     assert record["metrics"]["test"]["threshold"] == record["metrics"]["val"]["threshold"]
     assert record["weights_bytes"] == (learned / "train" / "weights" / "best.pt").stat().st_size
     assert record["train_cpu_seconds"] > 0 < record["seconds_per_image"]
+
+
+def test_new_images_get_the_answers_of_the_evaluation(learned, out, tmp_path):
+    check_same_as_saved(learned, out, tmp_path / "to")
     assert record["device"] == "cpu" and record["synthetic_images"] == 0
     for name in ("precision_recall", "confusion"):
         with Image.open(learned / "figures" / "tuned" / f"{name}.png") as image:

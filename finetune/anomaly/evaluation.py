@@ -49,6 +49,11 @@ def evaluate(
             "average_precision": float(average_precision_score(defect, peaks)) if both else float("nan"),
             **pointing_game(run.dataset, part, images, maps),
         }
-    about = {"heatmap": "distance to good patches", "heatmap_middle": middle, "box_threshold": level}
+    about = {
+        "heatmap": "distance to good patches",
+        "heatmap_middle": middle,
+        "box_threshold": level,
+        "score_middle": usual,
+    }
     run.describe_set(SET, model=MODEL, prompt=None, oracle=False, label="good", classes=False, **about)
     return measured
