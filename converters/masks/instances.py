@@ -39,6 +39,13 @@ class Instance:
     mask: Mask
     area: int
 
+    @classmethod
+    def of(cls, mask: Mask) -> Self:
+        """All foreground of an image's mask (H x W of 0 and 1), of which there may be none, as one instance."""
+        x, y, width, height = cv2.boundingRect(mask)
+        crop = mask[y : y + height, x : x + width].copy()  # lets go of the whole
+        return cls(x, y, crop, int(np.count_nonzero(crop)))
+
     @property
     def xyxy(self) -> tuple[int, int, int, int]:
         """Bounding box on pixel edges: x1 and y1 are one past the last column and row."""
@@ -58,7 +65,7 @@ class Instance:
         """
         found, tree = cv2.findContours(self.mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         chains: list[Chain] = [np.asarray(chain, np.int32).reshape(-1, 2) for chain in found]
-        links: list[list[int]] = np.asarray(tree).reshape(-1, 4).tolist()  # next, previous, first hole, parent
+        links: Any = np.asarray(tree).reshape(-1, 4).tolist()  # next, previous, first hole, parent
         parts = []
         for index, (_, _, hole, parent) in enumerate(links):
             if parent < 0:
