@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY, converted, refusal, save_mask, write_category
 from PIL import Image
+from predicted import check_same_as_saved
 from two_cpus import TwoCpus
 
 pytest.importorskip("ultralytics")
@@ -86,14 +87,14 @@ def test_a_run_learns_and_says_what_it_cost(learned):
     assert record["metrics"]["test"]["threshold"] == record["metrics"]["val"]["threshold"]
     assert record["weights_bytes"] == (learned / "train" / "weights" / "best.pt").stat().st_size
     assert record["train_cpu_seconds"] > 0 < record["seconds_per_image"]
-
-
-def test_new_images_get_the_answers_of_the_evaluation(learned, out, tmp_path):
-    check_same_as_saved(learned, out, tmp_path / "to")
     assert record["device"] == "cpu" and record["synthetic_images"] == 0
     for name in ("precision_recall", "confusion"):
         with Image.open(learned / "figures" / "tuned" / f"{name}.png") as image:
             assert min(image.size) > 300
+
+
+def test_new_images_get_the_answers_of_the_evaluation(learned, out, tmp_path):
+    check_same_as_saved(learned, out, tmp_path / "to")
 
 
 def test_measures_are_those_of_ultralytics(out, learned, tmp_path, monkeypatch):

@@ -124,7 +124,7 @@ def predictor(
             assert answer.kinds is not None
             found = components(answer.heat, answer.kinds, level, 0)
         found = [{key: value for key, value in entry.items() if key != "image_id"} for entry in found]
-        return Answer(answer.scores or detections_scores(found, classes), found, np.float32(answer.heat / TOP))
+        return Answer(answer.scores or detections_scores(found, classes), found, (answer.heat / TOP).astype(np.float32))
 
     threshold = boxes.threshold if boxes else image_threshold(source, dataset)
     return Predictor(look, dataset.classes, threshold, least=threshold if boxes else 0.0)
