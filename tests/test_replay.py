@@ -58,7 +58,7 @@ def run_file(folder: Path, *words: str, **others: object) -> Path:
     """A run.json that this command line left."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(
-        json.dumps({"schema": 1, "command": list(words), "settings": {}, "versions": {}, **others}), "utf-8"
+        json.dumps({"schema": 1, "command": list(map(str, words)), "settings": {}, "versions": {}, **others}), "utf-8"
     )
     return folder / "run.json"
 
@@ -148,7 +148,20 @@ def test_other_labels_are_no_replay(data, normal, tmp_path):
 
 def test_other_weights_are_no_replay(data, tmp_path):
     file = tmp_path / "start.pt"
-    options = ("--out", data / "out", "--runs", tmp_path, "--device", "cpu", "--weights", file, "--imgsz", 64)
+    options = (
+        "--out",
+        data / "out",
+        "--runs",
+        tmp_path,
+        "--device",
+        "cpu",
+        "--arch",
+        "resnet18",
+        "--weights",
+        file,
+        "--imgsz",
+        64,
+    )
     for seed in (0, 1):
         torch.manual_seed(seed)
         torch.save(build_network("resnet18", 2, 64, "linear", 0.0, None).state_dict(), file)

@@ -18,7 +18,6 @@ from converters.cli.errors import DatasetError
 from finetune.comparison.evidence import gather
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.predictions import PredictionSet
-from finetune.runs.truth import Truth
 from finetune.sam_decoder import main
 from finetune.segmentation import steps as training
 from finetune.segmentation.evaluation import Row, answer, components, filled, gain, overlap, summarise
@@ -453,9 +452,8 @@ def test_run_from_dataset_to_comparison(out: Path, dataset: Dataset, tmp_path: P
     kinds = ["auto", "gt-box", "jittered-box", "one-point", "three-points", "yolo-box"]
     assert sorted(path.name for path in (run / "predictions").iterdir()) == kinds == sorted(record["metrics"])
     assert (run / "worst.png").is_file()
-    test, val = Truth(dataset, "test"), Truth(dataset, "val")
     for kind in kinds:
-        found = gather(PredictionSet(run / "predictions" / kind), test, val)  # as compare reads it
+        found = gather(PredictionSet(run / "predictions" / kind), dataset)  # as compare reads it
         about = found.answer.source.about
         assert about["oracle"] == (kind not in ("auto", "yolo-box"))
         assert about["clicks"] == {"gt-box": 2, "jittered-box": 2, "one-point": 1, "three-points": 3}.get(kind, 0)

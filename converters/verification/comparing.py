@@ -180,8 +180,8 @@ def _common(one: Instance, other: Instance) -> int:
 
 
 def _same_pixels(image: LabelledImage, path: Path) -> bool:
-    """Is this file the source's, byte for byte, or a tile with the pixels that the source has there?"""
-    if image.crop is None:
+    """Is this file the source's, byte for byte, or a tile (or image made anew) with the pixels that it has there?"""
+    if image.crop is None and not image.sample.remade:
         return filecmp.cmp(image.sample.image, path, shallow=False)
     expected = tiles.pixels(image.sample.image, image.crop)
     with Image.open(path, formats=("PNG",)) as tile:

@@ -34,5 +34,5 @@ def evaluate_again(
     backbone = build_backbone(recipe, checkpoint).to(device)
     memory = load_state(folder / "memory.pt", "RUN")["memory"].to(device)
     parts = {part: load_images(dataset, part, recipe.imgsz) for part in ("val", "test")}
-    measured = evaluate(Run(folder, dataset, settings), backbone, memory, parts, device)
+    measured = evaluate(Run(folder, dataset, settings), backbone, recipe.arch, memory, parts, device)
     write_record(folder, record | {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured})

@@ -18,8 +18,7 @@ from finetune.runs.run_folder import run_folder, start_run
 from finetune.training.checkpoints import save_state
 from finetune.training.images import load_images
 from finetune.training.processes import prepare_device
-from finetune.training.published import start_weights
-from finetune.training.weights import RANDOM
+from finetune.training.published import start_name, start_weights
 
 
 def learn_normality(
@@ -34,9 +33,9 @@ def learn_normality(
 ) -> None:
     """Remember good patches, evaluate, and print the measures on test; ``settings`` are those of a Recipe."""
     dataset, recipe = open_dataset(out, choose_dataset(out, dataset_name)), Recipe(**settings)
-    dataset.ground_truth("val")  # boxes are chosen by it: refused now rather than at the end
     device = prepare_device(device)
     checkpoint = start_weights(recipe.weights, recipe.arch)
+    start = start_name(recipe.weights, recipe.arch, checkpoint)
     backbone = build_backbone(recipe, checkpoint).to(device)
     known = {"device": device, "weights_sha256": checkpoint and sha256(checkpoint)}
     run = start_run(run_folder(runs, dataset, name, recipe.seed), dataset, asdict(recipe) | known, overwrite)
@@ -44,13 +43,14 @@ def learn_normality(
     if not (train.labels == 0).any():
         raise DatasetError(f"{dataset.folder}: train holds no good image, and this model learns from nothing else")
     good = train.subset((train.labels == 0).nonzero()[:, 0])
-    memory = remember(backbone, good, recipe.coreset, device, recipe.seed)
+    memory = remember(backbone, recipe.arch, good, recipe.coreset, device, recipe.seed)
     seconds = run.seconds
     save_state({"memory": memory.cpu()}, run.folder / "memory.pt")
     parts = {part: load_images(dataset, part, recipe.imgsz) for part in ("val", "test")}
-    measured = evaluate(run, backbone, memory, parts, device)
+    measured = evaluate(run, backbone, recipe.arch, memory, parts, device)
     run.finish(
         model=MODEL,
+        start=start,
         parameters=sum(parameter.numel() for parameter in backbone.parameters()),
         random_weights=checkpoint is None,
         weights_sha256=known["weights_sha256"],
@@ -66,13 +66,12 @@ def learn_normality(
     if as_json:
         click.echo(to_json(measured["test"]), nl=False)
     else:
-        report(dataset, run.folder, recipe, measured["test"])
+        report(dataset, run.folder, f"{start}, seed {recipe.seed}", measured["test"])
 
 
-def report(dataset: Dataset, folder: Path, recipe: Recipe, measured: dict[str, Any]) -> None:
-    start = "random weights, which make weak features" if recipe.weights == RANDOM else recipe.weights
+def report(dataset: Dataset, folder: Path, how: str, measured: dict[str, Any]) -> None:
     synthetic = ", SYNTHETIC images" if dataset.synthetic else ""
-    click.echo(f"{dataset.name}: {MODEL}, features from {start}, seed {recipe.seed}{synthetic}; on test:")
+    click.echo(f"{dataset.name}: {MODEL}, features from: {how}{synthetic}; on test:")
     row = [f"{measured[key]:.3f}" for key in ("auroc", "average_precision", "pointing", "pointing_chance")]
     click.echo(table([row], ("AUROC", "AP", "pointing", "chance")))
     click.echo(f"run: {folder}")

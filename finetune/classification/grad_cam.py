@@ -31,7 +31,7 @@ def _extractor(model: Any, imgsz: int) -> Any:
         raise DatasetError("this --arch has no spatial feature map for Grad-CAM++: add --no-heatmaps") from None
 
 
-def grad_cam(model: Any, images: Images, batch: int, device: str) -> list[Map]:
+def grad_cam(model: Any, arch: str, images: Images, batch: int, device: str) -> list[Map]:
     """Maps of S x S for N images, by a model in any mode; it is left in evaluation mode.
 
     Raises DatasetError for an architecture without a spatial feature map (transformers on patches).
@@ -41,7 +41,7 @@ def grad_cam(model: Any, images: Images, batch: int, device: str) -> list[Map]:
     maps: list[Map] = []
     with _extractor(model, size) as extractor, progress(None, len(images), "heat maps") as bar:
         for pixels in images.pixels.split(batch):
-            logits = model(normalise(pixels.to(device)))
+            logits = model(normalise(pixels.to(device), arch))
             defect = logits[:, 1:].argmax(1) + 1
             cams = extractor(defect.tolist(), logits, normalized=False)[0]
             cams = cams * (1 - logits.detach().softmax(1)[:, :1, None])

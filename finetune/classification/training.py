@@ -22,7 +22,7 @@ from finetune.training.backbones import known_networks, start_from
 from finetune.training.checkpoints import save_state
 from finetune.training.images import Images, load_images
 from finetune.training.processes import leads, prepare_device, wait_for_all
-from finetune.training.published import start_weights
+from finetune.training.published import start_name, start_weights
 from finetune.training.weights import RANDOM
 
 
@@ -58,6 +58,7 @@ def train_and_evaluate(
     cpu_seconds = sum(stage.cpu_seconds for stage in stages)
     run.finish(
         model=MODEL,
+        start=start_name(job.attempt.weights, job.attempt.arch, job.weights),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         random_weights=job.weights is None,
         weights_sha256=run.settings["weights_sha256"],

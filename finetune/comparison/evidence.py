@@ -41,8 +41,9 @@ from finetune.measures.scores import (
     mean_known,
     score_levels,
 )
+from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import PredictionSet, image_scores
-from finetune.runs.truth import Truth, grouped
+from finetune.runs.truth import Truth, grouped, truth_of
 
 MOST_PAINTED = 100  # detections of an image, as in COCO
 FAR = 10  # image sides: pycocotools walks outlines step by step, and for hours where a point lies beyond reason
@@ -96,6 +97,8 @@ def read_answer(source: PredictionSet, truth: Truth) -> Answer | None:
     if not truth.names or not source.has(part):
         return None
     found = source.detections(dataset, part)
+    if found is not None:
+        found = [entry for entry in found if entry["image_id"] in set(truth.ids)]
     for entry in found or []:
         if "segmentation" in entry:
             height, width = truth.sizes[truth.ids.index(entry["image_id"])]
@@ -172,19 +175,22 @@ class Evidence:
         return self.predicted is not None
 
 
-def gather(source: PredictionSet, test: Truth, val: Truth, draw: bool = False) -> Evidence:
+def gather(source: PredictionSet, dataset: Dataset, draw: bool = False) -> Evidence:
     """Read a set's predictions for val and test, choose thresholds on val, and count on test.
 
-    Each file is read once. ``draw`` makes the overlays for the page.
+    Val is looked at by no dearer labels than the model learned from. Each file is read once. ``draw`` makes the
+    overlays for the page.
     """
-    answer, tuning = read_answer(source, test), read_answer(source, val)
+    test = truth_of(dataset, "test")
+    answer = read_answer(source, test)
+    tuning = read_answer(source, truth_of(dataset, "val", source.about.get("label") or "mask"))
     if answer is None:
         raise DatasetError(f"{source.source}: holds no predictions for test (test.json, test_scores.csv)")
     if source.has_results("val") and not source.has_results("test"):
         raise DatasetError(f"{source.source}: holds val.json, but no test.json: predict both again")
     threshold = level = None
     if tuning is not None:
-        threshold = best_threshold(val.labels > 0, tuning.scores[:, 0])
+        threshold = best_threshold(tuning.truth.labels > 0, tuning.scores[:, 0])
         tuning, level = _tune_pixels(tuning)
     answer, pixels, overlays = _look_at_pixels(answer, level, draw)
     classes = answer.scores[:, 1:]
@@ -203,9 +209,10 @@ def gather(source: PredictionSet, test: Truth, val: Truth, draw: bool = False) -
 
 
 def _tune_pixels(tuning: Answer) -> tuple[Answer, float | None]:
-    """The pixel score with the best Dice on val, and the answer with boxes from its heat maps at that level.
+    """The level of pixel scores that val's labels choose, and the answer with boxes from its heat maps at that level.
 
-    Without defects on val, the level that most of the good images stay under.
+    Masks, or filled boxes: the best Dice. Classes of images: what tells defective images from good ones best, an image
+    being as defective as its most defective pixel. Good images alone: what most of their pixels stay under.
     """
     if tuning.kind is None:
         return tuning, None
@@ -216,7 +223,11 @@ def _tune_pixels(tuning: Answer) -> tuple[Answer, float | None]:
     maps: Iterable[NDArray[np.uint16]] = (tuning.pixel_scores(index) for index in indices)
     if tuning.detections is None:
         maps = list(maps)  # looked at once more, for boxes
-    level = float(best_level(zip(maps, map(tuning.truth.mask, indices), strict=True)))
+    if tuning.truth.label == "class" and tuning.truth.labels.any():
+        maps = list(maps)
+        level = max(1.0, best_threshold(tuning.truth.labels > 0, np.array([heat.max() for heat in maps], float)))
+    else:
+        level = float(best_level(zip(maps, map(tuning.truth.mask, indices), strict=True)))
     if tuning.detections is None:
         boxes = [_boxes_of(tuning, index, heat, level) for index, heat in enumerate(maps)]
         tuning = replace(tuning, detections=boxes)
@@ -233,10 +244,15 @@ def _boxes_of(answer: Answer, index: int, heat: NDArray[np.uint16], level: float
 
 
 def _best_box_threshold(tuning: Answer, detections: list[list[dict[str, Any]]], use_classes: bool) -> float:
-    """The box score with the best F1 on val; without defects, what 95 % of the good images stay under."""
+    """The box score with the best F1 on val; without defects, what 95 % of the good images stay under.
+
+    Where classes of images are all that is known, the score of the surest box that tells those apart best.
+    """
+    surest = np.array([max((entry["score"] for entry in found), default=0.0) for found in detections])
     if not tuning.truth.labels.any():
-        surest = [max((entry["score"] for entry in found), default=0.0) for found in detections]
         return float(np.nextafter(np.quantile(surest, GOOD_QUANTILE), np.inf))
+    if tuning.truth.label == "class":
+        return best_threshold(tuning.truth.labels > 0, surest)
     found = [entry for entries in detections for entry in entries]
     return best_box_threshold(match_boxes(tuning.truth.coco, found, use_classes))
 
@@ -260,7 +276,7 @@ def _look_at_pixels(answer: Answer, level: float | None, draw: bool) -> tuple[An
             counts.append(_counts_at(level, inside, outside, share) | boundary_counts(hit, truth.mask(index)))
             boxes.append(_boxes_of(answer, index, scores, level) if answer.detections is None else [])
         if draw:
-            overlays.append(overlay(scores, level, kind))
+            overlays.append(overlay(scores, level, kind, answer.source.strength))
     starts = coarse_levels(positive, negative, shares)
     levels = Levels(*(side.sum(axis=0, dtype=float)[None] for side in (positive, negative)))
     coarse = [np.add.reduceat(side, starts, axis=1, dtype=float) for side in (positive, negative, shares)]

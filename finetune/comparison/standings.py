@@ -94,15 +94,15 @@ def measure_rows(
 ) -> list[Values]:
     """Each row's measures. All rows see the same resamples. ``draw`` makes the overlays of each row's first seed."""
     generator = np.random.default_rng(seed)
-    truths = [(truth_of(dataset, "test"), truth_of(dataset, "val")) for dataset in datasets]
-    weights = [resample(test.strata, test.groups, count, generator) for test, _ in truths]
+    truths = [truth_of(dataset, "test") for dataset in datasets]
+    weights = [resample(test.strata, test.groups, count, generator) for test in truths]
     measured: list[Values] = []
     with progress(rows, len(rows), "comparing") as bar:
         for row in bar:
             values, resampled = [], []
             for one_seed, answers in sorted(row.answers.items()):
                 drawn = draw and not row.evidence
-                evidence = [gather(answers[test.dataset.name], test, val, drawn) for test, val in truths]
+                evidence = [gather(answers[dataset.name], dataset, drawn) for dataset in datasets]
                 row.evidence[one_seed] = evidence
                 values.append(plain(evidence))
                 resampled.append(measure(evidence, weights))

@@ -31,6 +31,7 @@ class RunRecord(TypedDict, total=False):
     settings: dict[str, Any]
     versions: dict[str, str]
     commit: str | None
+    start: str  # `random`, `published NAME`, `embedded` or `installed` ones, or `file` and the SHA-256's beginning
     random_weights: bool
     weights_sha256: str | None
     synthetic_images: int
@@ -57,7 +58,7 @@ class SetRecord(TypedDict, total=False):
     clicks: float
     classes: bool
     heatmap: str
-    heatmap_scale: float
+    heatmap_middle: float
     box_threshold: float | None
 
 

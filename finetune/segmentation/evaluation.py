@@ -200,7 +200,7 @@ def measure_maps(
             for image in images:
                 maps[image.name] = make(image)
                 if run is not None:
-                    run.write_heatmaps(name, part, {image.name: maps[image.name].heat}, TOP)
+                    run.write_heatmaps(name, part, {image.name: maps[image.name].heat / TOP}, 1.0)
         if part == "val":
             for side in ("heat", "baseline"):
                 pairs = [(getattr(maps[p.name], side), p.mask()) for p in parts[part]]

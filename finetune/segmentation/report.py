@@ -79,7 +79,7 @@ def evaluate(
     for kind, make in makers.items():
         rows[kind], level = measure_maps(make, parts, kind, run)
         if run:
-            heatmap = {"heatmap": "chance of a defect", "heatmap_scale": 1.0}
+            heatmap = {"heatmap": "chance of a defect", "heatmap_middle": 1.0}
             prompt = None if kind == AUTO else "box"
             run.describe_set(kind, **ABOUT, prompt=prompt, oracle=False, clicks=0, **heatmap, **level)
     return rows

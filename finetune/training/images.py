@@ -13,9 +13,10 @@ from torchvision.transforms import v2
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
 from finetune.runs.dataset import Dataset, read_image
+from finetune.training.weights import EMBEDDED
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, which torchvision's weights were trained with
-STD = (0.229, 0.224, 0.225)
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that torchvision's weights expect
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # those of EMBEDDED
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,11 @@ def load_images(dataset: Dataset, part: str, imgsz: int) -> Images:
     return Images(list(labels), torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(classes), sizes)
 
 
-def normalise(pixels: Tensor) -> Tensor:
-    """N x 3 x S x S of 0..255 -> float32 with ImageNet's mean and deviation."""
+def normalise(pixels: Tensor, arch: str) -> Tensor:
+    """N x 3 x S x S of 0..255 -> float32 with the mean and deviation that the weights of ``arch`` were trained with."""
     shape = (1, 3, 1, 1)
-    mean, std = (torch.tensor(values, device=pixels.device).view(shape) for values in (MEAN, STD))
+    known = HALF if arch == EMBEDDED else IMAGENET
+    mean, std = (torch.tensor(values, device=pixels.device).view(shape) for values in known)
     return (pixels.float() / 255 - mean) / std
 
 
