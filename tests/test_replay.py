@@ -32,7 +32,7 @@ def written(option: click.Parameter) -> list[str]:
     if isinstance(kind, click.Choice):
         return [option.opts[0], kind.choices[0]]
     if isinstance(kind, click.IntRange):
-        return [option.opts[0], str(kind.min)]
+        return [option.opts[0], str(max(1, kind.min or 1))]
     return [option.opts[0], {"float range": "0.5", "integer": "1"}.get(kind.name, "some")]
 
 

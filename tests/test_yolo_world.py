@@ -187,7 +187,7 @@ def test_folds_are_told_of_each_set_and_finished_ones_are_kept(vectors, tmp_path
 
     def train(request: world_training.Request, recipe: Recipe, dataset: Dataset) -> dict:
         trained.append(dataset.name)
-        settings = request.settings() | asdict(recipe)
+        settings = request.settings() | asdict(recipe) | {"start": "random"}
         run = start_run(request.folder(dataset), dataset, settings, request.overwrite, settings)
         run.finish(**RESULTS)
         return world_training.measures_in(RESULTS)
