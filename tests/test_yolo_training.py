@@ -27,7 +27,7 @@ from finetune.runs.dataset import open_dataset
 
 pytestmark = pytest.mark.slow
 SIZE = 96
-LEARN = ("--weights", "none", "--epochs", 30, "--imgsz", SIZE, "--batch", 8, "--lr", 0.003, "--device", "cpu")
+LEARN = ("--weights", "none", "--epochs", 45, "--imgsz", SIZE, "--batch", 8, "--lr", 0.003, "--device", "cpu")
 
 
 def write_plates(root: Path, name: str, seed: int, brightness: int = 60) -> Path:
