@@ -93,10 +93,6 @@ def test_a_run_learns_and_says_what_it_cost(learned):
             assert min(image.size) > 300
 
 
-def test_new_images_get_the_answers_of_the_evaluation(learned, out, tmp_path):
-    check_same_as_saved(learned, out, tmp_path / "to")
-
-
 def test_measures_are_those_of_ultralytics(out, learned, tmp_path, monkeypatch):
     """Ours from predictions at full size; theirs from their own validation of the same checkpoint.
 
@@ -275,6 +271,10 @@ def test_several_devices_train_together(out, tmp_path):
     cpus.check_weights("train", 2)
     cpus.check_nothing_left()
     assert record_of(folder)["settings"]["device"] == "0,1"
+
+
+def test_new_images_get_the_answers_of_the_evaluation(learned, out, tmp_path):
+    check_same_as_saved(learned, out, tmp_path / "to")
 
 
 def test_onnxruntime_gives_the_same_boxes(out, learned):
