@@ -15,6 +15,7 @@ from finetune.anomaly.features import build_backbone, features_of
 from finetune.anomaly.graph import Graph
 from finetune.anomaly.memory import distances_of, smoothed
 from finetune.anomaly.recipe import Recipe
+from finetune.anomaly.residuals import Types, residuals_of
 from finetune.runs.answers import Answer, Predictor, image_threshold, known_about
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset
@@ -39,11 +40,11 @@ def evaluate_again(
     are for other models. Raises DatasetError for other weights than the run's.
     """
     record = finished_run(folder, dataset, NEEDED)
-    recipe, backbone, memory = load_run(folder, record["settings"], device, weights)
+    recipe, backbone, memory, types = load_run(folder, record["settings"], device, weights)
     parts = {part: load_images(dataset, part, recipe.imgsz) for part in ("val", "test")}
     run = Run(folder, dataset, record["settings"])
-    measured = evaluate(run, backbone, recipe.arch, memory, parts, str(memory.device))
-    write_record(folder, record | {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured})
+    measured = evaluate(run, backbone, recipe.arch, memory, types, parts, str(memory.device))
+    write_record(folder, record | {"metrics": measured})
 
 
 def predictor(
@@ -52,37 +53,44 @@ def predictor(
     """The finished run in ``folder``, ready for new images."""
     record, source = finished_run(folder, dataset, NEEDED), PredictionSet(folder / "predictions" / SET)
     middle, level, usual = known_about(source, "heatmap_middle", "box_threshold", "score_middle")
-    recipe, backbone, memory = load_run(folder, record["settings"], device, weights)
+    recipe, backbone, memory, types = load_run(folder, record["settings"], device, weights)
 
     @torch.no_grad()
     def look(image: NDArray[np.uint8]) -> Answer:
         pixels, size = one_image(image, recipe.imgsz).to(memory.device), (image.shape[1], image.shape[0])
-        cells = distances_of(features_of(backbone, recipe.arch, pixels), memory)[0].cpu().numpy()
+        features = features_of(backbone, recipe.arch, pixels)
+        cells = distances_of(features, memory)[0].cpu().numpy()
         heat, peak = smoothed(cells, recipe.imgsz), float(cells.max())
-        found = list(boxes_of(heat, size, 1, level, middle))
-        return Answer([peak / (peak + usual), *[float("nan")] * len(dataset.classes)], found, full_size(heat, size))
+        scores, kind = [peak / (peak + usual), *[float("nan")] * len(dataset.classes)], 1
+        if types:
+            good, *named = types(residuals_of(features, memory).cpu().numpy().astype(np.float64))[0].tolist()
+            scores, kind = [1 - good, *named], int(np.argmax(named)) + 1
+        return Answer(scores, list(boxes_of(heat, size, kind, level, middle)), full_size(heat, size))
 
     return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level)
 
 
 def load_run(
     folder: Path, settings: dict[str, Any], device: str, weights: Path | None
-) -> tuple[Recipe, nn.Module, Tensor]:
-    """Recipe, network and memory of a run, on the device; raises DatasetError for other weights than the run's."""
+) -> tuple[Recipe, nn.Module, Tensor, Types | None]:
+    """Recipe, network, memory and types of a run; raises DatasetError for other weights than the run's."""
     recipe = Recipe(**{item.name: settings[item.name] for item in fields(Recipe)})
     checkpoint = start_weights(str(weights or recipe.weights), recipe.arch)
     if (checkpoint and sha256(checkpoint)) != settings["weights_sha256"]:
         raise DatasetError(f"{folder}: was not made with {checkpoint}: name the file that it was, with --weights")
     device = prepare_device(device)
     backbone = build_backbone(recipe, checkpoint).to(device)
-    memory = load_state(folder / "memory.pt", "RUN")["memory"].to(device)
-    return recipe, backbone, memory
+    state = load_state(folder / "memory.pt", "RUN")
+    types = Types(state) if recipe.labels == "class" else None
+    return recipe, backbone, state["memory"].to(device), types
 
 
 def export_run(folder: Path, dataset: Dataset, device: str, to: Path | None) -> Path:
     """Write network and memory as one ONNX file: ``to``, by default normality.onnx in the run."""
     record, source = finished_run(folder, dataset, NEEDED), PredictionSet(folder / "predictions" / SET)
-    recipe, backbone, memory = load_run(folder, record["settings"], "cpu", None)
+    recipe, backbone, memory, types = load_run(folder, record["settings"], "cpu", None)
+    if types:
+        raise DatasetError(f"{folder}: names defects (--labels class), which has no ONNX yet; use predict.py")
     (usual,) = known_about(source, "score_middle")
     about = {"model": record["model"], "classes": dataset.classes, "threshold": image_threshold(source, dataset)}
     graph = Graph(backbone, recipe.arch, memory, recipe.imgsz, usual)

@@ -13,6 +13,9 @@ from finetune.training.onnx_files import enlarged, lengths, square
 class Graph(nn.Module):
     """H x W x 3 bytes -> the defect score, 0..1, and the map of distances, H x W."""
 
+    memory: Tensor
+    kernel: Tensor
+
     def __init__(self, backbone: nn.Module, arch: str, memory: Tensor, size: int, usual: float) -> None:
         super().__init__()
         self.backbone, self.arch, self.size, self.usual = backbone, arch, size, usual

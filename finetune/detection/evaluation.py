@@ -112,13 +112,12 @@ def report(folder: Path) -> str:
     """A run and its measures on test as text for the terminal."""
     record = read_record(folder)
     measured = record["metrics"]["test"]
-    start = "random weights" if record["random_weights"] else record["settings"]["weights"]
     tiles = record["settings"]["tiles"]
     trained_on = (f", trained on {tiles}" if tiles else "") + synthetic_images_of(record)
     seconds = record["train_seconds"]
     trained = "resumed" if seconds is None else f"{seconds:.0f} s of training"
     lines = [
-        f"{record['dataset']}: YOLO from {start}{trained_on}, seed {record['settings']['seed']}, "
+        f"{record['dataset']}: YOLO from {start_of(record)}{trained_on}, seed {record['settings']['seed']}, "
         f"{trained}{', SYNTHETIC images' if record['synthetic'] else ''}; on test:",
         table(list(metric_rows(measured)), ("class", "instances", "mAP50", "mAP50-95")),
     ]
@@ -128,6 +127,11 @@ def report(folder: Path) -> str:
             f"at the threshold of val, {measured['threshold']:.3f}"
         )
     return "\n".join([*lines, f"run: {folder}"])
+
+
+def start_of(record: dict[str, Any]) -> str:
+    """What a run began with, in words; a file by its path."""
+    return "random weights" if record["random_weights"] else record["settings"]["weights"] or record["start"]
 
 
 def spread(measured: Sequence[dict[str, Any]]) -> str:

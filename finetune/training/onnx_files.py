@@ -18,18 +18,23 @@ OPSET = 17
 INPUT = "image"
 
 
+def _numbers(count: Any) -> Tensor:
+    """0, 1, ... below a number that is a tensor, which torch traces, though its types don't say so."""
+    return torch.arange(count)
+
+
 def linear_weights(before: Tensor, after: Tensor) -> Tensor:
     """after x before: OpenCV's INTER_LINEAR along one axis as a matrix; both are numbers of pixels, 0-dim."""
     scale = before.float() / after.float()
-    place = ((torch.arange(after)[:, None].float() + 0.5) * scale - 0.5).clamp(min=0)
+    place = ((_numbers(after)[:, None].float() + 0.5) * scale - 0.5).clamp(min=0)
     place = torch.minimum(place, before.float() - 1)
-    return (1 - (place - torch.arange(before)[None].float()).abs()).clamp(min=0)
+    return (1 - (place - _numbers(before)[None].float()).abs()).clamp(min=0)
 
 
 def area_weights(before: Tensor, after: Tensor) -> Tensor:
     """after x before: OpenCV's INTER_AREA along one axis, each cell the mean of what it covers."""
     scale = before.float() / after.float()
-    row, column = torch.arange(after)[:, None].float(), torch.arange(before)[None].float()
+    row, column = _numbers(after)[:, None].float(), _numbers(before)[None].float()
     shared = torch.minimum((row + 1) * scale, column + 1) - torch.maximum(row * scale, column)
     return shared.clamp(min=0) / scale
 
