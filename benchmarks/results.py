@@ -21,7 +21,17 @@ from converters.cli.terminal import to_json
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "docs/measurements/results"
 BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
-KEPT = ("command", "commit", "start", "dataset", "split_sha256", "model", "device", "train_seconds", "train_cpu_seconds")
+KEPT = (
+    "command",
+    "commit",
+    "start",
+    "dataset",
+    "split_sha256",
+    "model",
+    "device",
+    "train_seconds",
+    "train_cpu_seconds",
+)
 SHOWN = {  # measure -> its name in the table; a model shows those that it has
     "map50": "mAP50",
     "map": "mAP50-95",

@@ -5,8 +5,12 @@ good image is to be low everywhere. A. Chattopadhay et al., Grad-CAM++, WACV 201
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 from torchcam.methods import GradCAMpp
 
@@ -41,11 +45,30 @@ def grad_cam(model: Any, arch: str, images: Images, batch: int, device: str) -> 
     maps: list[Map] = []
     with _extractor(model, size) as extractor, progress(None, len(images), "heat maps") as bar:
         for pixels in images.pixels.split(batch):
-            logits = model(normalise(pixels.to(device), arch))
-            defect = logits[:, 1:].argmax(1) + 1
-            cams = extractor(defect.tolist(), logits, normalized=False)[0]
-            cams = cams * (1 - logits.detach().softmax(1)[:, :1, None])
-            full = F.interpolate(cams[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
-            maps += list(full.cpu().numpy())
+            maps += list(_maps_of(model, arch, extractor, pixels.to(device)))
             bar.update(len(pixels))
     return maps
+
+
+def _maps_of(model: Any, arch: str, extractor: Any, pixels: Tensor) -> NDArray[np.float32]:
+    """Maps of B images, B x S x S, of which ``pixels`` are B x 3 x S x S bytes."""
+    size = pixels.shape[-2:]
+    logits = model(normalise(pixels, arch))
+    defect = logits[:, 1:].argmax(1) + 1
+    cams = extractor(defect.tolist(), logits, normalized=False)[0]
+    cams = cams * (1 - logits.detach().softmax(1)[:, :1, None])
+    return F.interpolate(cams[:, None], size, mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
+
+
+def mapper(model: Any, arch: str, imgsz: int) -> Callable[[Tensor], Map]:
+    """The same for one image after the other, each 1 x 3 x S x S bytes: its map, S x S."""
+    extractor = _extractor(model.eval(), imgsz)
+    extractor.disable_hooks()
+
+    def map_of(pixels: Tensor) -> Map:
+        extractor.enable_hooks()
+        heat = _maps_of(model, arch, extractor, pixels)[0]
+        extractor.disable_hooks()  # they are in the way of answers without gradients
+        return heat
+
+    return map_of

@@ -26,8 +26,7 @@ def predict(model: Any, dataset: Dataset, task: str, part: str, imgsz: int, devi
     Images go one by one: ultralytics would take a list of them as one batch, and pad them to a common shape.
     """
     folder = dataset.format(FORMATS[task]) / "images" / part
-    one = device.split(",")[0] or None  # of several devices, which are for training
-    settings = {"imgsz": imgsz, "conf": LEAST_SCORE, "device": one, "verbose": False, "retina_masks": True}
+    settings = settings_of(imgsz, device)
     names = dataset.images(part)
     with progress(names, len(names), f"predicting {part}") as bar:
         for name in bar:
@@ -35,6 +34,12 @@ def predict(model: Any, dataset: Dataset, task: str, part: str, imgsz: int, devi
             if not answers:
                 raise DatasetError(f"{folder / name}: ultralytics cannot read it: convert again with --overwrite")
             yield from coco_results(answers[0], dataset.image_ids[name])
+
+
+def settings_of(imgsz: int, device: str) -> dict[str, Any]:
+    """Settings of ultralytics' ``predict``."""
+    one = device.split(",")[0] or None  # of several devices, which are for training
+    return {"imgsz": imgsz, "conf": LEAST_SCORE, "device": one, "verbose": False, "retina_masks": True}
 
 
 def coco_results(answer: Any, image_id: int) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Uncertainty by resampling: images within their class, duplicates together, seeds as well; all seeded."""
+"""Uncertainty by resampling: images within their class, groups together, seeds as well; all seeded."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,8 @@ def resample(
     """Counts of how often each of N images is drawn in each of ``count`` resamples; count x N.
 
     Each stratum (an image's class) is drawn from with replacement, as many units as it has; a unit is a group of
-    images that belong together (byte-identical ones). B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993.
+    images that belong together (byte-identical, or of one object). B. Efron, R. Tibshirani, An Introduction to the
+    Bootstrap, 1993.
     """
     units: dict[object, dict[object, list[int]]] = {}
     stratum_of = {group: stratum for stratum, group in zip(reversed(strata), reversed(groups), strict=True)}

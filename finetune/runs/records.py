@@ -59,6 +59,8 @@ class SetRecord(TypedDict, total=False):
     classes: bool
     heatmap: str
     heatmap_middle: float
+    score_middle: float  # the distance that normality scores 0.5
+    level: float  # of SAM's maps, 0..1
     box_threshold: float | None
 
 

@@ -56,7 +56,7 @@ def judge_of(segmenter: Segmenter, source: Source, val: Sequence[MarkedImage]) -
         score = float(np.mean([row.measures["iou"] for row in rows]))
         if segmenter.tokens is None:
             return score
-        heats = ((image.mask(), token_map(segmenter, source, image).heat) for image in marked)
+        heats = ((image.mask(), token_map(segmenter, source([(image, 0)]), image.size()).heat) for image in marked)
         dices = [overlap((heat > TOP // 2).astype(np.uint8), mask)["dice"] for mask, heat in heats]
         return (score + float(np.mean(dices))) / 2
 
@@ -73,9 +73,11 @@ def evaluate(
     rows = {kind: ask_person(segmenter, source, parts, dataset, kind, run) for kind in ORACLES}
     makers: dict[str, Callable[[MarkedImage], Map]] = {}
     if segmenter.tokens is not None and run:
-        makers[AUTO] = lambda image: token_map(segmenter, source, image)
+        makers[AUTO] = lambda image: token_map(segmenter, source([(image, 0)]), image.size())
     if boxes is not None:
-        makers[BOXES] = lambda image: boxes_map(segmenter, source, image, dataset.image_ids[image.name], boxes)
+        makers[BOXES] = lambda image: boxes_map(
+            segmenter, source([(image, 0)]), image.size(), dataset.image_ids[image.name], boxes
+        )
     for kind, make in makers.items():
         rows[kind], level = measure_maps(make, parts, kind, run)
         if run:

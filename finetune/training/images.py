@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -49,12 +50,21 @@ def load_images(dataset: Dataset, part: str, imgsz: int) -> Images:
         for index, name in enumerate(names):
             image = read_image(dataset.image_file(part, name), cv2.IMREAD_COLOR_RGB)
             sizes.append((image.shape[1], image.shape[0]))
-            shrinks = min(image.shape[:2]) > imgsz
-            pixels[index] = cv2.resize(
-                image, (imgsz, imgsz), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            )
+            pixels[index] = to_square(image, imgsz)
     classes = [0 if label is None else label + 1 for label in labels.values()]
     return Images(list(labels), torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(classes), sizes)
+
+
+def to_square(image: NDArray[np.uint8], imgsz: int) -> NDArray[np.uint8]:
+    """An image, H x W x 3, as ``imgsz`` x ``imgsz`` x 3."""
+    shrinks = min(image.shape[:2]) > imgsz
+    resized = cv2.resize(image, (imgsz, imgsz), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def one_image(image: NDArray[np.uint8], imgsz: int) -> Tensor:
+    """An image, H x W x 3, RGB, as a batch of one like ``Images.pixels``: 1 x 3 x S x S, uint8."""
+    return torch.from_numpy(to_square(image, imgsz)).permute(2, 0, 1).contiguous()[None]
 
 
 def normalise(pixels: Tensor, arch: str) -> Tensor:
