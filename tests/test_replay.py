@@ -205,8 +205,8 @@ def test_every_option_of_a_recipe_is_replayed_and_can_be_overruled(script, tmp_p
         for other in getattr(option, "secondary_opts", []):
             assert params(script, "--config", file, other) == params(script, "--category", "x", other)
         if len(words) == 2 and not isinstance(option.type, click.Choice):
-            least = getattr(option.type, "min", None) or 0
-            other = {"integer": 7, "integer range": max(least, 0) + 1, "float range": 0.25}.get(option.type.name, "another")
+            least = max(0, getattr(option.type, "min", None) or 0)  # of --batch: -1, and 0 is none
+            other = {"integer": 7, "integer range": least + 1, "float range": 0.25}.get(option.type.name, "another")
             given = (option.opts[0], other)
             assert params(script, "--config", file, *given) == params(script, "--category", "x", *given), option.name
 
