@@ -11,7 +11,7 @@ import timm
 from click.testing import CliRunner, Result
 from conftest import converted, refusal
 from PIL import Image
-from predicted import check_heat, check_same_as_saved
+from predicted import check_export, check_heat, check_same_as_saved
 from test_classifier import SIDE, write_images
 
 from converters.cli.errors import DatasetError
@@ -70,8 +70,8 @@ def test_remembered_images_are_at_distance_nought(out):
     good = images.subset((images.labels == 0).nonzero()[:, 0])
     backbone = build_backbone(Recipe(imgsz=64), None)
     memory = remember(backbone, "resnet18", good, 1.0, "cpu", seed=0)
-    maps, largest = distance_maps(backbone, "resnet18", memory, good, "cpu", "good")
-    assert max(heat.max() for heat in maps) < 0.02 and max(largest) < 0.03
+    maps, largest, side = distance_maps(backbone, "resnet18", memory, good, "cpu", "good")
+    assert max(heat.max() for heat in maps) < 0.02 and max(largest) < 0.03 and side == 8
 
 
 def test_a_run_scores_defects_higher_and_names_no_classes(out, tmp_path):
@@ -92,6 +92,7 @@ def test_a_run_scores_defects_higher_and_names_no_classes(out, tmp_path):
     assert json.loads((folder / "predictions" / "tuned" / "set.json").read_text())["label"] == "good"
     check_same_as_saved(folder, out, tmp_path / "to")
     check_heat(open_predictor(folder, out, "cpu", None, None).look, folder, dataset, dataset.images("test")[-1])
+    check_export(folder, out, tmp_path / "model.onnx")
 
 
 def test_scores_of_a_class_called_defect_are_not_those_of_the_image(out, tmp_path):

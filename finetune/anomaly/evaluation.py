@@ -1,6 +1,5 @@
 """Scores, heat maps and boxes of the distance to good patches, and their measures."""
 
-import time
 from typing import Any
 
 import numpy as np
@@ -27,18 +26,15 @@ def evaluate(
     An image's score is d / (d + middle): d is its largest distance of a cell, middle the median of that over val's good
     images. Regions are found where a map is above what most pixels of val's good images stay under: no defect is
     looked at. With ``types``, scores are probabilities, and regions are found where val's images are told apart best.
-    ``seconds_per_image`` is the wall time of the answers to images in memory, in batches.
     """
-    began = time.perf_counter()
     found = {part: distance_maps(backbone, arch, memory, images, device, part) for part, images in parts.items()}
-    seconds = (time.perf_counter() - began) / sum(len(images) for images in parts.values())
-    (maps, largest), good = found["val"], (parts["val"].labels == 0).numpy()
+    (maps, largest, cells), good = found["val"], (parts["val"].labels == 0).numpy()
     middle = middle_of(np.array([heat.max() for heat in maps])[good], max(float(heat.max()) for heat in maps))
     usual = middle_of(np.array(largest)[good], max(largest))
     known = [heat for heat, is_good in zip(maps, good, strict=True) if is_good] or maps
     level = level_from_val(maps, ~good) if types else level_from_val(known, np.zeros(len(known)))
     unnamed = [float("nan")] * len(run.dataset.classes)
-    measured: dict[str, Any] = {"seconds_per_image": round(seconds, 5)}
+    measured: dict[str, Any] = {}
     for part, images in parts.items():
         maps, peaks = found[part][0], np.array(found[part][1])
         defect = images.labels.numpy() > 0
@@ -63,6 +59,7 @@ def evaluate(
         "heatmap": "distance to good patches",
         "heatmap_middle": middle,
         "box_threshold": level,
+        "cells": cells,
         "score_middle": usual,
     }
     kind = "class" if types else "good"

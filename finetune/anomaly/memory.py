@@ -51,15 +51,16 @@ def remember(backbone: nn.Module, arch: str, good: Images, share: float, device:
 
 def distance_maps(
     backbone: nn.Module, arch: str, memory: Tensor, images: Images, device: str, label: str
-) -> tuple[list[Map], list[float]]:
-    """Distances of an image's cells to the nearest memory: smoothed, S x S float32; and the largest of them."""
+) -> tuple[list[Map], list[float], int]:
+    """Distances of images' cells to the nearest memory, smoothed, S x S float32; the largest of each; cells a side."""
     size = images.pixels.shape[-1]
-    maps, largest = [], []
+    maps, largest, side = [], [], 0
     for features in patch_features(backbone, arch, images, device, label):
+        side = features.shape[1]
         for cells in distances_of(features, memory).cpu().numpy():
             maps.append(smoothed(cells, size))
             largest.append(float(cells.max()))
-    return maps, largest
+    return maps, largest, side
 
 
 def distances_of(features: Tensor, memory: Tensor) -> Tensor:

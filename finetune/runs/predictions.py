@@ -21,6 +21,8 @@ from finetune.runs.records import Result, SetRecord
 
 RESULTS_FORMAT = "COCO's results format is needed: whole numbers as ids, scores in 0..1, boxes of x, y, width, height"
 
+BEYOND = 0.05  # of the image's side: a box that ends farther outside is no slip of a detector
+
 
 def image_scores(
     names: Iterable[str], ids: Mapping[str, int], classes: int, detections: Iterable[Mapping[str, Any]]
@@ -131,6 +133,27 @@ class PredictionSet:
         if unknown:
             raise DatasetError(f"{path}: {unknown[0]} has no defect score")
         return found
+
+    def decisions(self, dataset: Dataset, part: str) -> NDArray[np.int64] | None:
+        """What the model itself decided of each image: 0 is good, else the index of its class + 1; None without file.
+
+        A class that only synthetic images have is C + 1.
+        """
+        path = self.source / f"{part}_decisions.csv"
+        if not path.is_file():
+            return None
+        names = {name: index for index, name in enumerate(["good", *dataset.classes])}
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                told = {row["image"]: row["decision"] for row in csv.DictReader(file)}
+            if self.more_classes:
+                names |= {name: len(names) for name in told.values() if name not in names}
+            return np.array([names[told[name]] for name in dataset.images(part)], np.int64)
+        except (ValueError, KeyError, csv.Error) as error:
+            raise DatasetError(
+                f"{path}: what is {error}? Each image of {part} needs a row `image,decision`, and a decision is one of "
+                f"{', '.join(names)}"
+            ) from None
 
     def heatmap(self, part: str, image: str) -> Any:
         """An image's anomaly map, H x W uint16 on the set's one scale; None where the set has none for this part."""

@@ -62,6 +62,8 @@ class SetRecord(TypedDict, total=False):
     score_middle: float  # the distance that normality scores 0.5
     level: float  # of SAM's maps, 0..1
     box_threshold: float | None
+    cells: float
+    seconds_per_image: float | None
 
 
 def _no_empty_mask(entry: Any) -> Any:

@@ -20,7 +20,7 @@ from finetune.runs.run_folder import Run, finished_run, write_record
 from finetune.segmentation.embedding_sources import encode
 from finetune.segmentation.evaluation import AUTO, Row, boxes_map, boxes_sha256, components, draw_worst, token_map
 from finetune.segmentation.models import export, framed, load_tuned
-from finetune.segmentation.report import compare_rows, evaluate, seconds_per_image
+from finetune.segmentation.report import compare_rows, evaluate, prompt_cost
 from finetune.segmentation.settings import MOBILE, Request
 from finetune.segmentation.setup import Job, make_job, source_of
 from finetune.segmentation.steps import Source
@@ -84,7 +84,7 @@ def measure_tuned(job: Job, run: Run, source: Source, before: dict[str, list[Row
     draw_worst(after["gt-box"], run.dataset.classes, run.folder / "worst.png")
     return {
         "parameters": sum(value.numel() for value in segmenter.parameters()),
-        "seconds_per_image": seconds_per_image(segmenter, job.parts["test"]),
+        **prompt_cost(segmenter, job.parts["test"], job.device),
         "device": job.device,
         "metrics": compare_rows(run.dataset, before, after),
     }

@@ -1,6 +1,5 @@
 """The report of a run of SAM's decoder: predictions for each kind of prompt, before and after, and a table."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +36,7 @@ from finetune.segmentation.images import MarkedImage
 from finetune.segmentation.models import Segmenter
 from finetune.segmentation.prompts import Prompt
 from finetune.segmentation.steps import Source
+from finetune.training.timing import cost_of_answers
 
 MODEL = "SAM decoder"
 ABOUT = {"model": MODEL, "label": "mask"}  # of every set
@@ -155,11 +155,14 @@ def cells(kind: str, found: dict[str, Any]) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def seconds_per_image(segmenter: Segmenter, images: Sequence[MarkedImage]) -> float:
-    """Wall time of encoder and decoder for an image and one box, without the cache; the mean of up to four."""
-    began = time.perf_counter()
-    for image in images[:4]:
+def prompt_cost(segmenter: Segmenter, images: Sequence[MarkedImage], device: str) -> dict[str, float | None]:
+    """What an image and one box cost, encoder and decoder, from the image's file; see ``cost_of_answers``."""
+    by_name = {image.name: image for image in images}
+
+    def answered(name: str) -> object:
+        image = by_name[name]
         size = image.size()
         box = Prompt(box=np.array([0, 0, size[1], size[0]], np.float32))
-        list(answer(segmenter, encode(segmenter, [(image, 0)]), [box], size))
-    return round((time.perf_counter() - began) / len(images[:4]), 4)
+        return list(answer(segmenter, encode(segmenter, [(image, 0)]), [box], size))
+
+    return cost_of_answers(answered, list(by_name), device)
