@@ -3,7 +3,7 @@
     python benchmarks/coverage.py [--repeats 500] [--json]
 
 Each repeat draws test images and trainings of two equal models, measures them as `finetune/compare.py` does, and asks
-whether the intervals hold the true value (that of 40,000 images and all trainings) and whether the models are called
+whether the intervals hold the true value (that of 20,000 images and all trainings) and whether the models are called
 different. An image is difficult for all trainings, and for each in a way of its own (both: noise of images); a
 training is more or less skilled (noise of seeds). With noise of seeds alone there are so many images that theirs
 matters little. Exit status 1 where a bound is broken by more than chance explains.
@@ -31,7 +31,7 @@ from finetune.measures.intervals import Sampled, auroc_interval, difference_test
 
 Floats = NDArray[np.float64]
 RESAMPLES = 200
-MANY = 40_000  # images that stand for all
+MANY = 20_000  # images that stand for all
 SEEDS = (3, 5, 10)
 CALLED_AT = 1.0  # the threshold of image scores
 EXACT, RESAMPLED, TOO_OFTEN = (0.92, 1.0), (0.92, 0.98), 0.06  # bounds of coverage, and of calling equals different
@@ -102,7 +102,8 @@ def sample(images: Images, answers: list[Answer], weights: Floats) -> dict[str, 
         found["AP"].append(scores.average_precision(levels))
         found["F1"].append(rates["f1"])
         found["Dice"].append(2 * (weights @ answer.found) / (weights @ (answer.found + answer.false + images.area)))
-    return {name: Sampled(np.array(draws)[:, 0], np.array(draws)[:, 1:]) for name, draws in found.items()}
+    size = len(images.defect)
+    return {name: Sampled(np.array(draws)[:, 0], np.array(draws)[:, 1:], size) for name, draws in found.items()}
 
 
 def true_values(noise: Noise, random: np.random.Generator) -> dict[str, float]:
@@ -110,7 +111,7 @@ def true_values(noise: Noise, random: np.random.Generator) -> dict[str, float]:
     many = replace(noise, size=MANY)
     images = draw_images(many, random)
     measured = []
-    for quantile in (np.arange(50) + 0.5) / 50 if noise.seeds else [0.5]:
+    for quantile in (np.arange(25) + 0.5) / 25 if noise.seeds else [0.5]:
         answer = train(images, many, noise.seeds * norm.ppf(quantile), random)
         called = answer.scores >= CALLED_AT
         measured.append(

@@ -66,5 +66,6 @@ def _reached(measures: dict[str, Any], trivial: list[dict[str, Any]], name: str)
     """The best of the trivial scores, where it is no worse than the model."""
     ours = measures.get(name, {}).get("value")
     known = [(one["measures"][name]["value"], one["name"]) for one in trivial if name in one["measures"]]
-    best, whose = max((pair for pair in known if pair[0] is not None), default=(None, None))
+    known = [pair for pair in known if pair[0] is not None]
+    best, whose = max(known, key=lambda pair: pair[0], default=(None, None))
     return whose if ours is not None and best is not None and best >= ours else None

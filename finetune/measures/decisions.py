@@ -91,7 +91,7 @@ def f1_interval(labels: Array, decisions: Sequence[Array], seed: int = 0) -> tup
     weights = resample(list(labels), range(len(labels)), RESAMPLES, generator)
     weights = np.concatenate([np.ones((1, len(labels))), weights])
     values = np.stack([_weighted_f1(labels, found, weights) for found in decisions])
-    return mean_interval(Sampled(values[:, 0], values[:, 1:])) or (float("nan"), float("nan"))
+    return mean_interval(Sampled(values[:, 0], values[:, 1:], len(labels))) or (float("nan"), float("nan"))
 
 
 def _weighted_f1(labels: Array, decisions: Array, weights: Array) -> Array:
