@@ -95,7 +95,9 @@ def sample(images: Images, answers: list[Answer], weights: Floats) -> dict[str, 
     for answer in answers:
         levels = scores.score_levels(images.defect, answer.scores, weights)
         called = answer.scores >= CALLED_AT
-        kinds = [side & judged for judged in (called, ~called) for side in (images.defect, ~images.defect)]  # found, false, missed, passed
+        kinds = [
+            side & judged for judged in (called, ~called) for side in (images.defect, ~images.defect)
+        ]  # found, false, missed, passed
         rates = scores.decisions(*(weights @ kind for kind in kinds))
         found["AUROC"].append(scores.auroc(levels))
         found["false alarms"].append(rates["false_alarms"] / 100)
@@ -141,7 +143,9 @@ def simulate(noise: Noise, seeds: int, repeats: int, random: np.random.Generator
         images = draw_images(noise, random)
         weights = resample(images.defect.tolist(), range(noise.size), RESAMPLES, random)
         models = [
-            sample(images, [train(images, noise, skill, random) for skill in random.normal(0, noise.seeds, seeds)], weights)
+            sample(
+                images, [train(images, noise, skill, random) for skill in random.normal(0, noise.seeds, seeds)], weights
+            )
             for _ in range(2)
         ]
         for name, true in truth.items():
@@ -178,7 +182,9 @@ def any_different(repeats: int, seeds: int, random: np.random.Generator) -> floa
         images = draw_images(noise, random)
         weights = resample(images.defect.tolist(), range(noise.size), RESAMPLES, random)
         models = [
-            sample(images, [train(images, noise, skill, random) for skill in random.normal(0, noise.seeds, seeds)], weights)
+            sample(
+                images, [train(images, noise, skill, random) for skill in random.normal(0, noise.seeds, seeds)], weights
+            )
             for _ in range(MODELS + 1)
         ]
         tests = [difference_test(model["Dice"], models[0]["Dice"])["p"] for model in models[1:]]
@@ -203,10 +209,9 @@ def run(repeats: int, seeds: tuple[int, ...] = SEEDS, seed: int = 0) -> list[dic
     for one in found:
         low, high = EXACT if one["case"].startswith(("AUROC", "share", "false alarms")) else RESAMPLED
         covered, different = one.get("covered", low), one.get("different", 0.0)
-        one["kept"] = (
-            low - chance(low, repeats) <= covered <= high + chance(high, repeats)
-            and different <= TOO_OFTEN + chance(TOO_OFTEN, repeats)
-        )
+        one["kept"] = low - chance(low, repeats) <= covered <= high + chance(
+            high, repeats
+        ) and different <= TOO_OFTEN + chance(TOO_OFTEN, repeats)
     return found
 
 

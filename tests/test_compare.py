@@ -235,7 +235,9 @@ def test_p_values_are_corrected_over_the_rows_of_a_measure(report: dict) -> None
 
 
 def test_image_measures_that_brightness_reaches_are_struck_through(tmp_path: Path) -> None:
-    folder = write_category(tmp_path / "data", masks={"crack": [discs(index, 0) for index in range(12)]}, good=(4, 12), size=SIZE)
+    folder = write_category(
+        tmp_path / "data", masks={"crack": [discs(index, 0) for index in range(12)]}, good=(4, 12), size=SIZE
+    )
     for path in (folder / "test" / "crack").iterdir():
         cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED) // 4)  # the darker, the more defective
     dataset = Dataset(converted("all", folder, tmp_path / "out"))

@@ -20,7 +20,9 @@ from finetune.measures.intervals import (
 
 @pytest.fixture(scope="module")
 def coverage() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("coverage_of_intervals", REPOSITORY / "benchmarks/coverage.py")
+    specification = importlib.util.spec_from_file_location(
+        "coverage_of_intervals", REPOSITORY / "benchmarks/coverage.py"
+    )
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)

@@ -152,9 +152,11 @@ class ResampledTest:
             images = [sizes[kind] if kind in sizes else of_class[name.removesuffix("/found")]]
             bounds = share_interval(sampled.mean, images[0])
         low, high = mean_interval(sampled, bounds) or (None, None)
-        return {"value": scale * sampled.mean if known else None} | {
-            side: None if bound is None else scale * bound for side, bound in (("low", low), ("high", high))
-        } | ({"images": images} if images else {})
+        return (
+            {"value": scale * sampled.mean if known else None}
+            | {side: None if bound is None else scale * bound for side, bound in (("low", low), ("high", high))}
+            | ({"images": images} if images else {})
+        )
 
 
 def draw_test(datasets: Sequence[Dataset], count: int, seed: int) -> ResampledTest:

@@ -35,9 +35,7 @@ def trivial_evidence(test: Truth, val: Truth) -> dict[str, Evidence]:
         sign = -1.0 if told < 0.5 else 1.0  # NaN, too, where test shows one side only
         threshold = best_threshold(val.labels > 0, sign * tuning) if val.names else None
         untold = np.full((len(scores), len(test.dataset.classes)), np.nan)
-        answer = Answer(
-            test, np.column_stack([sign * scores, untold]), None, None, PredictionSet(test.dataset.folder)
-        )
+        answer = Answer(test, np.column_stack([sign * scores, untold]), None, None, PredictionSet(test.dataset.folder))
         found[name] = Evidence(test, answer, threshold, None, None, None, None, None, [])
     return found
 

@@ -92,7 +92,11 @@ def mean_interval(sampled: Sampled, of_images: Bounds | None = None) -> Bounds |
     edge = EDGE / sampled.images
     middle = float(_logit(mean, edge))
     if of_images is not None:
-        below, above, least = middle - float(_logit(of_images[0], edge)), float(_logit(of_images[1], edge)) - middle, 0.0
+        below, above, least = (
+            middle - float(_logit(of_images[0], edge)),
+            float(_logit(of_images[1], edge)) - middle,
+            0.0,
+        )
     else:
         resampled, shared = sampled.draws.mean(axis=0), _covariance(sampled)
         spread = float(np.nanvar(resampled))
@@ -147,8 +151,8 @@ def _covariance(ours: Sampled, theirs: Sampled | None = None) -> float:
     The variance of a model's only training. NaN where a measure is undefined in most resamples.
     """
     both = [ours.draws] if theirs is None else [ours.draws, theirs.draws]
-    known = ~np.isnan(np.concatenate(both)).any(axis=0)
-    if known.sum() < max(2, len(known) / 2):
+    known = np.isfinite(np.concatenate(both)).all(axis=0)
+    if known.sum() < max(2, known.size / 2):
         return nan
     centred = [draws[:, known] - draws[:, known].mean(axis=1, keepdims=True) for draws in both]
     found = centred[0] @ centred[-1].T / (known.sum() - 1)
