@@ -79,7 +79,7 @@ def write_run(folder: Path, dataset: Path, kind: str, skill: float, random: np.r
         truth = json.loads((dataset / "coco" / "annotations" / f"instances_{part}.json").read_text("utf-8"))
         write_part(target, part, truth, card["classes"], kind, skill, random)
     label = {"boxes": "box", "masks": "mask", "maps": "class"}[kind]
-    about = {"schema": 1, "model": kind, "prompt": None, "oracle": False, "label": label, "heatmap_scale": 1.0}
+    about = {"schema": 1, "model": kind, "prompt": None, "oracle": False, "label": label, "heatmap_middle": 1.0}
     (target / "set.json").write_text(json.dumps(about), "utf-8")
     (folder / "run.json").write_text(json.dumps(record), "utf-8")
 

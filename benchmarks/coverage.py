@@ -95,9 +95,8 @@ def sample(images: Images, answers: list[Answer], weights: Floats) -> dict[str, 
     for answer in answers:
         levels = scores.score_levels(images.defect, answer.scores, weights)
         called = answer.scores >= CALLED_AT
-        kinds = [
-            side & judged for judged in (called, ~called) for side in (images.defect, ~images.defect)
-        ]  # found, false, missed, passed
+        # found, false alarms, missed, passed
+        kinds = [side & judged for judged in (called, ~called) for side in (images.defect, ~images.defect)]
         rates = scores.decisions(*(weights @ kind for kind in kinds))
         found["AUROC"].append(scores.auroc(levels))
         found["false alarms"].append(rates["false_alarms"] / 100)
@@ -208,10 +207,9 @@ def run(repeats: int, seeds: tuple[int, ...] = SEEDS, seed: int = 0) -> list[dic
     found.append({"case": f"Dice, {MODELS} models, 3 seeds, Holm", "different": any_different(repeats // 2, 3, random)})
     for one in found:
         low, high = EXACT if one["case"].startswith(("AUROC", "share", "false alarms")) else RESAMPLED
-        covered, different = one.get("covered", low), one.get("different", 0.0)
-        one["kept"] = low - chance(low, repeats) <= covered <= high + chance(
-            high, repeats
-        ) and different <= TOO_OFTEN + chance(TOO_OFTEN, repeats)
+        least, most, often = low - chance(low, repeats), high + chance(high, repeats), TOO_OFTEN
+        one["kept"] = least <= one.get("covered", low) <= most
+        one["kept"] &= one.get("different", 0.0) <= often + chance(often, repeats)
     return found
 
 

@@ -1,6 +1,6 @@
 """Train a CNN classifier (good, and the classes of a dataset), measure it, and show where it looked.
 
-    python finetune/classifier.py --category screw                                            # ImageNet start
+    python finetune/classifier.py --category screw                                  # installed ImageNet start
     python finetune/classifier.py --category washer --weights none --attempt pretext          # random start
     python finetune/classifier.py --category washer --weights none --attempt all --repeat 3   # ablation table
     python finetune/classifier.py --category screw --pretrain screw@paste-500                 # synthetic images first
@@ -44,10 +44,10 @@ OWN: dict[str, Any] = {"default": None, "show_default": "the attempt's"}
 @click.option("--attempt", type=click.Choice([*ATTEMPTS, "all"]), default=USUAL, help="Preset; all: one after another.")
 @click.option("--imbalance", type=click.Choice([*IMBALANCE, "all"]), default=Attempt.imbalance,
               help="How to counter class imbalance; all: one method after another.")  # fmt: skip
-@click.option("--arch", **OWN, help="Any torchvision classifier, or our own: fine, deep.")
+@click.option("--arch", **OWN, help="lite0, any torchvision classifier, or our own: fine, deep.")
 @click.option("--weights", default=Attempt.weights, help="torchvision's name, state_dict FILE, or none (random).")
 @click.option("--epochs", type=click.IntRange(1), **OWN, help="Passes over the training images, at most.")
-@click.option("--imgsz", type=click.IntRange(32), default=Attempt.imgsz, help="Side of the square network input, px.")
+@click.option("--imgsz", type=click.IntRange(32), **OWN, help="Side of the square network input, px.")
 @click.option("--stride", type=click.Choice([4, 8, 16]), help="Largest stride of the last feature map, px.")
 @click.option("--batch", type=click.IntRange(1), **OWN, help="Images per step and process.")
 @click.option("--lr", type=Number(0, min_open=True), **OWN, help="Learning rate.")

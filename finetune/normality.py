@@ -1,12 +1,13 @@
 """Learn what good images look like, and score how far an image is from that: no defect is seen in training.
 
-    python finetune/normality.py --category screw --weights DEFAULT --imgsz 320
-    python finetune/normality.py --category washer --weights none      # random features: runs anywhere, but weak
+    python finetune/normality.py --category screw                                # ImageNet features, installed
+    python finetune/normality.py --category screw --arch wide_resnet50_2         # the paper's, fetched once
 
 A nearest-neighbour memory of patch features as in PatchCore (Roth et al., Towards Total Recall in Industrial Anomaly
-Detection, CVPR 2022), smaller: features of two middle stages of a torchvision ResNet, averaged over 3 x 3 cells; a
-greedy coreset (Sener and Savarese 2018) of them; a cell's score is its distance to the nearest remembered one, an
-image's the largest of its cells. It names no classes. Val only sets the scale of the scores and the box threshold.
+Detection, CVPR 2022): features of two middle stages of a network, averaged over 3 x 3 cells; a greedy coreset (Sener
+and Savarese 2018) of those of all good images; a cell's score is its distance to the nearest remembered one, an image's
+the largest of its cells. It names no classes, unless `--labels class`
+lets it learn them from residuals. Val's good images alone set the scale of scores and the box threshold.
 """
 
 import sys
@@ -29,11 +30,22 @@ from finetune.runs.replay import config_option
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Where runs are written.")
 @click.option("--run", "name", default="normality", help="Name of the run.")
-@click.option("--arch", type=click.Choice(ARCHS), default=Recipe.arch, help="torchvision network for features.")
+@click.option(
+    "--arch",
+    type=click.Choice(ARCHS),
+    default=Recipe.arch,
+    help="lite0, which is installed, or torchvision's.",
+)
 @click.option("--weights", default=Recipe.weights, help="torchvision's name, state_dict FILE, or none (random, weak).")
 @click.option("--imgsz", type=click.IntRange(64), default=Recipe.imgsz, help="Side of the square network input, px.")
 @click.option(
     "--coreset", type=Number(0, 1, min_open=True), default=Recipe.coreset, help="Share of good patches to remember."
+)
+@click.option(
+    "--labels",
+    type=click.Choice(["good", "class"]),
+    default=Recipe.labels,
+    help="What it may see of train: good images alone, or also each image's class, to name defects.",
 )
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")
 @seed_option

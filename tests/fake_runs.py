@@ -97,7 +97,7 @@ def write_run(
             else:
                 _write_maps(run, set_name, truth, kind, skill, random)
         about = {"model": name, "prompt": None, "oracle": set_name.startswith("gt"), "label": kind}
-        run.describe_set(set_name, **about, **({"heatmap_scale": 1.0} if kind in ("class", "good") else {}))
+        run.describe_set(set_name, **about, **({"heatmap_middle": 1.0} if kind in ("class", "good") else {}))
     run.finish(**({"model": name, "parameters": 1000, "random_weights": False, "train_seconds": 1.0} | record))
     return run.folder
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,10 +16,12 @@ from conftest import REPOSITORY, converted, refusal, write_category
 from fake_runs import results_file, write_run
 from sklearn import metrics as sk
 
+from converters.cli.errors import DatasetError
 from finetune.compare import main
 from finetune.measures.bootstrap import resample
 from finetune.measures.pixels import aupro, level_counts
 from finetune.runs.dataset import Dataset
+from finetune.runs.predictions import PredictionSet
 from finetune.runs.truth import Truth
 
 SIZE = (96, 80)
@@ -209,8 +212,9 @@ def test_markdown_tells_costs_too(root: Path, runs: Path, tmp_path: Path) -> Non
     report = report_of(root, runs, tmp_path / "r")
     text = (tmp_path / "r/report.md").read_text()
     line = next(line for line in text.partition("## Cost")[2].splitlines() if line.startswith("| yolo "))
-    clicks = row_of(report, "yolo")["labelling"]["clicks"]
-    assert [cell.strip() for cell in line.split("|")][1:6] == ["yolo", "box", str(clicks), "1.0", "-"]
+    paid = row_of(report, "yolo")["labelling"]
+    clicks = f"{paid['clicks']} ({paid['train']} + {paid['val']})"
+    assert [cell.strip() for cell in line.split("|")][1:6] == ["yolo", "box", clicks, "1.0", "-"]
 
 
 def test_rare_types_carry_a_warning(report: dict) -> None:
@@ -365,6 +369,28 @@ def test_results_that_do_not_fit_are_refused(
     assert word in refusal(compare(root, runs, "--no-html", "--results", f"theirs={path}"))
 
 
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda x, y, w, h: [x, y, x + w, y + h], "its boxes look like corners"),
+        (lambda x, y, w, h: [x / 96, y / 80, w / 96, h / 80], "its boxes are fractions"),
+        (lambda x, y, w, h: [x + w, y + h, -w, -h], "a width or height below 0"),
+    ],
+)
+def test_boxes_of_another_format_are_refused(widget: Dataset, tmp_path: Path, change: Any, word: str) -> None:
+    def told(change: Any) -> PredictionSet:
+        found = [
+            {"image_id": entry["image_id"], "category_id": 1, "score": 0.9, "bbox": list(change(*entry["bbox"]))}
+            for entry in widget.ground_truth("test")["annotations"]
+        ]
+        (tmp_path / "theirs.json").write_text(json.dumps(found))
+        return PredictionSet(tmp_path / "theirs.json")
+
+    assert told(lambda *box: box).detections(widget, "test")
+    with pytest.raises(DatasetError, match=word):
+        told(change).detections(widget, "test")
+
+
 def test_results_have_a_name_of_their_own(root: Path, runs: Path, widget: Dataset, tmp_path: Path) -> None:
     path = results_file(tmp_path / "theirs.json", widget)
     line = refusal(compare(root, runs, "--no-html", "--results", f"yolo={path}"))
@@ -424,12 +450,12 @@ def test_seeds_alone_are_no_difference(report: dict) -> None:
     assert not any("a mean over runs" in banner for banner in report["banners"])
 
 
-@pytest.mark.parametrize(("count", "parts"), [(2, {"train": 6, "test": 1}), (10, {"train": 11, "val": 2, "test": 2})])
+@pytest.mark.parametrize(("count", "parts"), [(2, {"train": 2, "test": 1}), (10, {"train": 7, "val": 2, "test": 2})])
 def test_parts_without_good_images_or_without_any(
     tmp_path: Path, count: int, parts: dict[str, int], recwarn: pytest.WarningsRecorder
 ) -> None:
     masks = {"crack": [discs(index, 0) for index in range(count)]}
-    folder = write_category(tmp_path / "data", masks=masks, good=(5, 0), size=SIZE)
+    folder = write_category(tmp_path / "data", masks=masks, good=(1, 0), size=SIZE)
     dataset = Dataset(converted("all", folder, tmp_path / "out"))
     assert {part: len(dataset.images(part)) for part in ("train", "val", "test") if dataset.images(part)} == parts
     write_run(tmp_path / "runs", dataset, "yolo", {"tuned": ("box", 0.9)})

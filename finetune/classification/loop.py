@@ -14,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
 from converters.cli.terminal import progress
-from finetune.classification.imbalance import balance_features, epoch_indices, make_loss
+from finetune.classification.imbalance import balance_features, epoch_indices
+from finetune.classification.losses import make_loss
 from finetune.classification.pretext import learn_pretext, pretext_loss
 from finetune.classification.recipes import Attempt
 from finetune.measures.decisions import measure
@@ -98,7 +99,7 @@ def one_epoch(
     good = train.pixels[train.labels == 0]
     losses = []
     for indices in order.split(attempt.batch):
-        pixels = normalise(torch.stack([augment(train.pixels[i]) for i in indices]).to(job.device))
+        pixels = normalise(torch.stack([augment(train.pixels[i]) for i in indices]).to(job.device), attempt.arch)
         pixels, labels = mix(pixels, train.labels[indices].to(job.device))
         with autocast(job):
             logits = network(pixels.to(memory_format=torch.channels_last))
@@ -217,7 +218,13 @@ def logits_of(network: nn.Module, images: Images, job: Job) -> np.ndarray:
     """N x C, float32, in 32-bit arithmetic; the network is left in evaluation mode."""
     network.eval()
     batches = images.pixels.split(job.attempt.batch)
-    return torch.cat([network(normalise(pixels.to(job.device))).float().cpu() for pixels in batches]).numpy()
+    return np.concatenate([logits_of_pixels(network, pixels.to(job.device), job) for pixels in batches])
+
+
+@torch.no_grad()
+def logits_of_pixels(network: nn.Module, pixels: torch.Tensor, job: Job) -> np.ndarray:
+    """B x C of a batch of images, B x 3 x S x S bytes on the job's device, by a network in evaluation mode."""
+    return network(normalise(pixels, job.attempt.arch)).float().cpu().numpy()
 
 
 def stalled(at: Standing, attempt: Attempt) -> bool:

@@ -50,7 +50,7 @@ def pretext_loss(network: Any, good: Tensor, cast: Any, generator: np.random.Gen
         raise DatasetError("the pretext task paints defects into good images, and train has fewer than two")
     device = next(network.parameters()).device
     images, classes = paint_batch(good, generator)
-    pixels = normalise(images.to(device)).to(memory_format=torch.channels_last)
+    pixels = normalise(images.to(device), "fine").to(memory_format=torch.channels_last)
     with cast:
         named = network.cells(network.features(pixels)).float()
     cell = images.shape[-1] // named.shape[-1]

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, replace
 
+from finetune.training.weights import EMBEDDED
+
 
 @dataclass(frozen=True)
 class Attempt:
     """Settings of one training; the defaults are those of `plain`."""
 
-    arch: str = "resnet18"  # any of torchvision's, or our own: fine, deep
+    arch: str = "resnet18"  # any of torchvision's, lite0, or our own: fine, deep
     head: str = "linear"  # or mlp: a hidden layer and dropout
     dropout: float = 0.0
     augment: str = "none"  # none, camera, strong: see finetune.training.images
@@ -36,6 +38,19 @@ class Attempt:
 
 
 PLAIN = Attempt()
+TUNED = replace(  # from ImageNet weights: the body learns at a tenth of the head's rate
+    PLAIN,
+    arch=EMBEDDED,
+    augment="camera",
+    smoothing=0.1,
+    optimizer="AdamW",
+    lr=2e-3,
+    slow=0.1,
+    schedule="cosine",
+    weight_decay=0.05,
+    epochs=25,
+    imgsz=384,
+)
 AUGMENT = replace(PLAIN, augment="strong", mixup=0.2)
 DEEP = replace(AUGMENT, arch="deep", head="mlp", dropout=0.3)
 MODIFIED = replace(AUGMENT, head="mlp", dropout=0.3, freeze=5)
@@ -59,6 +74,7 @@ PRETEXT = replace(
     pretext=1000,
 )
 ATTEMPTS = {
+    "tuned": TUNED,  # EfficientNet-Lite0, whose ImageNet weights are installed
     "plain": PLAIN,  # a torchvision network with a new head, cross-entropy, Adam
     "augment": AUGMENT,  # RandAugment, flips, turns, crops, colour, MixUp
     "deep": DEEP,  # our own CNN instead
@@ -67,7 +83,7 @@ ATTEMPTS = {
     "long": LONG,  # the same for 100 epochs
     "pretext": PRETEXT,  # our own high-resolution CNN, which first learns from synthetic defects
 }
-USUAL = "focal"  # from published weights; `pretext` is for a random start
+USUAL = "tuned"  # `pretext` is for a random start
 IMBALANCE = (
     "none",
     "oversample",

@@ -1,6 +1,5 @@
 """A classifier's run: trained, evaluated, written."""
 
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,19 +9,21 @@ from torch import nn
 from converters.cli.errors import DatasetError
 from finetune.classification.evaluation import MODEL, evaluate
 from finetune.classification.figures import plot
+from finetune.classification.finished import predictor
 from finetune.classification.grad_cam import check_heat_maps
 from finetune.classification.imbalance import HEADS
-from finetune.classification.loop import Job, Standing, fit, logits_of, new_network, retrain_head
+from finetune.classification.loop import Job, Standing, fit, new_network, retrain_head
 from finetune.classification.recipes import Attempt
 from finetune.classification.table import Result
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset
-from finetune.runs.run_folder import Run, check_begun, start_run
+from finetune.runs.run_folder import Run, check_begun, read_record, start_run, write_record
 from finetune.training.backbones import known_networks, start_from
 from finetune.training.checkpoints import save_state
 from finetune.training.images import Images, load_images
 from finetune.training.processes import leads, prepare_device, wait_for_all
-from finetune.training.published import start_weights
+from finetune.training.published import start_name, start_weights
+from finetune.training.timing import cost_of
 from finetune.training.weights import RANDOM
 
 
@@ -58,6 +59,7 @@ def train_and_evaluate(
     cpu_seconds = sum(stage.cpu_seconds for stage in stages)
     run.finish(
         model=MODEL,
+        start=start_name(job.attempt.weights, job.attempt.arch, job.weights),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         random_weights=job.weights is None,
         weights_sha256=run.settings["weights_sha256"],
@@ -71,9 +73,9 @@ def train_and_evaluate(
         chosen_epoch=stages[-1].best_epoch,
         history=stages[-1].history,
         pretrain_history=stages[0].history if pretrain else [],
-        seconds_per_image=seconds_per_image(network, parts["test"], job),
         metrics=measured,
     )
+    write_record(folder, read_record(folder) | cost_of(predictor(folder, dataset, job.device), dataset, job.device))
     epochs = sum(stage.epoch for stage in stages)
     return Result(job.attempt, labels, found, measured["test"], epochs, cpu_seconds, seconds)
 
@@ -161,10 +163,3 @@ def train_stages(
         retrain_head(network, train, job)
         save_state(network.state_dict(), folder / "model.pt")
     return network, [*stages, standing]
-
-
-def seconds_per_image(network: nn.Module, images: Images, job: Job) -> float:
-    """Wall time of the network's answer to an image in memory, in batches, without heat maps."""
-    began = time.perf_counter()
-    logits_of(network, images, job)
-    return round((time.perf_counter() - began) / len(images), 5)

@@ -1,6 +1,7 @@
 """What the page shows of an image: itself and its heat maps as small WebP, masks as SVG outlines."""
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -26,11 +27,13 @@ class Overlay:
     heat: str | None = None  # data URI
 
 
-def overlay(scores: NDArray[np.uint16], level: float | None, kind: str) -> Overlay:
-    """``kind`` as in `Answer`: boxes are drawn as boxes, so that they get no outline."""
+def overlay(
+    scores: NDArray[np.uint16], level: float | None, kind: str, strength: Callable[[NDArray[np.uint16]], NDArray[Any]]
+) -> Overlay:
+    """``kind`` as in `Answer`: boxes are drawn as boxes, so that they get no outline. ``strength``: levels -> 0..1."""
     return Overlay(
         outline="" if level is None or kind == "boxes" else outline(scores >= level),
-        heat=heat_uri(scores) if kind == "heat maps" else None,
+        heat=heat_uri(strength(scores)) if kind == "heat maps" else None,
     )
 
 
@@ -55,11 +58,11 @@ def image_uri(path: Path, share: int) -> str:
     return _uri(code)
 
 
-def heat_uri(scores: NDArray[np.uint16]) -> str:
-    """A heat map as a small transparent WebP, clear where it is low."""
-    scale = HEAT_SIDE / max(scores.shape)
-    small = cv2.resize(scores, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    level = (small // 256).astype(np.uint8)
+def heat_uri(strength: NDArray[Any]) -> str:
+    """A heat map, H x W of 0..1, as a small transparent WebP, clear where it is low."""
+    scale = HEAT_SIDE / max(strength.shape)
+    small = cv2.resize(strength, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    level = np.round(255 * small**2).astype(np.uint8)  # squared, so that what good images show stays pale
     colour = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     return _uri(_webp(Image.fromarray(np.dstack([colour, level])), quality=40, method=2))
 

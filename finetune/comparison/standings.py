@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
-from finetune.comparison.evidence import Evidence, confusion, gather, measure, plain, prevalence
+from finetune.comparison.evidence import Evidence, confusion, fine_enough, gather, measure, plain, prevalence
 from finetune.comparison.tables import BASELINE, MEASURES, Measure, cell, reach
 from finetune.comparison.trivial import strike, trivial_evidence
 from finetune.measures.bootstrap import LEVEL, resample
+from finetune.measures.boxes import LEAST_CELLS
 from finetune.measures.intervals import (
     SEEDS_FOR_A_CLAIM,
     Sampled,
@@ -38,7 +39,15 @@ FEW_FOR_AN_INTERVAL = 10  # those under which its AP50 gets none: so few resampl
 CHEAPNESS = {"none": 0, "good": 0, "class": 1, "box": 2, "mask": 3}  # label kinds, by what they cost a person
 PLURALS = {"none": "no labels", "good": "good images", "class": "class labels", "box": "boxes", "mask": "masks"}
 GIVEN = ("image", "defect type")  # levels of measures that an oracle's prompt gives away
-COSTS = ("parameters", "train_seconds", "seconds_per_image", "device", "peak_memory_mb", "weights_bytes")
+COSTS = (
+    "parameters",
+    "train_seconds",
+    "seconds_per_image",
+    "device",
+    "peak_memory_mb",
+    "gpu_peak_memory_mb",
+    "weights_bytes",
+)
 Values = dict[str, Sampled]  # by the measure's name
 SENTENCES = {"auroc": "Defective images", "map50": "Boxes around defects", "dice": "Pixels of defects"}
 WITHIN, BEYOND, FEW_SEEDS = "within noise", "beyond noise", f"fewer than {SEEDS_FOR_A_CLAIM} seeds"
@@ -107,14 +116,14 @@ class Row:
 class ResampledTest:
     """The test parts (one, or one a fold) that all models are measured on, and the resamples that all see."""
 
-    truths: list[tuple[Truth, Truth]]  # test and val
+    truths: list[Truth]
     weights: list[NDArray[np.float64]]  # B x N each
 
     @cached_property
     def images(self) -> NDArray[np.int64]:
         """The number of good images and of those of each class; what belongs together counts once. (1 + C,)"""
-        found = np.zeros(1 + len(self.truths[0][0].dataset.classes), np.int64)
-        for test, _ in self.truths:
+        found = np.zeros(1 + len(self.truths[0].dataset.classes), np.int64)
+        for test in self.truths:
             for stratum in dict(zip(test.groups, test.strata, strict=True)).values():
                 found[stratum] += 1
         return found
@@ -147,7 +156,7 @@ class ResampledTest:
             images = [good, int(classes.sum())]
             bounds = auroc_interval(sampled.mean, images[1], images[0])
         elif kind in ("false_alarms", "recall", "found") and known:
-            of_class = dict(zip(self.truths[0][0].dataset.classes, classes.tolist(), strict=True))
+            of_class = dict(zip(self.truths[0].dataset.classes, classes.tolist(), strict=True))
             sizes = {"false_alarms": good, "recall": int(classes.sum())}
             images = [sizes[kind] if kind in sizes else of_class[name.removesuffix("/found")]]
             bounds = share_interval(sampled.mean, images[0])
@@ -161,8 +170,8 @@ class ResampledTest:
 
 def draw_test(datasets: Sequence[Dataset], count: int, seed: int) -> ResampledTest:
     generator = np.random.default_rng(seed)
-    truths = [(truth_of(dataset, "test"), truth_of(dataset, "val")) for dataset in datasets]
-    return ResampledTest(truths, [resample(test.strata, test.groups, count, generator) for test, _ in truths])
+    truths = [truth_of(dataset, "test") for dataset in datasets]
+    return ResampledTest(truths, [resample(test.strata, test.groups, count, generator) for test in truths])
 
 
 def measure_rows(rows: Sequence[Row], test: ResampledTest, draw: bool = False) -> list[Values]:
@@ -172,14 +181,14 @@ def measure_rows(rows: Sequence[Row], test: ResampledTest, draw: bool = False) -
         for row in bar:
             for seed, answers in sorted(row.answers.items()):
                 drawn = draw and not row.evidence
-                row.evidence[seed] = [gather(answers[one.dataset.name], one, val, drawn) for one, val in test.truths]
+                row.evidence[seed] = [gather(answers[one.dataset.name], one.dataset, drawn) for one in test.truths]
             measured.append(test.sampled(list(row.evidence.values())))
     return measured
 
 
 def measure_trivial(test: ResampledTest) -> list[dict[str, Any]]:
     """The image measures of the trivial scores, as rows have them."""
-    parts = [trivial_evidence(*truths) for truths in test.truths]
+    parts = [trivial_evidence(one, truth_of(one.dataset, "val")) for one in test.truths]
     found = []
     for name in parts[0]:
         values = test.sampled([[part[name] for part in parts]])
@@ -383,7 +392,18 @@ def banners(datasets: Sequence[Dataset], rows: Sequence[Row]) -> list[str]:
     folds = datasets[0].split.get("folds")
     if folds and len(datasets) < folds:
         found.append(f"{len(datasets)} of {folds} folds: not every defect is tested.")
-    silent = [row.name for row in rows if any(item.threshold is None for item in row.first)]
+    coarse = [f"{row.name} ({row.about['cells']:g})" for row in rows if not fine_enough(row.about)]
+    if coarse:
+        found.append(
+            f"Boxes are not measured where they come from heat maps of fewer than {LEAST_CELLS} cells a side: "
+            f"{', '.join(coarse)}."
+        )
+    decided = [
+        row.name for row in rows if any(item.called is not None and item.threshold is None for item in row.first)
+    ]
+    if decided:
+        found.append(f"Decides between good and its classes by thresholds of its own, from val: {', '.join(decided)}.")
+    silent = [row.name for row in rows if any(item.called is None for item in row.first)]
     unjudged = [
         row.name
         for row in rows

@@ -41,6 +41,11 @@ MEASURES = {
     "pixel_fpr": Measure("pixel FPR", "pixel", "false-positive rate at that point", True, 4),
 }
 BASELINE = "classifier"  # the run that others are compared with, where there is one
+COSTS = (
+    "Labels used, in clicks: of train to learn from, and of val to choose epochs and thresholds by, which looks at "
+    "labels of the same kind alone (good images cost none). An image, s: from its file to the answer with its heat "
+    "map, masks or boxes, one at a time and after a warm-up; a box prompt is given, not detected."
+)
 HEADLINES = ("auroc", "f1", "false_alarms", "macro_f1_defects", "map50", "map", "dice", "pixel_ap", "aupro_0.3")
 PAPER = ("auroc", "map50", "dice", "aupro_0.3")
 METHODS = (
@@ -78,7 +83,7 @@ def summary(report: dict[str, Any], style: str, oracle: bool) -> str:
         for row in rows
     ]
     body += [
-        [one["name"], "none", "-", *(cell(one["measures"].get(name), MEASURES[name]) for name in shown)]
+        [one["name"], "val's classes", "-", *(cell(one["measures"].get(name), MEASURES[name]) for name in shown)]
         for one in report["trivial"]
         if not oracle
     ]
@@ -89,6 +94,14 @@ def labels_of(row: dict[str, Any]) -> str:
     """The kind of label that a model needs, and how many synthetic images were added to train."""
     made = row.get("synthetic_images")
     return (row["label"] or "?") + (f" + {made} synthetic images" if made else "")
+
+
+def clicks_of(row: dict[str, Any]) -> str | None:
+    """The clicks that a model's labels of train and val cost, such as ``94 (60 + 34)``; None for an unknown kind."""
+    paid = row["labelling"]
+    if paid is None:
+        return None
+    return f"{paid['clicks']} ({paid['train']} + {paid['val']})" if paid["clicks"] else "0"
 
 
 def as_markdown(report: dict[str, Any]) -> str:
@@ -107,6 +120,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         "## Each defect type",
         class_table(report),
         "## Cost",
+        COSTS,
         cost_table(report),
         f"Split `{next(iter(report['split']['sha256'].values()))[:16]}`, family `{report['split']['family'][:16]}`.",
     ]
@@ -151,10 +165,19 @@ def class_table(report: dict[str, Any], style: str = "github") -> str:
 
 
 def cost_table(report: dict[str, Any], style: str = "github") -> str:
-    header = ["model", "labels", "clicks to label", "training, s", "an image, s", "device", "parameters", "weights, MB"]
+    header = [
+        "model",
+        "labels used",
+        "clicks, train + val",
+        "training, s",
+        "an image, s",
+        "device",
+        "parameters",
+        "weights, MB",
+    ]
     body = []
     for row in report["rows"]:
-        cost, clicks, size = row["cost"], (row["labelling"] or {}).get("clicks"), row["cost"]["weights_bytes"]
+        cost, clicks, size = row["cost"], clicks_of(row), row["cost"]["weights_bytes"]
         known = [clicks, *(cost[name] for name in ("train_seconds", "seconds_per_image", "device", "parameters"))]
         known.append(None if size is None else round(size / 1e6, 1))
         body.append([row["name"], labels_of(row), *("-" if value is None else value for value in known)])

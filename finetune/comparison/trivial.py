@@ -1,4 +1,4 @@
-"""What no model is needed for: one number of a whole image as its defect score, against which image measures stand.
+"""What no model is needed for: one number of a whole image as its defect score, beside which image measures stand.
 
 Where such a number tells defective images as well as a model, the model's image measures prove nothing.
 """
@@ -31,12 +31,14 @@ def trivial_evidence(test: Truth, val: Truth) -> dict[str, Evidence]:
     found = {}
     for name in TRIVIAL:
         scores, tuning = numbers[test][name], numbers[val][name]
-        told = _auroc(val, tuning) if 0 < (val.labels > 0).mean() < 1 else _auroc(test, scores)
+        both_sides = 0 < np.count_nonzero(val.labels) < len(val.labels)
+        told = _auroc(val, tuning) if both_sides else _auroc(test, scores)
         sign = -1.0 if told < 0.5 else 1.0  # NaN, too, where test shows one side only
         threshold = best_threshold(val.labels > 0, sign * tuning) if val.names else None
         untold = np.full((len(scores), len(test.dataset.classes)), np.nan)
         answer = Answer(test, np.column_stack([sign * scores, untold]), None, None, PredictionSet(test.dataset.folder))
-        found[name] = Evidence(test, answer, threshold, None, None, None, None, None, [])
+        called = None if threshold is None else sign * scores >= threshold
+        found[name] = Evidence(test, answer, threshold, called, None, None, None, None, None, [])
     return found
 
 

@@ -1,4 +1,4 @@
-"""Resampling of test images: within their class, duplicates together; seeded."""
+"""Resampling of test images: within their class, groups together; seeded."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,9 @@ def resample(
     """How much each of N images counts in each of ``count`` resamples; count x N.
 
     Each stratum (an image's class) is drawn from with replacement; a unit is a group of images that belong together
-    (byte-identical ones). Of n units n - 1 are drawn, each counting n / (n - 1), so that the variance of a mean is the
-    unbiased one, which n draws fall short of by 1 / n: half of it in a class of two images. J. Rao, C. Wu, Resampling
-    Inference With Complex Survey Data, JASA 1988.
+    (byte-identical, or of one object). Of n units n - 1 are drawn, each counting n / (n - 1), so that the variance of a
+    mean is the unbiased one, which n draws fall short of by 1 / n: half of it in a class of two images. J. Rao, C. Wu,
+    Resampling Inference With Complex Survey Data, JASA 1988.
     """
     units: dict[object, dict[object, list[int]]] = {}
     stratum_of = {group: stratum for stratum, group in zip(reversed(strata), reversed(groups), strict=True)}

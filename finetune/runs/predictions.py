@@ -2,18 +2,26 @@
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
 from converters.cli.door import read_json
 from converters.cli.errors import DatasetError
+from finetune.measures.heat_levels import to_values
+from finetune.measures.masks import TOP
 from finetune.runs.dataset import Dataset
 from finetune.runs.records import Result, SetRecord
 
 RESULTS_FORMAT = "COCO's results format is needed: whole numbers as ids, scores in 0..1, boxes of x, y, width, height"
+
+BEYOND = 0.05  # of the image's side: a box that ends farther outside is no slip of a detector
 
 
 def image_scores(
@@ -26,6 +34,26 @@ def image_scores(
         for column in (0, found["category_id"]):
             scores[column] = max(scores[column], found["score"])
     return {name: by_id[ids[name]] for name in names}
+
+
+def box_fault(boxes: Sequence[tuple[Any, ...]], images: Iterable[Mapping[str, Any]]) -> str:
+    """What gives boxes (image_id, then four numbers) away as none of x, y, width, height in pixels; else nothing.
+
+    Corners are what reaches far out of an image as x + width does, and fits every image as x2; other boxes may reach
+    out a little. Corners that all lie in the upper left can't be told.
+    """
+    sides = {image["id"]: (image["width"], image["height"]) for image in images}
+    if wrong := [box for box in boxes if min(box[3:]) < 0]:
+        return f"a box of image_id {wrong[0][0]} has a width or height below 0"
+    if 0 < max(max(box[1:]) for box in boxes) <= 1:
+        return "its boxes are fractions, from 0 to 1"
+    limits = [[side * 1.01 + 2 for side in sides[box[0]]] for box in boxes]
+    pairs = [(box, limit) for box, limit in zip(boxes, limits, strict=True)]
+    outside = [box for box, (right, low) in pairs if box[1] + box[3] > right or box[2] + box[4] > low]
+    corners = all(x < x2 <= right and y < y2 <= low for (_, x, y, x2, y2), (right, low) in pairs)
+    if outside and corners:
+        return f"its boxes look like corners, x1, y1, x2, y2 (that of image_id {outside[0][0]} would leave the image)"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +100,9 @@ class PredictionSet:
                     f"{path}: category_id {entry['category_id']} is none of 1 to {len(dataset.classes)} "
                     f"({', '.join(dataset.classes)})"
                 )
+        boxes = [(entry["image_id"], *entry["bbox"]) for entry in found if "bbox" in entry]
+        if boxes and (fault := box_fault(boxes, dataset.ground_truth(part)["images"])):
+            raise DatasetError(f"{path}: {fault}: {RESULTS_FORMAT}, in pixels")
         return [entry for entry in found if entry["category_id"] <= len(dataset.classes)]
 
     def scores(self, dataset: Dataset, part: str) -> dict[str, list[float]] | None:
@@ -103,10 +134,29 @@ class PredictionSet:
             raise DatasetError(f"{path}: {unknown[0]} has no defect score")
         return found
 
+    def decisions(self, dataset: Dataset, part: str) -> NDArray[np.int64] | None:
+        """What the model itself decided of each image: 0 is good, else the index of its class + 1; None without file.
+
+        A class that only synthetic images have is C + 1.
+        """
+        path = self.source / f"{part}_decisions.csv"
+        if not path.is_file():
+            return None
+        names = {name: index for index, name in enumerate(["good", *dataset.classes])}
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                told = {row["image"]: row["decision"] for row in csv.DictReader(file)}
+            if self.more_classes:
+                names |= {name: len(names) for name in told.values() if name not in names}
+            return np.array([names[told[name]] for name in dataset.images(part)], np.int64)
+        except (ValueError, KeyError, csv.Error) as error:
+            raise DatasetError(
+                f"{path}: what is {error}? Each image of {part} needs a row `image,decision`, and a decision is one of "
+                f"{', '.join(names)}"
+            ) from None
+
     def heatmap(self, part: str, image: str) -> Any:
         """An image's anomaly map, H x W uint16 on the set's one scale; None where the set has none for this part."""
-        import cv2
-
         folder = self._heatmaps(part)
         if not folder.is_dir():
             return None
@@ -115,6 +165,13 @@ class PredictionSet:
         if heat is None or heat.ndim != 2 or heat.dtype.name != "uint16":
             raise DatasetError(f"{path}: is no readable 16-bit grey PNG; each image of {part} needs one")
         return heat
+
+    def strength(self, levels: NDArray[np.uint16]) -> NDArray[Any]:
+        """How defective each pixel of a map is, 0..1, for the eye: 0.5 is a usual peak of a good image."""
+        if "heatmap_middle" not in self.about:  # another program's, on a scale of its own
+            return levels.astype(np.float32) / TOP
+        values = to_values(levels)
+        return values / (1 + values)
 
     def _results(self, part: str) -> Path:
         if self.source.is_file():

@@ -31,6 +31,7 @@ class RunRecord(TypedDict, total=False):
     settings: dict[str, Any]
     versions: dict[str, str]
     commit: str | None
+    start: str  # `random`, `published NAME`, `embedded` or `installed` ones, or `file` and the SHA-256's beginning
     random_weights: bool
     weights_sha256: str | None
     synthetic_images: int
@@ -57,8 +58,12 @@ class SetRecord(TypedDict, total=False):
     clicks: float
     classes: bool
     heatmap: str
-    heatmap_scale: float
+    heatmap_middle: float
+    score_middle: float  # the distance that normality scores 0.5
+    level: float  # of SAM's maps, 0..1
     box_threshold: float | None
+    cells: float
+    seconds_per_image: float | None
 
 
 def _no_empty_mask(entry: Any) -> Any:

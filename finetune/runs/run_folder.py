@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cv2
 
-from converters.cli.door import read_json
+from converters.cli.door import check, read_json
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
+from finetune.measures.heat_levels import to_levels
 from finetune.runs.dataset import Dataset
 from finetune.runs.records import RunRecord
 from finetune.runs.replay import DATASET, command_line, current_replay
@@ -66,20 +68,25 @@ class Run:
             rows.writerow(["image", "defect", *self.dataset.classes])
             rows.writerows([image, *(f"{value:.6g}" for value in values)] for image, values in sorted(scores.items()))
 
-    def write_heatmaps(self, name: str, part: str, maps: Mapping[str, Any], scale: float) -> None:
-        """Write one map an image: H x W floats at full image size, 0..scale, as 16-bit PNG of 0..65535.
+    def write_decisions(self, name: str, part: str, decisions: Mapping[str, int]) -> None:
+        """Write what a model itself decides of each image of a part: 0 is good, else the index of the class + 1."""
+        told = ["good", *self.dataset.classes]
+        with (self.folder / "predictions" / name / f"{part}_decisions.csv").open(
+            "w", newline="", encoding="utf-8"
+        ) as file:
+            rows = csv.writer(file)
+            rows.writerow(["image", "decision"])
+            rows.writerows([image, told[index]] for image, index in sorted(decisions.items()))
 
-        ``scale`` is one for the whole set, fixed on val, and goes into ``set.json`` as ``heatmap_scale``: a map is
-        its PNG times scale / 65535. What lies above it is cut off.
+    def write_heatmaps(self, name: str, part: str, maps: Mapping[str, Any], middle: float) -> None:
+        """Write one map an image: H x W floats of 0 and more at full image size, as 16-bit PNG of ``to_levels``.
+
+        ``middle`` is one for the whole set, fixed on val, and goes into ``set.json`` as ``heatmap_middle``.
         """
-        import cv2
-        import numpy as np
-
         folder = self.folder / "predictions" / name / f"{part}_heatmaps"
         folder.mkdir(parents=True, exist_ok=True)
         for image, heat in maps.items():
-            levels = np.round(np.clip(heat / scale, 0, 1) * 65535).astype(np.uint16)
-            cv2.imwrite(str(folder / f"{Path(image).stem}.png"), levels)
+            cv2.imwrite(str(folder / f"{Path(image).stem}.png"), to_levels(heat, middle))
 
     def describe_set(self, name: str, **about: Any) -> None:
         """Write ``set.json``: how the model was asked (prompt kind, oracle or not, label kind it needed, ...)."""
@@ -88,7 +95,7 @@ class Run:
     def begun_with(self) -> list[str]:
         """The command that began the run, which may not be the one that ends it (--resume)."""
         kept = self.folder / SETTINGS
-        return read_json(kept, dict[str, Any])["command"] if kept.is_file() else command_line()
+        return (read_json(kept, dict[str, Any]) if kept.is_file() else {}).get("command") or command_line()
 
     def finish(self, **results: Any) -> None:
         record = {
@@ -205,7 +212,7 @@ def told_to_resume(folder: Path, begun: Callable[[Path], bool] = Path.is_dir) ->
 def read_begun(folder: Path) -> dict[str, Any]:
     """The settings that the run in ``folder`` was begun with."""
     begun = read_json(folder / SETTINGS, dict[str, Any])
-    begun.pop("command")
+    begun.pop("command", None)
     return begun
 
 
@@ -257,7 +264,9 @@ def find_runs(runs: Path, dataset: Dataset) -> list[Path]:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """``run.json``, with what its trainer adds; raises DatasetError where there is none, or what it should not be."""
-    return dict(read_json(folder / "run.json", RunRecord))
+    record = read_json(folder / "run.json", dict[str, Any], "name the folder of a finished run")
+    check(record, RunRecord, str(folder / "run.json"))  # whose answer has another order
+    return record
 
 
 def read_run(folder: Path, dataset: Dataset) -> dict[str, Any]:

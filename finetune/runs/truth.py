@@ -15,10 +15,16 @@ from finetune.runs.dataset import Dataset
 
 @dataclass(frozen=True)
 class Truth:
-    """The ground truth of one part: N images in the order of their ids."""
+    """The ground truth of one part: N images in the order of their ids.
+
+    ``label`` is the kind of label that it tells of, since a model's thresholds are to come from no dearer ones than it
+    learned from: with "none" and "good" it holds the good images alone, with "box" masks are filled boxes; with
+    "class" masks are there as well, and not to be looked at.
+    """
 
     dataset: Dataset
     part: str
+    label: str = "mask"
 
     @cached_property
     def coco(self) -> dict[str, Any]:
@@ -27,7 +33,12 @@ class Truth:
 
     @cached_property
     def names(self) -> list[str]:
-        return self.dataset.images(self.part)
+        labels = self.dataset.labels(self.part)
+        return [name for name in self.dataset.images(self.part) if labels[name] is None or not self._good_only]
+
+    @property
+    def _good_only(self) -> bool:
+        return self.label in ("none", "good")
 
     @cached_property
     def ids(self) -> list[int]:
@@ -36,8 +47,9 @@ class Truth:
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """0 for a good image, else the index of its class + 1; (N,)."""
-        labels = self.dataset.labels(self.part).values()
-        return np.array([0 if label is None else label + 1 for label in labels], np.int64)
+        labels = self.dataset.labels(self.part)
+        known = (labels[name] for name in self.names)
+        return np.array([0 if label is None else label + 1 for label in known], np.int64)
 
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:
@@ -52,12 +64,14 @@ class Truth:
 
     @cached_property
     def groups(self) -> list[str]:
-        """A name for each image that byte-identical ones share, and the tiles of one image."""
+        """A name for each image that byte-identical ones share, those of one group, and the tiles of one image."""
         first = {
             key.replace("/", "__"): group[0].replace("/", "__")
             for group in self.dataset.card.get("duplicates", ())
             for key in group
         }
+        groups = self.dataset.split.get("groups", {})
+        first |= {key.replace("/", "__"): f"group/{group}" for key, group in groups.items()}
         tiles = self.dataset.tiles
         whole = [tiles["tiles"][name]["image"] if tiles else name for name in self.names]
         return [first.get(name, name) for name in whole]
@@ -75,7 +89,8 @@ class Truth:
         """All defects of each image as one RLE, which takes little memory and is fast to decode."""
         found: list[dict[str, Any] | None] = []
         for entries, size in zip(self.annotations, self.sizes, strict=True):
-            parts = [merged(entry["segmentation"], *size) for entry in entries]
+            shapes = [box_outline(entry["bbox"]) if self.label == "box" else entry["segmentation"] for entry in entries]
+            parts = [merged(shape, *size) for shape in shapes]
             found.append(coco_mask.merge(parts) if parts else None)
         return found
 
@@ -91,13 +106,20 @@ class Truth:
 
 
 @lru_cache(maxsize=32)
-def truth_of(dataset: Dataset, part: str) -> Truth:
-    return Truth(dataset, part)
+def truth_of(dataset: Dataset, part: str, label: str = "mask") -> Truth:
+    return Truth(dataset, part, label)
+
+
+def box_outline(box: Sequence[float]) -> list[list[float]]:
+    """A box of x, y, width, height as a COCO polygon."""
+    x, y, w, h = box
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
 
 def grouped(entries: Iterable[dict[str, Any]], ids: Sequence[int]) -> list[list[dict[str, Any]]]:
-    """COCO entries image by image, in the order of ``ids``."""
+    """COCO entries image by image, in the order of ``ids``; those of other images are left out."""
     found: dict[int, list[dict[str, Any]]] = {id_: [] for id_ in ids}
     for entry in entries:
-        found[entry["image_id"]].append(entry)
+        if entry["image_id"] in found:
+            found[entry["image_id"]].append(entry)
     return [found[id_] for id_ in ids]

@@ -1,6 +1,5 @@
 """The report of a run of SAM's decoder: predictions for each kind of prompt, before and after, and a table."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +36,7 @@ from finetune.segmentation.images import MarkedImage
 from finetune.segmentation.models import Segmenter
 from finetune.segmentation.prompts import Prompt
 from finetune.segmentation.steps import Source
+from finetune.training.timing import cost_of_answers
 
 MODEL = "SAM decoder"
 ABOUT = {"model": MODEL, "label": "mask"}  # of every set
@@ -56,7 +56,7 @@ def judge_of(segmenter: Segmenter, source: Source, val: Sequence[MarkedImage]) -
         score = float(np.mean([row.measures["iou"] for row in rows]))
         if segmenter.tokens is None:
             return score
-        heats = ((image.mask(), token_map(segmenter, source, image).heat) for image in marked)
+        heats = ((image.mask(), token_map(segmenter, source([(image, 0)]), image.size()).heat) for image in marked)
         dices = [overlap((heat > TOP // 2).astype(np.uint8), mask)["dice"] for mask, heat in heats]
         return (score + float(np.mean(dices))) / 2
 
@@ -73,13 +73,15 @@ def evaluate(
     rows = {kind: ask_person(segmenter, source, parts, dataset, kind, run) for kind in ORACLES}
     makers: dict[str, Callable[[MarkedImage], Map]] = {}
     if segmenter.tokens is not None and run:
-        makers[AUTO] = lambda image: token_map(segmenter, source, image)
+        makers[AUTO] = lambda image: token_map(segmenter, source([(image, 0)]), image.size())
     if boxes is not None:
-        makers[BOXES] = lambda image: boxes_map(segmenter, source, image, dataset.image_ids[image.name], boxes)
+        makers[BOXES] = lambda image: boxes_map(
+            segmenter, source([(image, 0)]), image.size(), dataset.image_ids[image.name], boxes
+        )
     for kind, make in makers.items():
         rows[kind], level = measure_maps(make, parts, kind, run)
         if run:
-            heatmap = {"heatmap": "chance of a defect", "heatmap_scale": 1.0}
+            heatmap = {"heatmap": "chance of a defect", "heatmap_middle": 1.0}
             prompt = None if kind == AUTO else "box"
             run.describe_set(kind, **ABOUT, prompt=prompt, oracle=False, clicks=0, **heatmap, **level)
     return rows
@@ -153,11 +155,14 @@ def cells(kind: str, found: dict[str, Any]) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def seconds_per_image(segmenter: Segmenter, images: Sequence[MarkedImage]) -> float:
-    """Wall time of encoder and decoder for an image and one box, without the cache; the mean of up to four."""
-    began = time.perf_counter()
-    for image in images[:4]:
+def prompt_cost(segmenter: Segmenter, images: Sequence[MarkedImage], device: str) -> dict[str, float | None]:
+    """What an image and one box cost, encoder and decoder, from the image's file; see ``cost_of_answers``."""
+    by_name = {image.name: image for image in images}
+
+    def answered(name: str) -> object:
+        image = by_name[name]
         size = image.size()
         box = Prompt(box=np.array([0, 0, size[1], size[0]], np.float32))
-        list(answer(segmenter, encode(segmenter, [(image, 0)]), [box], size))
-    return round((time.perf_counter() - began) / len(images[:4]), 4)
+        return list(answer(segmenter, encode(segmenter, [(image, 0)]), [box], size))
+
+    return cost_of_answers(answered, list(by_name), device)

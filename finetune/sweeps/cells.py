@@ -173,11 +173,10 @@ def labelled(dataset: Dataset) -> int:
 def measure_run(folder: Path, dataset: Dataset) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each prediction set of a run with what compare measures of it on test."""
     from finetune.comparison.evidence import gather, plain
-    from finetune.runs.truth import truth_of
 
     for path in sorted(path for path in (folder / "predictions").iterdir() if path.is_dir()):
         answer = PredictionSet(path)
-        values = plain([gather(answer, truth_of(dataset, "test"), truth_of(dataset, "val"))])
+        values = plain([gather(answer, dataset)])
         known = {name: values[name] for name in MEASURES if name in values and not math.isnan(values[name])}
         yield path.name, {"about": answer.about, "measures": known}
 

@@ -1,8 +1,9 @@
-"""Networks that classifiers and feature maps start from: our own two and all of torchvision's."""
+"""Networks that classifiers and feature maps start from: EfficientNet-Lite0, our own two, all of torchvision's."""
 
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,7 +12,8 @@ from torchvision import models
 from converters.cli.errors import DatasetError
 from finetune.training.checkpoints import load_state
 from finetune.training.painted_defects import CELLS
-from finetune.training.weights import OWN
+from finetune.training.published import TIMM
+from finetune.training.weights import EMBEDDED, OWN
 
 CHANNELS = (32, 64, 128, 256)
 LOOKS = 6  # cells of the feature map that FineNet looks at most
@@ -109,8 +111,8 @@ def _convolution(before: int, after: int, size: int, stride: int = 1, dilation: 
 
 
 def known_networks() -> list[str]:
-    """Names for --arch: our own, then torchvision's classification networks."""
-    return [*OWN, *models.list_models(module=models)]
+    """Names for --arch: the one whose weights are installed, our own, then torchvision's classification networks."""
+    return [EMBEDDED, *OWN, *models.list_models(module=models)]
 
 
 def build_network(arch: str, classes: int, imgsz: int, head: str, dropout: float, stride: int | None) -> nn.Module:
@@ -129,7 +131,7 @@ def build_network(arch: str, classes: int, imgsz: int, head: str, dropout: float
     elif arch == "maxvit_t":
         settings = {"input_size": (imgsz, imgsz)}
     try:
-        network = models.get_model(arch, weights=None, **settings)
+        network = timm.create_model(TIMM) if arch == EMBEDDED else models.get_model(arch, weights=None, **settings)
         if stride:
             _limit_stride(network, imgsz, stride)
         _replace_head(network, classes, head, dropout)
@@ -183,6 +185,8 @@ def cam_layer(network: nn.Module) -> nn.Module | None:
 def start_from(network: nn.Module, path: Path, arch: str) -> None:
     """Load a checkpoint into all but the head, and into the head where it fits; raises DatasetError if it doesn't."""
     state = load_state(path)
+    if "_conv_stem.weight" in state:  # as EfficientNet-PyTorch names the tensors of EMBEDDED, in timm's order
+        state = dict(zip(timm.create_model(TIMM).state_dict(), state.values(), strict=True))
     own, (head, _) = network.state_dict(), head_of(network)
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     missing = [key for key in own if key not in fitting and not key.startswith(f"{head}.")]

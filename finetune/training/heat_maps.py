@@ -1,6 +1,6 @@
 """Boxes from heat maps, and whether the peak of a map hits the defect."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,67 +8,57 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.measures.boxes import box_metrics
-from finetune.measures.masks import regions_above
+from finetune.measures.masks import GOOD_PIXELS, regions_above
+from finetune.measures.scores import best_threshold
 from finetune.runs.dataset import Dataset, read_mask
 from finetune.training.images import Images
 
 Map = NDArray[np.float32]
-QUANTILES = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)  # of val's map values: candidates for the box threshold
 SLACK = 8  # px of the S x S input around a defect that still count as a hit: one cell of a map of stride 8
 
 
 def detections(
-    dataset: Dataset, images: Images, maps: Sequence[Map], classes: Sequence[int], threshold: float, scale: float
+    dataset: Dataset, images: Images, maps: Sequence[Map], classes: Sequence[int], level: float, middle: float
 ) -> list[dict[str, Any]]:
-    """COCO results from maps, at full image size, scored by peak / scale; ``classes`` are N, from 1."""
-    found = []
-    for name, (width, height), heat, category in zip(images.names, images.sizes, maps, classes, strict=True):
-        fx, fy = width / heat.shape[1], height / heat.shape[0]
-        for region, peak in regions_above(heat, threshold):
-            x, y, w, h = region.box
-            found.append(
-                {
-                    "image_id": dataset.image_ids[name],
-                    "category_id": int(category),
-                    "bbox": [round(v, 2) for v in (x * fx, y * fy, w * fx, h * fy)],
-                    "score": round(min(1.0, peak / scale), 5),
-                }
-            )
-    return found
+    """COCO results from maps, at full image size, scored by peak / (peak + middle); ``classes`` are N, from 1."""
+    return [
+        {"image_id": dataset.image_ids[name], **found}
+        for name, size, heat, category in zip(images.names, images.sizes, maps, classes, strict=True)
+        for found in boxes_of(heat, size, int(category), level, middle)
+    ]
 
 
-def fit_box_threshold(
-    dataset: Dataset,
-    part: str,
-    images: Images,
-    maps: Sequence[Map],
-    classes: Sequence[int],
-    scale: float,
-    use_classes: bool = True,
-) -> float:
-    """The map value whose regions have the best AP50 on a part. For val, never for test."""
-    truth = dataset.ground_truth(part)
-    candidates = np.quantile(np.stack(maps), QUANTILES)
-    found = [detections(dataset, images, maps, classes, float(value), scale) for value in candidates]
-    scores = [average_precision(truth, boxes, use_classes) for boxes in found]
-    return float(candidates[-1] if np.isnan(scores).all() else candidates[int(np.nanargmax(scores))])
+def boxes_of(heat: Map, size: tuple[int, int], category: int, level: float, middle: float) -> Iterator[dict[str, Any]]:
+    """COCO results without an image's id from its map, at its full ``size`` (width, height)."""
+    fx, fy = size[0] / heat.shape[1], size[1] / heat.shape[0]
+    for region, peak in regions_above(heat, level):
+        x, y, w, h = region.box
+        yield {
+            "category_id": category,
+            "bbox": [round(v, 2) for v in (x * fx, y * fy, w * fx, h * fy)],
+            "score": round(peak / (peak + middle), 5),
+        }
 
 
-def average_precision(truth: dict[str, Any], boxes: list[dict[str, Any]], use_classes: bool) -> float:
-    """AP50 as the mean over classes, or with all classes as one; NaN where the part shows no defect."""
-    if not use_classes:
-        defects = [{**entry, "category_id": 1} for entry in truth["annotations"]]
-        truth = {**truth, "annotations": defects, "categories": [{"id": 1, "name": "defect"}]}
-    return box_metrics(truth, boxes).map50 if truth["annotations"] else float("nan")
+def level_from_val(maps: Sequence[Map], labels: NDArray[Any]) -> float:
+    """The map value at which regions count as found, from classes of val's images (N, 0 is good) and no dearer labels.
+
+    What tells defective images from good ones best, an image being as defective as its peak; with good images alone,
+    what GOOD_PIXELS of their pixels stay under.
+    """
+    if (labels > 0).any():
+        return best_threshold(labels > 0, np.array([heat.max() for heat in maps]))
+    return float(np.quantile(np.stack(maps), GOOD_PIXELS))
 
 
 def to_full_size(images: Images, maps: Sequence[Map]) -> Mapping[str, Map]:
     """Image name -> map at the size of the image file."""
-    return {
-        name: np.asarray(cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR), np.float32)
-        for name, size, heat in zip(images.names, images.sizes, maps, strict=True)
-    }
+    return {name: full_size(heat, size) for name, size, heat in zip(images.names, images.sizes, maps, strict=True)}
+
+
+def full_size(heat: Map, size: tuple[int, int]) -> Map:
+    """A map at the ``size`` (width, height) of its image."""
+    return np.asarray(cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def pointing_game(dataset: Dataset, part: str, images: Images, maps: Sequence[Map]) -> dict[str, float]:

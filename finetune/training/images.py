@@ -7,15 +7,17 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import v2
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
 from finetune.runs.dataset import Dataset, read_image
+from finetune.training.weights import EMBEDDED
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, which torchvision's weights were trained with
-STD = (0.229, 0.224, 0.225)
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that torchvision's weights expect
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # those of EMBEDDED
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,28 @@ def load_images(dataset: Dataset, part: str, imgsz: int) -> Images:
         for index, name in enumerate(names):
             image = read_image(dataset.image_file(part, name), cv2.IMREAD_COLOR_RGB)
             sizes.append((image.shape[1], image.shape[0]))
-            shrinks = min(image.shape[:2]) > imgsz
-            pixels[index] = cv2.resize(
-                image, (imgsz, imgsz), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            )
+            pixels[index] = to_square(image, imgsz)
     classes = [0 if label is None else label + 1 for label in labels.values()]
     return Images(list(labels), torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(classes), sizes)
 
 
-def normalise(pixels: Tensor) -> Tensor:
-    """N x 3 x S x S of 0..255 -> float32 with ImageNet's mean and deviation."""
+def to_square(image: NDArray[np.uint8], imgsz: int) -> NDArray[np.uint8]:
+    """An image, H x W x 3, as ``imgsz`` x ``imgsz`` x 3."""
+    shrinks = min(image.shape[:2]) > imgsz
+    resized = cv2.resize(image, (imgsz, imgsz), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def one_image(image: NDArray[np.uint8], imgsz: int) -> Tensor:
+    """An image, H x W x 3, RGB, as a batch of one like ``Images.pixels``: 1 x 3 x S x S, uint8."""
+    return torch.from_numpy(to_square(image, imgsz)).permute(2, 0, 1).contiguous()[None]
+
+
+def normalise(pixels: Tensor, arch: str) -> Tensor:
+    """N x 3 x S x S of 0..255 -> float32 with the mean and deviation that the weights of ``arch`` were trained with."""
     shape = (1, 3, 1, 1)
-    mean, std = (torch.tensor(values, device=pixels.device).view(shape) for values in (MEAN, STD))
+    known = HALF if arch == EMBEDDED else IMAGENET
+    mean, std = (torch.tensor(values, device=pixels.device).view(shape) for values in known)
     return (pixels.float() / 255 - mean) / std
 
 
@@ -74,7 +86,7 @@ def augmentation(kind: str, imgsz: int) -> Callable[[Tensor], Tensor]:
     bilinear = v2.InterpolationMode.BILINEAR
     steps: list[Any] = [
         v2.RandomHorizontalFlip(),
-        v2.Pad(imgsz // 5, padding_mode="reflect"),
+        v2.Pad(9 * imgsz // 20, padding_mode="reflect"),  # the corners of a turned, shifted, shrunk image lie in it
         v2.RandomAffine(180, translate=(0.05, 0.05), scale=(0.9, 1.1), interpolation=bilinear),
         v2.CenterCrop(imgsz),
         v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.1),

@@ -7,6 +7,7 @@ from converters.cli.errors import DatasetError
 
 RANDOM = "none"
 OWN = ("fine", "deep")  # networks of ours, beside torchvision's: no weights of them are published
+EMBEDDED = "lite0"  # EfficientNet-Lite0, whose ImageNet weights are installed with `.[train]`
 
 
 def find_weights(
