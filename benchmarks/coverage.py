@@ -1,6 +1,6 @@
 """What the report's intervals cover, and how often it calls equal models different, by simulation.
 
-    python benchmarks/coverage.py [--repeats 500] [--json]
+    python benchmarks/coverage.py [--repeats 500] [--to docs/measurements/results/coverage.json]
 
 Each repeat draws test images and trainings of two equal models, measures them as `finetune/compare.py` does, and asks
 whether the intervals hold the true value (that of 20,000 images and all trainings) and whether the models are called
@@ -9,8 +9,8 @@ training is more or less skilled (noise of seeds). With noise of seeds alone the
 matters little. Exit status 1 where a bound is broken by more than chance explains.
 """
 
-import json
 import sys
+import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +24,11 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from converters.cli.terminal import table
+from converters.cli.terminal import table, to_json
 from finetune.measures import scores
 from finetune.measures.bootstrap import resample
 from finetune.measures.intervals import Sampled, auroc_interval, difference_test, holm, mean_interval, share_interval
+from finetune.runs.run_folder import git_commit
 
 Floats = NDArray[np.float64]
 RESAMPLES = 200
@@ -221,16 +222,25 @@ def chance(share: float, repeats: int) -> float:
 @click.command()
 @click.option("--repeats", type=click.IntRange(10), default=500, help="Number of simulated comparisons a case.")
 @click.option("--seed", default=0, help="Of the simulation.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(repeats: int, seed: int, as_json: bool) -> None:
+@click.option("--to", type=click.Path(path_type=Path), help="JSON file to write as well.")
+def main(repeats: int, seed: int, to: Path | None) -> None:
     """Print the share of intervals that hold the truth, and of equal models that are called different."""
+    began = time.process_time()
     found = run(repeats, seed=seed)
-    if as_json:
-        click.echo(json.dumps({"repeats": repeats, "seed": seed, "cases": found}, indent=1))
-    else:
-        shown = [[f"{one[key]:.3f}" if key in one else "" for key in ("covered", "different")] for one in found]
-        rows = [[one["case"], *cells, "" if one["kept"] else "BROKEN"] for one, cells in zip(found, shown, strict=True)]
-        click.echo(table(rows, ["case", "covered", "called different", ""], "simple"))
+    shown = [[f"{one[key]:.3f}" if key in one else "" for key in ("covered", "different")] for one in found]
+    rows = [[one["case"], *cells, "" if one["kept"] else "BROKEN"] for one, cells in zip(found, shown, strict=True)]
+    click.echo(table(rows, ["case", "covered", "called different", ""], "simple"))
+    if to is not None:
+        record = {
+            "schema": 1,
+            "command": f"python benchmarks/coverage.py --repeats {repeats} --seed {seed} --to {to}",
+            "commit": git_commit(),
+            "seed": seed,
+            "repeats": repeats,
+            "cpu_seconds": round(time.process_time() - began, 1),
+            "cases": found,
+        }
+        to.write_text(to_json(record), "utf-8")
     sys.exit(0 if all(one["kept"] for one in found) else 1)
 
 
