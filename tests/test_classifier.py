@@ -283,6 +283,13 @@ def test_augmentation_keeps_size_and_type_and_changes_only_at_random():
         assert torch.equal(changed, image) == (kind == "none")
 
 
+def test_augmentation_turns_no_corner_black():
+    white = torch.full((3, 64, 64), 255, dtype=torch.uint8)
+    torch.manual_seed(0)
+    changed = torch.stack([augmentation("camera", 64)(white) for _ in range(60)])
+    assert changed.min() > 150  # the exposure alone: 0.8 of white
+
+
 def test_made_up_defects_change_what_they_name_and_nothing_far_from_it():
     generator = np.random.default_rng(0)
     image, other = (generator.integers(0, 255, (96, 96, 3)).astype(np.uint8) for _ in range(2))

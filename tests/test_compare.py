@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from conftest import REPOSITORY, converted, refusal, write_category
 from fake_runs import results_file, write_run
 from sklearn import metrics as sk
 
+from converters.cli.errors import DatasetError
 from finetune.compare import main
 from finetune.measures.bootstrap import resample
 from finetune.measures.pixels import aupro, level_counts
 from finetune.runs.dataset import Dataset
+from finetune.runs.predictions import PredictionSet
 from finetune.runs.truth import Truth
 
 SIZE = (96, 80)
@@ -309,6 +312,28 @@ def test_results_that_do_not_fit_are_refused(
     entries[0] |= change
     path.write_text(json.dumps([{k: v for k, v in entry.items() if v is not None} for entry in entries]))
     assert word in refusal(compare(root, runs, "--no-html", "--results", f"theirs={path}"))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda x, y, w, h: [x, y, x + w, y + h], "leave their image, as x, y, x, y would"),
+        (lambda x, y, w, h: [x / 96, y / 80, w / 96, h / 80], "all boxes lie in 0..1"),
+        (lambda x, y, w, h: [x + w, y + h, -w, -h], "a box of negative width"),
+    ],
+)
+def test_boxes_of_another_format_are_refused(widget: Dataset, tmp_path: Path, change: Any, word: str) -> None:
+    def told(change: Any) -> PredictionSet:
+        found = [
+            {"image_id": entry["image_id"], "category_id": 1, "score": 0.9, "bbox": list(change(*entry["bbox"]))}
+            for entry in widget.ground_truth("test")["annotations"]
+        ]
+        (tmp_path / "theirs.json").write_text(json.dumps(found))
+        return PredictionSet(tmp_path / "theirs.json")
+
+    assert told(lambda *box: box).detections(widget, "test")
+    with pytest.raises(DatasetError, match=word):
+        told(change).detections(widget, "test")
 
 
 def test_results_have_a_name_of_their_own(root: Path, runs: Path, widget: Dataset, tmp_path: Path) -> None:

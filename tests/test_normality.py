@@ -68,7 +68,7 @@ def test_remembered_images_are_at_distance_nought(out):
     good = images.subset((images.labels == 0).nonzero()[:, 0])
     backbone = build_backbone(Recipe(imgsz=64), None)
     memory = remember(backbone, "resnet18", good, 1.0, "cpu", seed=0)
-    maps, largest = distance_maps(backbone, "resnet18", memory, good, "cpu", "good")
+    maps, largest, cells = distance_maps(backbone, "resnet18", memory, good, "cpu", "good")
     assert max(heat.max() for heat in maps) < 0.02 and max(largest) < 0.03
 
 

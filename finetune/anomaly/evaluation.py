@@ -29,7 +29,7 @@ def evaluate(
     began = time.perf_counter()
     found = {part: distance_maps(backbone, arch, memory, images, device, part) for part, images in parts.items()}
     seconds = (time.perf_counter() - began) / sum(len(images) for images in parts.values())
-    (maps, largest), good = found["val"], (parts["val"].labels == 0).numpy()
+    (maps, largest, cells), good = found["val"], (parts["val"].labels == 0).numpy()
     middle = middle_of(np.array([heat.max() for heat in maps])[good], max(float(heat.max()) for heat in maps))
     usual = middle_of(np.array(largest)[good], max(largest))
     known = [heat for heat, is_good in zip(maps, good, strict=True) if is_good] or maps
@@ -49,6 +49,6 @@ def evaluate(
             "average_precision": float(average_precision_score(defect, peaks)) if both else float("nan"),
             **pointing_game(run.dataset, part, images, maps),
         }
-    about = {"heatmap": "distance to good patches", "heatmap_middle": middle, "box_threshold": level}
+    about = {"heatmap": "distance to good patches", "heatmap_middle": middle, "cells": cells, "box_threshold": level}
     run.describe_set(SET, model=MODEL, prompt=None, oracle=False, label="good", classes=False, **about)
     return measured

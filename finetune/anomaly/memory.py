@@ -49,14 +49,15 @@ def remember(backbone: nn.Module, arch: str, good: Images, share: float, device:
 
 def distance_maps(
     backbone: nn.Module, arch: str, memory: Tensor, images: Images, device: str, label: str
-) -> tuple[list[Map], list[float]]:
-    """Distances of an image's cells to the nearest memory: smoothed, S x S float32; and the largest of them."""
+) -> tuple[list[Map], list[float], int]:
+    """Distances of an image's cells to the nearest memory: smoothed, S x S float32; the largest of them; cells a side."""
     size = images.pixels.shape[-1]
-    maps, largest = [], []
+    maps, largest, cells = [], [], 0
     for features in patch_features(backbone, arch, images, device, label):
         nearest = torch.cdist(features.flatten(0, 2), memory).amin(1).reshape(features.shape[:3])
+        cells = nearest.shape[-1]
         for heat in nearest.cpu().numpy():
             full = cv2.resize(heat, (size, size), interpolation=cv2.INTER_LINEAR)
             maps.append(cv2.GaussianBlur(full, (0, 0), BLUR))
             largest.append(float(heat.max()))
-    return maps, largest
+    return maps, largest, cells

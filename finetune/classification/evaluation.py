@@ -8,7 +8,7 @@ from torch import nn
 
 from finetune.classification.grad_cam import grad_cam
 from finetune.classification.loop import Job, logits_of
-from finetune.measures.boxes import box_metrics
+from finetune.measures.boxes import LEAST_CELLS, box_metrics
 from finetune.measures.decisions import (
     Array,
     calibration_error,
@@ -47,6 +47,8 @@ def evaluate(
         measured[name] = measure_part(labels[name], probabilities[name], logits[name], decisions[name])
         scores = {image: [1 - row[0], *row[1:]] for image, row in zip(images.names, probabilities[name], strict=True)}
         run.write_predictions(SET, name, boxes.get(name, []), scores)
+        if about_rule:  # val chose more than one threshold: the comparison is to take what they decide
+            run.write_decisions(SET, name, dict(zip(images.names, decisions[name].tolist(), strict=True)))
         measured[name] |= looked.get(name, {})
     run.describe_set(SET, model=MODEL, prompt=None, oracle=False, label="class", **about)
     return measured, probabilities, decisions
@@ -77,7 +79,8 @@ def heat_maps(
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Write the heat maps of both parts; return boxes and measures by part, and what set.json says of the maps."""
     arch, batch = job.attempt.arch, job.attempt.batch
-    maps = {name: grad_cam(network, arch, images, batch, job.device) for name, images in parts.items()}
+    found = {name: grad_cam(network, arch, images, batch, job.device) for name, images in parts.items()}
+    maps, cells = {name: seen for name, (seen, _) in found.items()}, found["val"][1]
     labels, peaks = parts["val"].labels.numpy(), np.array([heat.max() for heat in maps["val"]])
     middle = middle_of(peaks[labels == 0], float(peaks.max()))
     level = level_from_val(maps["val"], labels)
@@ -87,6 +90,7 @@ def heat_maps(
         run.write_heatmaps(SET, name, to_full_size(images, maps[name]), middle)
         boxes[name] = detections(run.dataset, images, maps[name], classes[name], level, middle)
         measures[name] = pointing_game(run.dataset, name, images, maps[name])
-        measures[name]["mAP50"] = box_metrics(run.dataset.ground_truth(name), boxes[name]).map50
-    about = {"heatmap": "P(defect) x Grad-CAM++", "heatmap_middle": middle, "box_threshold": level}
+        if cells >= LEAST_CELLS:
+            measures[name]["mAP50"] = box_metrics(run.dataset.ground_truth(name), boxes[name]).map50
+    about = {"heatmap": "P(defect) x Grad-CAM++", "heatmap_middle": middle, "cells": cells, "box_threshold": level}
     return boxes, measures, about

@@ -31,21 +31,25 @@ def _extractor(model: Any, imgsz: int) -> Any:
         raise DatasetError("this --arch has no spatial feature map for Grad-CAM++: add --no-heatmaps") from None
 
 
-def grad_cam(model: Any, arch: str, images: Images, batch: int, device: str) -> list[Map]:
-    """Maps of S x S for N images, by a model in any mode; it is left in evaluation mode.
+def grad_cam(model: Any, arch: str, images: Images, batch: int, device: str) -> tuple[list[Map], int]:
+    """Maps of S x S for N images, and the cells a side that they come from, by a model in any mode.
+
+    It is left in evaluation mode.
 
     Raises DatasetError for an architecture without a spatial feature map (transformers on patches).
     """
     model.eval()
     size = images.pixels.shape[-1]
     maps: list[Map] = []
+    cells = 0
     with _extractor(model, size) as extractor, progress(None, len(images), "heat maps") as bar:
         for pixels in images.pixels.split(batch):
             logits = model(normalise(pixels.to(device), arch))
             defect = logits[:, 1:].argmax(1) + 1
             cams = extractor(defect.tolist(), logits, normalized=False)[0]
             cams = cams * (1 - logits.detach().softmax(1)[:, :1, None])
+            cells = min(cams.shape[-2:])
             full = F.interpolate(cams[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
             maps += list(full.cpu().numpy())
             bar.update(len(pixels))
-    return maps
+    return maps, cells

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 
 from converters.cli.errors import DatasetError
 from finetune.comparison.pictures import Overlay, overlay
-from finetune.measures.boxes import ClassMatches, best_box_threshold, box_precision, match_boxes
+from finetune.measures.boxes import LEAST_CELLS, ClassMatches, best_box_threshold, box_precision, match_boxes
 from finetune.measures.masks import TOP, best_level, decode, regions_above
 from finetune.measures.pixels import (
     BOUNDARY_RATIOS,
@@ -59,6 +59,11 @@ class Answer:
     kind: str | None  # what pixel scores come from: "heat maps", "masks", "boxes" or None
     source: PredictionSet
 
+    @property
+    def boxes_from_maps(self) -> bool:
+        """Whether boxes are still to be made of its heat maps, and these are fine enough for it."""
+        return self.detections is None and fine_enough(self.source.about)
+
     def pixel_scores(self, index: int) -> NDArray[np.uint16]:
         """H x W on one scale for all images, higher is more defective."""
         if self.kind == "heat maps":
@@ -75,6 +80,11 @@ class Answer:
         except ValueError as error:  # pycocotools', of run lengths
             name = self.truth.names[index]
             raise DatasetError(f"{self.source.source}: a segmentation of {name} cannot be decoded ({error})") from None
+
+
+def fine_enough(about: dict[str, Any]) -> bool:
+    """Whether boxes of a set's heat maps can be measured: ``set.json`` may say how many cells a side they come from."""
+    return float(about.get("cells", LEAST_CELLS)) >= LEAST_CELLS
 
 
 def paint(detections: Sequence[dict[str, Any]], height: int, width: int) -> NDArray[np.uint16]:
@@ -122,7 +132,8 @@ def read_answer(source: PredictionSet, truth: Truth) -> Answer | None:
         found, kind = None, None  # a classifier of whole images
     else:
         kind = "masks" if any("segmentation" in entry for entry in found or []) else "boxes"
-    boxes = None if found is None or (has_maps and not found) else grouped(found, truth.ids)
+    unknown = found is None or (has_maps and not (found and fine_enough(source.about)))
+    boxes = None if unknown else grouped(found or (), truth.ids)
     return Answer(truth, np.array([scores[name] for name in truth.names]), boxes, kind, source)
 
 
@@ -162,7 +173,8 @@ class Evidence:
 
     truth: Truth
     answer: Answer
-    threshold: float | None  # of image scores
+    threshold: float | None  # of image scores; None, too, where the model has saved what it decides
+    called: NDArray[np.bool_] | None  # (N,): decided to be defective; None without val and decisions
     predicted: NDArray[np.int64] | None  # (N,): 0 passes as good, else class + 1; the likeliest class without val
     matches: list[ClassMatches] | None  # None without boxes, or where the model tells no classes
     any_class: list[ClassMatches] | None
@@ -178,8 +190,8 @@ class Evidence:
 def gather(source: PredictionSet, dataset: Dataset, draw: bool = False) -> Evidence:
     """Read a set's predictions for val and test, choose thresholds on val, and count on test.
 
-    Val is looked at by no dearer labels than the model learned from. Each file is read once. ``draw`` makes the
-    overlays for the page.
+    Val is looked at by no dearer labels than the model learned from. What a model has decided of images by itself
+    (``test_decisions.csv``) stands. Each file is read once. ``draw`` makes the overlays for the page.
     """
     test = truth_of(dataset, "test")
     answer = read_answer(source, test)
@@ -188,9 +200,11 @@ def gather(source: PredictionSet, dataset: Dataset, draw: bool = False) -> Evide
         raise DatasetError(f"{source.source}: holds no predictions for test (test.json, test_scores.csv)")
     if source.has_results("val") and not source.has_results("test"):
         raise DatasetError(f"{source.source}: holds val.json, but no test.json: predict both again")
+    decided = source.decisions(dataset, "test")
     threshold = level = None
     if tuning is not None:
-        threshold = best_threshold(tuning.truth.labels > 0, tuning.scores[:, 0])
+        if decided is None:
+            threshold = best_threshold(tuning.truth.labels > 0, tuning.scores[:, 0])
         tuning, level = _tune_pixels(tuning)
     answer, pixels, overlays = _look_at_pixels(answer, level, draw)
     classes = answer.scores[:, 1:]
@@ -203,9 +217,13 @@ def gather(source: PredictionSet, dataset: Dataset, draw: bool = False) -> Evide
         if tuning is not None and tuning.detections is not None:
             box_threshold = _best_box_threshold(tuning, tuning.detections, tells_classes)
     predicted = np.argmax(classes, axis=1) + 1 if tells_classes else None
-    if predicted is not None and threshold is not None:
-        predicted = np.where(answer.scores[:, 0] >= threshold, predicted, 0)
-    return Evidence(test, answer, threshold, predicted, matches, any_class, box_threshold, pixels, overlays)
+    called = None if threshold is None else answer.scores[:, 0] >= threshold
+    if decided is not None:
+        called = decided > 0
+        predicted = None if predicted is None else np.where(decided > len(dataset.classes), predicted, decided)
+    elif predicted is not None and called is not None:
+        predicted = np.where(called, predicted, 0)
+    return Evidence(test, answer, threshold, called, predicted, matches, any_class, box_threshold, pixels, overlays)
 
 
 def _tune_pixels(tuning: Answer) -> tuple[Answer, float | None]:
@@ -221,14 +239,14 @@ def _tune_pixels(tuning: Answer) -> tuple[Answer, float | None]:
         return tuning, max(1.0, TOP * _best_box_threshold(tuning, tuning.detections, False))
     indices = range(len(tuning.truth.names))
     maps: Iterable[NDArray[np.uint16]] = (tuning.pixel_scores(index) for index in indices)
-    if tuning.detections is None:
+    if tuning.boxes_from_maps:
         maps = list(maps)  # looked at once more, for boxes
     if tuning.truth.label == "class" and tuning.truth.labels.any():
         maps = list(maps)
         level = max(1.0, best_threshold(tuning.truth.labels > 0, np.array([heat.max() for heat in maps], float)))
     else:
         level = float(best_level(zip(maps, map(tuning.truth.mask, indices), strict=True)))
-    if tuning.detections is None:
+    if tuning.boxes_from_maps:
         boxes = [_boxes_of(tuning, index, heat, level) for index, heat in enumerate(maps)]
         tuning = replace(tuning, detections=boxes)
     return tuning, level
@@ -274,7 +292,7 @@ def _look_at_pixels(answer: Answer, level: float | None, draw: bool) -> tuple[An
         if level is not None:
             hit = (scores >= level).astype(np.uint8)
             counts.append(_counts_at(level, inside, outside, share) | boundary_counts(hit, truth.mask(index)))
-            boxes.append(_boxes_of(answer, index, scores, level) if answer.detections is None else [])
+            boxes.append(_boxes_of(answer, index, scores, level) if answer.boxes_from_maps else [])
         if draw:
             overlays.append(overlay(scores, level, kind, answer.source.strength))
     starts = coarse_levels(positive, negative, shares)
@@ -290,7 +308,7 @@ def _look_at_pixels(answer: Answer, level: float | None, draw: bool) -> tuple[An
         level=level,
         counts={name: np.array([one[name] for one in counts], float) for name in (counts or [{}])[0]},
     )
-    if answer.detections is None and level is not None:
+    if answer.boxes_from_maps and level is not None:
         answer = replace(answer, detections=boxes)
     return answer, pixels, overlays
 
@@ -316,14 +334,14 @@ def measure(evidence: Sequence[Evidence], weights: Sequence[NDArray[Any]], exact
     """
     folds = [_ranking(item, weight, exact) for item, weight in zip(evidence, weights, strict=True)]
     found = {name: mean_known(np.stack([fold[name] for fold in folds], axis=-1)) for name in folds[0]}
-    if all(item.threshold is not None for item in evidence):
+    if all(item.called is not None for item in evidence):
         found |= decisions(*_added(_outcomes, evidence, weights))
         caught, shown = _added(_caught, evidence, weights)
         found |= {
             f"{name}/found": divided(caught[index], shown[index])
             for index, name in enumerate(evidence[0].truth.dataset.classes)
         }
-    if all(item.tells_classes and item.threshold is not None for item in evidence):
+    if all(item.tells_classes and item.called is not None for item in evidence):
         found["macro_f1_defects"] = macro_f1_defects(_added(_confusion, evidence, weights))
     if all(item.pixels and item.pixels.level is not None for item in evidence):
         found |= _of_counts(evidence, weights)
@@ -365,26 +383,26 @@ def _pixel_ranking(pixels: Pixels, weights: NDArray[Any], exact: bool) -> dict[s
 
 def _outcomes(item: Evidence, weights: NDArray[Any]) -> Floats:
     """Defects found, false alarms, defects missed, good images passed; 4 x B."""
-    assert item.threshold is not None
-    defect, called = item.truth.labels > 0, item.answer.scores[:, 0] >= item.threshold
+    assert item.called is not None
+    defect, called = item.truth.labels > 0, item.called
     kinds = [defect & called, ~defect & called, defect & ~called, ~defect & ~called]
     return np.stack([weights @ kind for kind in kinds])
 
 
 def _caught(item: Evidence, weights: NDArray[Any]) -> Floats:
     """Images of each class that were called defective, and all of them; 2 x C x B."""
-    assert item.threshold is not None
+    assert item.called is not None
     shown = [item.truth.labels == index + 1 for index in range(len(item.truth.dataset.classes))]
-    called = item.answer.scores[:, 0] >= item.threshold
-    return np.array([[weights @ (of_class & side) for of_class in shown] for side in (called, called | True)])
+    sides = (item.called, item.called | True)
+    return np.array([[weights @ (of_class & side) for of_class in shown] for side in sides])
 
 
 def _confusion(item: Evidence, weights: NDArray[Any]) -> Floats:
-    """Truth by prediction, 0 is good; B x (1 + C) x (1 + C). Without a threshold: defect images only."""
+    """Truth by prediction, 0 is good; B x (1 + C) x (1 + C). Undecided: defect images only."""
     assert item.predicted is not None
     size = 1 + len(item.truth.dataset.classes)
     cells = np.zeros((len(item.predicted), size * size))
-    counted = np.ones(len(item.predicted), bool) if item.threshold is not None else item.truth.labels > 0
+    counted = np.ones(len(item.predicted), bool) if item.called is not None else item.truth.labels > 0
     cells[np.flatnonzero(counted), (item.truth.labels * size + item.predicted)[counted]] = 1
     return (weights @ cells).reshape(len(weights), size, size)
 

@@ -102,7 +102,7 @@ def judge(model: str, item: Evidence, index: int) -> Verdict:
     score = float(item.answer.scores[index, 0])
     label = int(item.truth.labels[index])
     errors: list[str] = []
-    boxes, judged = [], item.threshold is not None
+    boxes, judged = [], item.called is not None
     if item.answer.detections is not None:
         least = SHOWN_WITHOUT_VAL if item.box_threshold is None else item.box_threshold
         kept = [entry for entry in item.answer.detections[index] if entry["score"] >= least]
@@ -126,17 +126,16 @@ def judge(model: str, item: Evidence, index: int) -> Verdict:
 
 
 def _called(item: Evidence, index: int) -> str:
-    if item.threshold is None:
+    if item.called is None:
         return "undecided"
     if item.predicted is None:
-        return "defect" if item.answer.scores[index, 0] >= item.threshold else "good"
+        return "defect" if item.called[index] else "good"
     return class_name(item, int(item.predicted[index]))
 
 
 def _image_errors(item: Evidence, index: int, label: int) -> list[str]:
     """The error of the verdict on the image as a whole."""
-    called = item.answer.scores[index, 0] >= item.threshold
-    if bool(called) != (label > 0):
+    if item.called is not None and bool(item.called[index]) != (label > 0):
         return ["missed" if label else "false alarm"]
     return ["wrong class"] if label and item.predicted is not None and item.predicted[index] != label else []
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
-from finetune.comparison.evidence import Evidence, confusion, gather, measure, plain, prevalence
+from finetune.comparison.evidence import Evidence, confusion, fine_enough, gather, measure, plain, prevalence
 from finetune.comparison.tables import BASELINE, MEASURES, Measure, cell, reach
 from finetune.measures.bootstrap import SEEDS_FOR_A_CLAIM, interval, over_seeds, resample, share_interval
+from finetune.measures.boxes import LEAST_CELLS
 from finetune.measures.masks import TOP
 from finetune.runs.dataset import Dataset
 from finetune.runs.labelling import label_clicks
@@ -26,7 +27,15 @@ FEW = 5  # test images of a class under which its number carries a warning
 CHEAPNESS = {"none": 0, "good": 0, "class": 1, "box": 2, "mask": 3}  # label kinds, by what they cost a person
 PLURALS = {"none": "no labels", "good": "good images", "class": "class labels", "box": "boxes", "mask": "masks"}
 GIVEN = ("image", "defect type")  # levels of measures that an oracle's prompt gives away
-COSTS = ("parameters", "train_seconds", "seconds_per_image", "device", "peak_memory_mb", "weights_bytes")
+COSTS = (
+    "parameters",
+    "train_seconds",
+    "seconds_per_image",
+    "device",
+    "peak_memory_mb",
+    "gpu_peak_memory_mb",
+    "weights_bytes",
+)
 Values = dict[str, tuple[float, Any]]  # a measure's name -> its value, and B resampled ones
 SENTENCES = {"auroc": "Defective images", "map50": "Boxes around defects", "dice": "Pixels of defects"}
 WITHIN, BEYOND, FEW_SEEDS = "within noise", "beyond noise", f"fewer than {SEEDS_FOR_A_CLAIM} seeds"
@@ -293,7 +302,18 @@ def banners(datasets: Sequence[Dataset], rows: Sequence[Row]) -> list[str]:
     folds = datasets[0].split.get("folds")
     if folds and len(datasets) < folds:
         found.append(f"{len(datasets)} of {folds} folds: not every defect is tested.")
-    silent = [row.name for row in rows if any(item.threshold is None for item in row.first)]
+    coarse = [f"{row.name} ({row.about['cells']:g})" for row in rows if not fine_enough(row.about)]
+    if coarse:
+        found.append(
+            f"Boxes are not measured where they come from heat maps of fewer than {LEAST_CELLS} cells a side: "
+            f"{', '.join(coarse)}."
+        )
+    decided = [
+        row.name for row in rows if any(item.called is not None and item.threshold is None for item in row.first)
+    ]
+    if decided:
+        found.append(f"Decides between good and its classes by thresholds of its own, from val: {', '.join(decided)}.")
+    silent = [row.name for row in rows if any(item.called is None for item in row.first)]
     unjudged = [
         row.name
         for row in rows

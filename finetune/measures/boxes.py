@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from finetune.measures.scores import Floats, mean_known
 
 SIZES = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}  # COCO's, square px
+LEAST_CELLS = 32  # a side of the map that boxes are made of: perfect 8 x 8 maps reach mAP50 0.02 on screw
 
 
 @dataclass(frozen=True)

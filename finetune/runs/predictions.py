@@ -21,6 +21,8 @@ from finetune.runs.records import Result, SetRecord
 
 RESULTS_FORMAT = "COCO's results format is needed: whole numbers as ids, scores in 0..1, boxes of x, y, width, height"
 
+BEYOND = 0.05  # of the image's side: a box that ends farther outside is no slip of a detector
+
 
 def image_scores(
     names: Iterable[str], ids: Mapping[str, int], classes: int, detections: Iterable[Mapping[str, Any]]
@@ -78,7 +80,27 @@ class PredictionSet:
                     f"{path}: category_id {entry['category_id']} is none of 1 to {len(dataset.classes)} "
                     f"({', '.join(dataset.classes)})"
                 )
+        self._check_boxes(path, dataset, part, [entry for entry in found if "segmentation" not in entry])
         return [entry for entry in found if entry["category_id"] <= len(dataset.classes)]
+
+    def _check_boxes(self, path: Path, dataset: Dataset, part: str, entries: list[dict[str, Any]]) -> None:
+        """Raise DatasetError for boxes that are not x, y, width, height in pixels of the image; slips are let pass."""
+        if not entries:
+            return
+        boxes = np.array([entry["bbox"] for entry in entries], float)
+        sizes = {entry["id"]: (entry["width"], entry["height"]) for entry in dataset.ground_truth(part)["images"]}
+        ends, sides = boxes[:, :2] + boxes[:, 2:], np.array([sizes[entry["image_id"]] for entry in entries])
+        leaves = (ends > sides * (1 + BEYOND)).any(1)
+        why = None
+        if (boxes[:, 2:] < 0).any():
+            first = entries[int((boxes[:, 2:] < 0).any(1).argmax())]
+            why = f"image_id {first['image_id']} has a box of negative width or height, {first['bbox']}"
+        elif (np.abs(boxes) <= 1).all() and boxes.any():
+            why = "all boxes lie in 0..1, as shares of the image"
+        elif leaves.mean() > 0.5 or (leaves.any() and (boxes[:, 2:] > boxes[:, :2]).all()):
+            why = f"{leaves.sum()} of {len(boxes)} boxes leave their image, as x, y, x, y would"
+        if why:
+            raise DatasetError(f"{path}: {why}: x, y, width, height in pixels are needed, as in COCO's results format")
 
     def scores(self, dataset: Dataset, part: str) -> dict[str, list[float]] | None:
         """Image name -> its defect score and one a class (NaN where the model tells no classes); None without file."""
@@ -108,6 +130,27 @@ class PredictionSet:
         if unknown:
             raise DatasetError(f"{path}: {unknown[0]} has no defect score")
         return found
+
+    def decisions(self, dataset: Dataset, part: str) -> NDArray[np.int64] | None:
+        """What the model itself decided of each image: 0 is good, else the index of its class + 1; None without file.
+
+        A class that only synthetic images have is C + 1.
+        """
+        path = self.source / f"{part}_decisions.csv"
+        if not path.is_file():
+            return None
+        names = {name: index for index, name in enumerate(["good", *dataset.classes])}
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                told = {row["image"]: row["decision"] for row in csv.DictReader(file)}
+            if self.more_classes:
+                names |= {name: len(names) for name in told.values() if name not in names}
+            return np.array([names[told[name]] for name in dataset.images(part)], np.int64)
+        except (ValueError, KeyError, csv.Error) as error:
+            raise DatasetError(
+                f"{path}: what is {error}? Each image of {part} needs a row `image,decision`, and a decision is one of "
+                f"{', '.join(names)}"
+            ) from None
 
     def heatmap(self, part: str, image: str) -> Any:
         """An image's anomaly map, H x W uint16 on the set's one scale; None where the set has none for this part."""

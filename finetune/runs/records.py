@@ -59,6 +59,8 @@ class SetRecord(TypedDict, total=False):
     heatmap: str
     heatmap_middle: float
     box_threshold: float | None
+    cells: float
+    seconds_per_image: float | None
 
 
 def _no_empty_mask(entry: Any) -> Any:

@@ -68,6 +68,16 @@ class Run:
             rows.writerow(["image", "defect", *self.dataset.classes])
             rows.writerows([image, *(f"{value:.6g}" for value in values)] for image, values in sorted(scores.items()))
 
+    def write_decisions(self, name: str, part: str, decisions: Mapping[str, int]) -> None:
+        """Write what a model itself decides of each image of a part: 0 is good, else the index of the class + 1."""
+        told = ["good", *self.dataset.classes]
+        with (self.folder / "predictions" / name / f"{part}_decisions.csv").open(
+            "w", newline="", encoding="utf-8"
+        ) as file:
+            rows = csv.writer(file)
+            rows.writerow(["image", "decision"])
+            rows.writerows([image, told[index]] for image, index in sorted(decisions.items()))
+
     def write_heatmaps(self, name: str, part: str, maps: Mapping[str, Any], middle: float) -> None:
         """Write one map an image: H x W floats of 0 and more at full image size, as 16-bit PNG of ``to_levels``.
 

@@ -76,7 +76,7 @@ def augmentation(kind: str, imgsz: int) -> Callable[[Tensor], Tensor]:
     bilinear = v2.InterpolationMode.BILINEAR
     steps: list[Any] = [
         v2.RandomHorizontalFlip(),
-        v2.Pad(imgsz // 5, padding_mode="reflect"),
+        v2.Pad(9 * imgsz // 20, padding_mode="reflect"),  # the corners of a turned, shifted, shrunk image lie in it
         v2.RandomAffine(180, translate=(0.05, 0.05), scale=(0.9, 1.1), interpolation=bilinear),
         v2.CenterCrop(imgsz),
         v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.1),
