@@ -69,6 +69,7 @@ def test_remembered_images_are_at_distance_nought(out):
     backbone = build_backbone(Recipe(imgsz=64), None)
     memory = remember(backbone, "resnet18", good, 1.0, "cpu", seed=0)
     maps, largest, cells = distance_maps(backbone, "resnet18", memory, good, "cpu", "good")
+    assert cells == 8  # of 64 px, stride 8
     assert max(heat.max() for heat in maps) < 0.02 and max(largest) < 0.03
 
 

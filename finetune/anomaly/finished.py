@@ -35,4 +35,4 @@ def evaluate_again(
     memory = load_state(folder / "memory.pt", "RUN")["memory"].to(device)
     parts = {part: load_images(dataset, part, recipe.imgsz) for part in ("val", "test")}
     measured = evaluate(Run(folder, dataset, settings), backbone, recipe.arch, memory, parts, device)
-    write_record(folder, record | {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured})
+    write_record(folder, record | measured.pop("cost") | {"metrics": measured})

@@ -50,7 +50,7 @@ def remember(backbone: nn.Module, arch: str, good: Images, share: float, device:
 def distance_maps(
     backbone: nn.Module, arch: str, memory: Tensor, images: Images, device: str, label: str
 ) -> tuple[list[Map], list[float], int]:
-    """Distances of an image's cells to the nearest memory: smoothed, S x S float32; the largest of them; cells a side."""
+    """Distances of images' cells to the nearest memory, smoothed, S x S float32; the largest of each; cells a side."""
     size = images.pixels.shape[-1]
     maps, largest, cells = [], [], 0
     for features in patch_features(backbone, arch, images, device, label):

@@ -55,7 +55,7 @@ def learn_normality(
         random_weights=checkpoint is None,
         weights_sha256=known["weights_sha256"],
         train_seconds=round(seconds, 1),
-        seconds_per_image=measured.pop("seconds_per_image"),
+        **measured.pop("cost"),
         weights_bytes=sum(parameter.nbytes for parameter in backbone.parameters())
         + (run.folder / "memory.pt").stat().st_size,
         device=device,

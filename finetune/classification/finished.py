@@ -3,7 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 
-from finetune.classification.evaluation import evaluate
+from finetune.classification.evaluation import answer_cost, evaluate
 from finetune.classification.loop import Job, load_network
 from finetune.classification.recipes import Attempt
 from finetune.runs.dataset import Dataset
@@ -27,5 +27,6 @@ def evaluate_again(
     attempt = Attempt(**{item.name: settings[item.name] for item in fields(Attempt)})
     job = Job(attempt, 1 + len(dataset.classes), None, prepare_device(device), settings["seed"])
     parts = {part: load_images(dataset, part, attempt.imgsz) for part in ("val", "test")}
-    measured, *_ = evaluate(Run(folder, dataset, settings), job, load_network(job, folder / "model.pt"), parts)
-    write_record(folder, record | {"metrics": measured})
+    network = load_network(job, folder / "model.pt")
+    measured, *_ = evaluate(Run(folder, dataset, settings), job, network, parts)
+    write_record(folder, record | answer_cost(dataset, job, network) | {"metrics": measured})

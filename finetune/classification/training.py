@@ -1,6 +1,5 @@
 """A classifier's run: trained, evaluated, written."""
 
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,11 @@ from typing import Any
 from torch import nn
 
 from converters.cli.errors import DatasetError
-from finetune.classification.evaluation import MODEL, evaluate
+from finetune.classification.evaluation import MODEL, answer_cost, evaluate
 from finetune.classification.figures import plot
 from finetune.classification.grad_cam import check_heat_maps
 from finetune.classification.imbalance import HEADS
-from finetune.classification.loop import Job, Standing, fit, logits_of, new_network, retrain_head
+from finetune.classification.loop import Job, Standing, fit, new_network, retrain_head
 from finetune.classification.recipes import Attempt
 from finetune.classification.table import Result
 from finetune.runs.checksums import sha256
@@ -72,7 +71,7 @@ def train_and_evaluate(
         chosen_epoch=stages[-1].best_epoch,
         history=stages[-1].history,
         pretrain_history=stages[0].history if pretrain else [],
-        seconds_per_image=seconds_per_image(network, parts["test"], job),
+        **answer_cost(dataset, job, network),
         metrics=measured,
     )
     epochs = sum(stage.epoch for stage in stages)
@@ -162,10 +161,3 @@ def train_stages(
         retrain_head(network, train, job)
         save_state(network.state_dict(), folder / "model.pt")
     return network, [*stages, standing]
-
-
-def seconds_per_image(network: nn.Module, images: Images, job: Job) -> float:
-    """Wall time of the network's answer to an image in memory, in batches, without heat maps."""
-    began = time.perf_counter()
-    logits_of(network, images, job)
-    return round((time.perf_counter() - began) / len(images), 5)

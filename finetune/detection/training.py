@@ -66,7 +66,7 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
         synthetic_images=sum(len(part.synthetic_images) for part in parts),
         pretrain_synthetic_images=len(first.synthetic_images) if first else 0,
         resumed=request.resume,
-        seconds_per_image=measured.pop("seconds_per_image"),
+        **measured.pop("cost"),
         metrics=measured,
         **cost,
         **runtime.facts_of(model, best),
@@ -161,7 +161,7 @@ def evaluate_again(folder: Path, dataset: Dataset, device: str) -> None:
     tiles = open_dataset(dataset.folder.parent, settings["tiles"]) if settings["tiles"] else None
     size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
     measured = evaluate(model, run, settings["task"], size, device, tiles=tiles)
-    record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured}
+    record |= measured.pop("cost") | {"metrics": measured}
     write_record(folder, record | runtime.facts_of(model, folder / BEST))
 
 

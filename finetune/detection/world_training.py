@@ -106,8 +106,7 @@ def ask(
         "known_by_words_only": list(words.classes) if name == "zero-shot" else [words.kept] if words.kept else [],
     }
     measured = evaluate(model, run, "detect", run.settings["imgsz"], device, name, **about, **cost)
-    seconds = measured.pop("seconds_per_image")
-    return {**cost, "seconds_per_image": seconds, **runtime.facts_of(model, best), "metrics": measured}
+    return {**cost, **measured.pop("cost"), **runtime.facts_of(model, best), "metrics": measured}
 
 
 def is_random(words: Words) -> bool:

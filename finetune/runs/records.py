@@ -43,6 +43,7 @@ class RunRecord(TypedDict, total=False):
     train_cpu_seconds: float | None
     seconds_per_image: float | None
     peak_memory_mb: float | None
+    gpu_peak_memory_mb: float | None
     device: str | None
 
 
@@ -60,6 +61,7 @@ class SetRecord(TypedDict, total=False):
     heatmap_middle: float
     box_threshold: float | None
     cells: float
+    gpu_peak_memory_mb: float | None
     seconds_per_image: float | None
 
 

@@ -13,7 +13,7 @@ from finetune.runs.run_folder import Run, finished_run, write_record
 from finetune.segmentation.embedding_sources import encode
 from finetune.segmentation.evaluation import Row, boxes_sha256, draw_worst
 from finetune.segmentation.models import export, load_tuned
-from finetune.segmentation.report import compare_rows, evaluate, seconds_per_image
+from finetune.segmentation.report import compare_rows, evaluate, prompt_cost
 from finetune.segmentation.settings import MOBILE, Request
 from finetune.segmentation.setup import Job, make_job, source_of
 from finetune.segmentation.steps import Source
@@ -72,11 +72,11 @@ def measure_tuned(job: Job, run: Run, source: Source, before: dict[str, list[Row
     """
     segmenter = load_tuned(run.folder / TUNED, job.origin.weights).to(job.device)
     source = source if job.recipe.frozen else partial(encode, segmenter)
-    after = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, run)
+    after = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, run, job.detector_seconds)
     draw_worst(after["gt-box"], run.dataset.classes, run.folder / "worst.png")
     return {
         "parameters": sum(value.numel() for value in segmenter.parameters()),
-        "seconds_per_image": seconds_per_image(segmenter, job.parts["test"]),
+        **prompt_cost(segmenter, job.parts["test"], job.device),
         "device": job.device,
         "metrics": compare_rows(run.dataset, before, after),
     }

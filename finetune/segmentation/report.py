@@ -1,7 +1,7 @@
 """The report of a run of SAM's decoder: predictions for each kind of prompt, before and after, and a table."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -37,8 +37,10 @@ from finetune.segmentation.images import MarkedImage
 from finetune.segmentation.models import Segmenter
 from finetune.segmentation.prompts import Prompt
 from finetune.segmentation.steps import Source
+from finetune.training.timing import cost_of_answers
 
 MODEL = "SAM decoder"
+Cost = dict[str, float | None]
 ABOUT = {"model": MODEL, "label": "mask"}  # of every set
 
 
@@ -64,24 +66,32 @@ def judge_of(segmenter: Segmenter, source: Source, val: Sequence[MarkedImage]) -
 
 
 def evaluate(
-    segmenter: Segmenter, source: Source, parts: Parts, dataset: Dataset, boxes: Boxes | None, run: Run | None
+    segmenter: Segmenter,
+    source: Source,
+    parts: Parts,
+    dataset: Dataset,
+    boxes: Boxes | None,
+    run: Run | None,
+    detector: float | None = None,
 ) -> dict[str, list[Row]]:
     """Rows of test for each prompt kind; with a run, predictions for val and test are written as its sets.
 
-    Without one (before the training) the learned tokens know nothing yet, and are left out.
+    ``detector`` is the time in which an image's boxes were found, s, if that is known. Without a run (before the
+    training) the learned tokens know nothing yet, and are left out.
     """
     rows = {kind: ask_person(segmenter, source, parts, dataset, kind, run) for kind in ORACLES}
-    makers: dict[str, Callable[[MarkedImage], Map]] = {}
+    makers: dict[str, Callable[[Source, MarkedImage], Map]] = {}
     if segmenter.tokens is not None and run:
-        makers[AUTO] = lambda image: token_map(segmenter, source, image)
+        makers[AUTO] = lambda source, image: token_map(segmenter, source, image)
     if boxes is not None:
-        makers[BOXES] = lambda image: boxes_map(segmenter, source, image, dataset.image_ids[image.name], boxes)
+        makers[BOXES] = lambda source, image: boxes_map(segmenter, source, image, dataset.image_ids[image.name], boxes)
     for kind, make in makers.items():
-        rows[kind], level = measure_maps(make, parts, kind, run)
+        rows[kind], level = measure_maps(partial(make, source), parts, kind, run)
         if run:
             heatmap = {"heatmap": "chance of a defect", "heatmap_middle": 1.0}
             prompt = None if kind == AUTO else "box"
-            run.describe_set(kind, **ABOUT, prompt=prompt, oracle=False, clicks=0, **heatmap, **level)
+            cost = map_cost(make, segmenter, parts["test"], {"seconds_per_image": detector} if kind == BOXES else {})
+            run.describe_set(kind, **ABOUT, prompt=prompt, oracle=False, clicks=0, **heatmap, **level, **cost)
     return rows
 
 
@@ -153,11 +163,26 @@ def cells(kind: str, found: dict[str, Any]) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def seconds_per_image(segmenter: Segmenter, images: Sequence[MarkedImage]) -> float:
-    """Wall time of encoder and decoder for an image and one box, without the cache; the mean of up to four."""
-    began = time.perf_counter()
-    for image in images[:4]:
+def prompt_cost(segmenter: Segmenter, images: Sequence[MarkedImage], device: str) -> Cost:
+    """What an answer to one box costs, the encoder's work included: no cache."""
+
+    def ask_once(image: MarkedImage) -> object:
         size = image.size()
         box = Prompt(box=np.array([0, 0, size[1], size[0]], np.float32))
-        list(answer(segmenter, encode(segmenter, [(image, 0)]), [box], size))
-    return round((time.perf_counter() - began) / len(images[:4]), 4)
+        return list(answer(segmenter, encode(segmenter, [(image, 0)]), [box], size))
+
+    by_name = {image.name: image for image in images}
+    return cost_of_answers(lambda name: ask_once(by_name[name]), list(by_name), device)
+
+
+def map_cost(
+    make: Callable[[Source, MarkedImage], Map], segmenter: Segmenter, images: Sequence[MarkedImage], detector: Cost
+) -> Cost:
+    """What a map costs, the encoder's work included, and that of the detector before it (unknown: None; none: {})."""
+    by_name, fresh = {image.name: image for image in images}, partial(encode, segmenter)
+    device = str(segmenter.sam.device)
+    own = cost_of_answers(lambda name: make(fresh, by_name[name]), list(by_name), device)
+    if not detector:
+        return own
+    known, before = own["seconds_per_image"], detector["seconds_per_image"]
+    return own | {"seconds_per_image": None if known is None or before is None else round(known + before, 5)}
