@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from finetune.comparison.evidence import Evidence
 from finetune.comparison.gallery import KINDS, make_cases
-from finetune.comparison.tables import HEADLINES, MEASURES, cell
+from finetune.comparison.tables import COSTS, HEADLINES, MEASURES, cell
 from finetune.measures import boxes, pixels, scores
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -58,6 +58,7 @@ def render(report: dict[str, Any], evidence: dict[str, dict[str, list[Evidence]]
     return environment.get_template("report.html").render(
         report=report,
         measures=MEASURES,
+        costs=COSTS,
         headlines=[name for name in HEADLINES if any(name in row["measures"] for row in report["rows"])],
         levels=list(dict.fromkeys(measure.level for measure in MEASURES.values())),
         best=best_of(report),

@@ -40,6 +40,13 @@ MEASURES = {
     "pixel_fpr": Measure("pixel FPR", "pixel", "false-positive rate at that point", True, 4),
 }
 BASELINE = "classifier"  # the run that others are compared with, where there is one
+COSTS = (
+    "Labels used, in clicks: of train to learn from, and of val to choose epochs and thresholds by, which looks at "
+    "labels of the same kind alone (good images cost none). An image, s: from its file to the answer with its heat "
+    "map, masks or boxes, one at a time, the median of 20 after one that is not counted; of a model that asks a "
+    "detector first, with that detector. Training, s: of SAM's decoder with the embedding of "
+    "its images, where these did not lie in the cache."
+)
 HEADLINES = ("auroc", "f1", "false_alarms", "macro_f1_defects", "map50", "map", "dice", "pixel_ap", "aupro_0.3")
 PAPER = ("auroc", "map50", "dice", "aupro_0.3")
 
@@ -77,6 +84,14 @@ def labels_of(row: dict[str, Any]) -> str:
     return (row["label"] or "?") + (f" + {made} synthetic images" if made else "")
 
 
+def clicks_of(row: dict[str, Any]) -> str | None:
+    """The clicks that a model's labels of train and val cost, such as ``94 (60 + 34)``; None for an unknown kind."""
+    paid = row["labelling"]
+    if paid is None:
+        return None
+    return f"{paid['clicks']} ({paid['train']} + {paid['val']})" if paid["clicks"] else "0"
+
+
 def as_markdown(report: dict[str, Any]) -> str:
     test = report["test"]
     counts = f"{test['images']} test images, {test['good']} of them good; {report['resamples']} resamples"
@@ -92,6 +107,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         "## Each defect type",
         class_table(report),
         "## Cost",
+        COSTS,
         cost_table(report),
         f"Split `{next(iter(report['split']['sha256'].values()))[:16]}`, family `{report['split']['family'][:16]}`.",
     ]
@@ -133,10 +149,19 @@ def class_table(report: dict[str, Any], style: str = "github") -> str:
 
 
 def cost_table(report: dict[str, Any], style: str = "github") -> str:
-    header = ["model", "labels", "clicks to label", "training, s", "an image, s", "device", "parameters", "weights, MB"]
+    header = [
+        "model",
+        "labels used",
+        "clicks, train + val",
+        "training, s",
+        "an image, s",
+        "device",
+        "parameters",
+        "weights, MB",
+    ]
     body = []
     for row in report["rows"]:
-        cost, clicks, size = row["cost"], (row["labelling"] or {}).get("clicks"), row["cost"]["weights_bytes"]
+        cost, clicks, size = row["cost"], clicks_of(row), row["cost"]["weights_bytes"]
         known = [clicks, *(cost[name] for name in ("train_seconds", "seconds_per_image", "device", "parameters"))]
         known.append(None if size is None else round(size / 1e6, 1))
         body.append([row["name"], labels_of(row), *("-" if value is None else value for value in known)])

@@ -24,19 +24,24 @@ def _corners(dataset: Dataset, part: str) -> int:
 
 
 def label_clicks(kind: str | None, datasets: Sequence[Dataset]) -> dict[str, int] | None:
-    """Clicks, and the defect images they were spent on, as means over folds; None for an unknown kind of label."""
+    """Clicks in ``train`` and ``val``, ``clicks`` in both, and the defect ``images`` they were spent on.
+
+    All are means over folds; None for an unknown kind of label. Val's count because thresholds are chosen, and epochs,
+    by labels of that kind there: see ``Truth.label``.
+    """
     if kind not in ("none", "good", "class", "box", "mask"):
         return None
-    clicks = images = 0
-    for truth in (truth_of(dataset, part) for dataset in datasets for part in ("train", "val")):
+    clicks, images = {"train": 0, "val": 0}, 0
+    for truth in (truth_of(dataset, part) for dataset in datasets for part in clicks):
         defects = [index for index, entries in enumerate(truth.annotations) if entries]
         if kind in ("none", "good"):
             continue
         images += len(defects)
         if kind == "class":
-            clicks += len(defects)
+            clicks[truth.part] += len(defects)
         elif kind == "box":
-            clicks += 2 * sum(len(truth.annotations[index]) for index in defects)
+            clicks[truth.part] += 2 * sum(len(truth.annotations[index]) for index in defects)
         else:
-            clicks += _corners(truth.dataset, truth.part)
-    return {"clicks": round(clicks / len(datasets)), "images": round(images / len(datasets))}
+            clicks[truth.part] += _corners(truth.dataset, truth.part)
+    mean = {part: round(count / len(datasets)) for part, count in clicks.items()}
+    return {**mean, "clicks": sum(mean.values()), "images": round(images / len(datasets))}
