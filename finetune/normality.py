@@ -6,7 +6,8 @@
 A nearest-neighbour memory of patch features as in PatchCore (Roth et al., Towards Total Recall in Industrial Anomaly
 Detection, CVPR 2022): features of two middle stages of a network, averaged over 3 x 3 cells; a greedy coreset (Sener
 and Savarese 2018) of those of all good images; a cell's score is its distance to the nearest remembered one, an image's
-the largest of its cells. It names no classes. Val's good images alone set the scale of scores and the box threshold.
+the largest of its cells. It names no classes, unless `--labels class`
+lets it learn them from residuals. Val's good images alone set the scale of scores and the box threshold.
 """
 
 import sys
@@ -39,6 +40,12 @@ from finetune.runs.replay import config_option
 @click.option("--imgsz", type=click.IntRange(64), default=Recipe.imgsz, help="Side of the square network input, px.")
 @click.option(
     "--coreset", type=Number(0, 1, min_open=True), default=Recipe.coreset, help="Share of good patches to remember."
+)
+@click.option(
+    "--labels",
+    type=click.Choice(["good", "class"]),
+    default=Recipe.labels,
+    help="What it may see of train: good images alone, or also each image's class, to name defects.",
 )
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")
 @seed_option

@@ -1,5 +1,7 @@
 """Predict with a finished run, of whichever trainer.
 
+python finetune/predict.py runs/screw/yolo/seed-0 new/*.png line2/ --to looked   # judge new images
+python finetune/predict.py runs/screw/sam/seed-0 new/ --boxes runs/screw/yolo/seed-0 --to looked
 python finetune/predict.py runs/screw/yolo/seed-0 --part test      # predict and measure val and test again
 """
 
@@ -12,27 +14,55 @@ if not __package__:  # run as a file: import from the repository, not from this 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from converters.cli.command import command
-from converters.cli.options import FOLDER, json_option, out_option
+from converters.cli.errors import DatasetError
+from converters.cli.options import FOLDER, json_option, max_pixels_option, out_option, overwrite_option
 
 
 @command()
 @click.argument("run", type=FOLDER)
-@click.option(
-    "--part", type=click.Choice(["test"]), required=True, help="Predict test (and val) of RUN's dataset again."
-)
+@click.argument("images", nargs=-1)
+@click.option("--to", type=FOLDER, metavar="DIR", help="Folder to write what is found in IMAGES.")
+@click.option("--part", type=click.Choice(["test"]), help="Predict test (and val) of RUN's dataset again instead.")
+@click.option("--pre-label", type=click.Choice(["coco"]), help="Write labels to correct as well: pre-labels.json.")
 @out_option
-@click.option("--weights", type=FOLDER, help="Where the checkpoint lies now that RUN began with (SAM, YOLO-World).")
-@click.option("--boxes", type=FOLDER, metavar="RUN", help="Where the YOLO run lies now whose boxes RUN used (SAM).")
+@click.option("--weights", type=FOLDER, help="Where the checkpoint lies now that RUN began with.")
+@click.option("--boxes", type=FOLDER, metavar="RUN", help="The YOLO run whose boxes a SAM takes (with --part: took).")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, or the number of a GPU.")
+@max_pixels_option
+@overwrite_option
 @json_option
-def main(run: Path, part: str, out: Path, weights: Path | None, boxes: Path | None, device: str, as_json: bool) -> None:
-    """Predict again with what the finished run in RUN has saved; replace its predictions and measures.
+def main(
+    run: Path,
+    images: tuple[str, ...],
+    to: Path | None,
+    part: str | None,
+    pre_label: str | None,
+    out: Path,
+    weights: Path | None,
+    boxes: Path | None,
+    device: str,
+    max_pixels: int,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Judge IMAGES (files, folders, patterns) by the finished run in RUN, and write what it finds into DIR.
 
-    RUN is a folder RUNS/DATASET/NAME/seed-SEED; its settings are those that it was trained with.
+    RUN is a folder RUNS/DATASET/NAME/seed-SEED. DIR gets predictions.json (COCO results), verdicts.csv, overlays,
+    heat maps, and index.html with the images most in doubt first. Images that cannot be read are listed and skipped,
+    exit code 1. With --part test, replace RUN's own predictions and measures instead.
     """
-    from finetune.prediction.again import predict_again
+    if part:
+        if images or to or pre_label:
+            raise DatasetError("--part: predicts RUN's own images again; leave IMAGES, --to and --pre-label out")
+        from finetune.prediction.again import predict_again
 
-    predict_again(run, out, device, weights, boxes, as_json)
+        predict_again(run, out, device, weights, boxes, as_json)
+        return
+    if not images or to is None:
+        raise DatasetError("name IMAGES and --to DIR or, to predict RUN's own test part again, --part test")
+    from finetune.prediction.new_images import predict_images
+
+    predict_images(run, images, to, out, device, weights, boxes, bool(pre_label), max_pixels, overwrite)
 
 
 if __name__ == "__main__":

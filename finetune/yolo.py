@@ -29,18 +29,28 @@ from converters.cli.options import FOLDER, synthetic_share_option
 from converters.cli.terminal import to_json
 from finetune.detection.environment import prepare_ultralytics
 from finetune.detection.options import check_together, named_by, training_options
-from finetune.detection.recipe import FORMATS, LIGHT, SIZES, Recipe
+from finetune.detection.recipe import FORMATS, LIGHT, PRETRAINED, SIZES, Recipe
 from finetune.runs.dataset import choose_dataset, open_dataset
+from finetune.training.weights import RANDOM
 
 
 @command()
-@training_options([*SIZES, LIGHT.stem], Recipe(), usual_name="yolo, or yolo-tile-SIDE on tiles")
+@training_options(
+    [*SIZES, LIGHT.stem],
+    PRETRAINED,
+    usual_name="yolo, or yolo-tile-SIDE on tiles",
+    usual_weights=f"{SIZES[0]}.pt of the task",
+    random=Recipe(),
+)
 @click.option(
     "--data", type=FOLDER, metavar="FILE", help="An OUT/NAME/yolo/data.yaml, in place of --out, --category and --task."
 )
 @click.option("--task", type=click.Choice(list(FORMATS)), default="detect", help="Boxes, polygons or rotated boxes.")
 @click.option(
-    "--crop", type=click.IntRange(0), default=0, help="Train on square crops of this side, px; 0: on whole images."
+    "--crop",
+    type=click.IntRange(0),
+    show_default=f"{PRETRAINED.crop} for boxes on larger images of one size, without --imgsz; random start: 0",
+    help="Train on square crops of this side, px; 0: on whole images.",
 )
 @click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")
 @click.option("--pretrain-epochs", type=click.IntRange(1), show_default="as --epochs", help="Epochs of --pretrain.")
@@ -54,8 +64,11 @@ def main(
     The run folder RUNS/DATASET/RUN/seed-SEED holds run.json, predictions/tuned/ for val and test in the COCO
     results format, figures/, and train/weights/best.pt. A run on tiles (NAME@tile-SIDE) is measured on the whole
     images, and so lies among the runs of NAME. YOLO-World, which knows words, is trained by finetune/yolo_world.py.
+    Some defaults depend on the start: random weights (--weights none) want other ones than a checkpoint.
     """
     check_together(ctx, {"data": ["name", "out", "folds"]})
+    if "arch" in given_options(ctx, replayed=False) and options["weights"] != RANDOM:
+        raise DatasetError("--arch: is used with --weights none only; add that, or leave --arch out")
     if options["pretrain_epochs"] and not options["pretrain"]:
         raise DatasetError("--pretrain-epochs: is used with --pretrain only; add that, or leave --pretrain-epochs out")
     given = given_options(ctx)
@@ -71,9 +84,9 @@ def main(
     prepare_ultralytics(options["runs"])
     from finetune.detection import training
 
-    recipe = Recipe(**{field.name: options.pop(field.name) for field in fields(Recipe)})
+    chosen = {field.name: options.pop(field.name) for field in fields(Recipe)}
     request = training.Request(**options)
-    found = training.train_datasets(name, folds, request, recipe, given)
+    found = training.train_datasets(name, folds, request, chosen, given)
     if as_json:
         click.echo(to_json(found if folds else found[name]), nl=False)
     else:

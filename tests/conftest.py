@@ -100,6 +100,25 @@ def screw() -> Path:
     return SCREW
 
 
+@pytest.fixture(scope="session")
+def few_screws(screw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of every third image of each kind, for what takes long and needs no more."""
+    few = tmp_path_factory.mktemp("few") / "screw"
+    for folder in screw.glob("*/*/"):
+        (few / folder.relative_to(screw)).mkdir(parents=True)
+        for image in sorted(folder.iterdir())[::3]:
+            shutil.copyfile(image, few / image.relative_to(screw))
+    return few
+
+
+@pytest.fixture(scope="session")
+def screw_datasets(screw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of datasets that holds `screw` in all formats, converted once for all tests, which leave it as it is."""
+    out = tmp_path_factory.mktemp("screw") / "out"
+    converted("all", screw, out)
+    return out
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Headless Chromium that tells its console; nothing is downloaded."""

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -504,8 +505,8 @@ def test_made_keys_sort_after_those_of_every_layout() -> None:
 
 
 @pytest.mark.slow
-def test_real_screws(screw: Path, tmp_path: Path) -> None:
-    converted("all", screw, tmp_path)
+def test_real_screws(screw_datasets: Path, tmp_path: Path) -> None:
+    shutil.copytree(screw_datasets / "screw", tmp_path / "screw", copy_function=os.link)
     result = run_cli("augment", "--dataset", "screw", "--out", tmp_path, "--count", 10, "--balance", "--workers", 1)
     assert result.exit_code == 0, result.output
     assert run_cli("verify", tmp_path / "screw@paste-10-balanced").exit_code == 0

@@ -140,6 +140,34 @@ def test_results_of_others_that_are_not_in_the_format_are_refused(
         PredictionSet(file).detections(dataset, "test")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, y, w, h: [x, y, x + w, y + h], "look like corners, x1, y1, x2, y2"),
+        (lambda x, y, w, h: [x / 48, y / 40, w / 48, h / 40], "are fractions, from 0 to 1"),
+        (lambda x, y, w, h: [x + w, y + h, -w, -h], "has a width or height below 0"),
+    ],
+)
+def test_boxes_in_another_form_are_refused_by_name(
+    folder: Path, tmp_path: Path, change: Callable[..., list[float]], words: str
+) -> None:
+    dataset, file = reconverted(folder, tmp_path / "out"), tmp_path / "theirs.json"
+    truth = dataset.ground_truth("test")["annotations"]
+
+    def write(form: Callable[..., list[float]]) -> None:
+        entries = [
+            {"image_id": a["image_id"], "category_id": a["category_id"], "score": 0.9, "bbox": form(*a["bbox"])}
+            for a in truth
+        ]
+        file.write_text(json.dumps(entries), "utf-8")
+
+    write(lambda *box: list(box))
+    assert len(PredictionSet(file).detections(dataset, "test") or ()) == len(truth)
+    write(change)
+    with pytest.raises(DatasetError, match=f"theirs.json: .*{words}.*: COCO's results format is needed"):
+        PredictionSet(file).detections(dataset, "test")
+
+
 def test_a_dataset_that_never_was_is_still_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no such dataset"):
         open_dataset(tmp_path / "out", "widget")

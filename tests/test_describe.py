@@ -166,9 +166,10 @@ def test_probe_tells_that_brightness_gives_defects_away(make_category: MakeCateg
 def test_statistics_of_a_known_image() -> None:
     image = np.zeros((10, 10), np.uint8)
     image[:, 5:] = 100
-    mean, deviation, low, high, energy = survey.image_statistics(image)
+    mean, deviation, low, high, energy, sharpness = survey.image_statistics(image)
     assert (mean, deviation, low, high) == (50, 50, 0, 100)
     assert energy == 400**2 * 20 / 100  # a step of 100 is a Sobel response of 400 on both of its sides
+    assert sharpness == pytest.approx(100**2 * 20 / 100)  # and a Laplacian of 100 and -100
 
 
 def test_problems_are_listed_and_left_out(widget: Path) -> None:

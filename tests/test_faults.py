@@ -56,22 +56,25 @@ def small(tmp_path: Path) -> Conversions:
     return Conversions(write_category(tmp_path / "data", masks={"crack": 3}, good=(1, 3)), tmp_path, workers=1)
 
 
-# ---------------------------------------------------------------- stopped at every single file operation
+# ---------------------------------------------------------------- stopped at single file operations
+
+EVERY = 7  # an odd number, as operations of one kind come in pairs
 
 
 def stopped_at(step: int, arguments: Arguments, out: Path, stop: Callable[[], None]) -> int | None:
     """Run a conversion in a child that does ``stop`` at its n-th operation on files below ``out``.
 
-    Returns the child's exit code (None where it needed fewer operations).
+    Counted are all renames, which publish, and every seventh of the other operations. Returns the child's exit code
+    (None where it needed fewer operations).
     """
     child = os.fork()
     if child == 0:
-        seen = itertools.count()
+        seen, others = itertools.count(), itertools.count()
 
         def watch(event: str, details: tuple) -> None:
             changes = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "open")
             here = changes and any(str(out) in os.fsdecode(d) for d in details if isinstance(d, str | bytes))
-            if here and next(seen) == step:
+            if here and (event == "os.rename" or not next(others) % EVERY) and next(seen) == step:
                 stop()
 
         sys.addaudithook(watch)
@@ -91,7 +94,7 @@ def no_space() -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_any_file_operation_a_dataset_is_old_or_new_or_restored(small: Conversions) -> None:
+def test_killed_at_file_operations_a_dataset_is_old_or_new_or_restored(small: Conversions) -> None:
     outcomes = set()
     for step in itertools.count():
         code = stopped_at(step, small.replace, small.out, lambda: os._exit(9))
@@ -109,12 +112,12 @@ def test_killed_at_any_file_operation_a_dataset_is_old_or_new_or_restored(small:
         small.next_run_succeeds()
         small.restore()
     assert outcomes == {"old", "aside", "new"}
-    assert step > 100
+    assert step > 20
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stop", "expected"), [(interrupt, 130), (no_space, 2)])
-def test_stopped_at_any_file_operation_the_dataset_is_whole_at_once(
+def test_stopped_at_file_operations_the_dataset_is_whole_at_once(
     small: Conversions, stop: Callable[[], None], expected: int
 ) -> None:
     for step in itertools.count():
@@ -127,7 +130,7 @@ def test_stopped_at_any_file_operation_the_dataset_is_whole_at_once(
         assert code == expected or (code == 0 and harmless), step
         if found[small.name] == small.new:
             small.restore()
-    assert step > 100
+    assert step > 20
     small.next_run_succeeds()
 
 
@@ -135,8 +138,8 @@ def test_stopped_at_any_file_operation_the_dataset_is_whole_at_once(
 
 
 @pytest.fixture
-def real(screw: Path, tmp_path: Path) -> Conversions:
-    return Conversions(screw, tmp_path, workers=2)
+def real(few_screws: Path, tmp_path: Path) -> Conversions:
+    return Conversions(few_screws, tmp_path, workers=2)
 
 
 def start(arguments: Arguments, **settings: object) -> subprocess.Popen[str]:
@@ -164,7 +167,7 @@ def moments(arguments: Arguments, count: int, first: float = 0.0) -> Iterator[fl
 @pytest.mark.slow
 def test_killed_at_random_moments_a_dataset_is_old_or_new(real: Conversions) -> None:
     killed = 0
-    for moment in moments(real.put_back, 50):
+    for moment in moments(real.put_back, 6):
         process = start(real.replace)
         time.sleep(moment)
         killed += process.poll() is None
@@ -176,14 +179,14 @@ def test_killed_at_random_moments_a_dataset_is_old_or_new(real: Conversions) -> 
             assert tree(real.out / f".{real.name}.earlier") == real.old
         real.next_run_succeeds()
         real.restore()
-    assert killed >= 25
+    assert killed >= 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whom", ["main process", "process group"])
 def test_interrupted_at_random_moments_a_dataset_is_old_or_new(real: Conversions, whom: str) -> None:
     interrupted = 0
-    for moment in moments(real.put_back, 10, first=0.15):  # before that Python may not have reached our code
+    for moment in moments(real.put_back, 4, first=0.15):  # before that Python may not have reached our code
         process = start(real.replace, start_new_session=True)
         time.sleep(moment)
         (os.killpg if whom == "process group" else os.kill)(process.pid, signal.SIGINT)
@@ -198,7 +201,7 @@ def test_interrupted_at_random_moments_a_dataset_is_old_or_new(real: Conversions
             assert process.returncode in (130, -signal.SIGINT), errors
             assert errors == "Interrupted: nothing unfinished was published.\n", moment
             assert debris(real.out) == []
-    assert interrupted >= 5
+    assert interrupted >= 2
 
 
 # ---------------------------------------------------------------- file systems that fail

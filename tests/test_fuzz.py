@@ -1,4 +1,4 @@
-"""20,000 damaged or odd inputs: each is read, refused with a DatasetError, or found to differ, and nothing else."""
+"""Thousands of damaged or odd inputs: read, refused with a DatasetError, or found to differ, and nothing else."""
 
 import random
 import shutil
@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore::UserWarning:PIL"),  # about files that are refused in one line
 ]
-READ, OUTLINED, VERIFIED = 12_000, 7_000, 1_000
+READ, OUTLINED, VERIFIED = 2_000, 500, 150
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:

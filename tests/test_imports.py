@@ -170,7 +170,7 @@ def test_images_without_labels_are_good_and_unlisted_files_are_told(tmp_path: Pa
     assert result.exit_code == 0, result.output
     assert classes_in(tmp_path / "to") == {"0.png": "dent", "1.png": "good", "2.png": "good", "3.png": "good"}
     assert "3 good and 1 defective" in result.stdout and "2 labels make 2 connected parts" in result.stdout
-    assert "not in labels.json: 1 files" in result.stderr
+    assert "images that are not in labels.json, not taken: 1 (first: extra.png)" in result.stderr
     category = read_category(tmp_path / "to")
     assert category.problems == [] and category.defects == ["dent"]
 
@@ -188,7 +188,7 @@ def test_folders_in_image_names_become_part_of_the_name(tmp_path: Path) -> None:
 REFUSED_COCO: dict[str, tuple[dict[str, Any], str]] = {
     "a box": ({"segmentation": [], "bbox": [1, 2, 3, 4]}, "a box alone"),
     "a flat list": ({"segmentation": SQUARE}, "0: Input should be a valid list"),
-    "two points": ({"segmentation": [[1, 2, 3, 4]]}, "0: List should have at least 6 items"),
+    "two points": ({"segmentation": [[1, 2, 3, 4]]}, "covers no pixel"),
     "odd": ({"segmentation": [[*SQUARE, 1]]}, "odd number"),
     "text": ({"segmentation": [["a"] * 6]}, "0.0: Input should be a valid number"),
     "not a number": ({"segmentation": [[float("nan")] * 6]}, "0.0: Input should be a finite number"),
@@ -229,7 +229,7 @@ def test_bad_coco_annotations_are_refused_by_name(name: str, tmp_path: Path) -> 
         ({"images": [{"id": 1}]}, "images.0.file_name: Field required"),
         ({"images": [{"id": 1, "file_name": "gone.png"}]}, "gone.png: No such file"),
         ({"images": [{"id": 1, "file_name": "a\0b.png"}]}, "control characters"),
-        ({"images": [{"id": 1, "file_name": "0.png", "width": 96, "height": 80}]}, "was it resized?"),
+        ({"images": [{"id": 1, "file_name": "0.png", "width": 96, "height": 80}]}, "was it resized, or turned?"),
         ({"images": [{"id": 1, "file_name": "0.png"}] * 2}, "images: two have the same id"),
         ({"images": [{"id": 1, "file_name": "0.png"}, {"id": 2, "file_name": "0.png"}]}, "would both be 0"),
         ({"categories": [{"id": 1, "name": "good"}]}, "no name for a defect"),
@@ -311,7 +311,7 @@ def test_roboflows_paths_lists_of_files_and_names_as_a_dict_are_understood(tmp_p
     result = run_cli("from_yolo", path, "--to", tmp_path / "to")
     assert result.exit_code == 0, result.output
     assert classes_in(tmp_path / "to") == {"train__0.jpg": "scratch", "val__0.jpg": "good"}
-    assert "no label file: 1 images" in result.stderr
+    assert "no label file, taken as good: 1 (first: " in result.stderr
     assert label_file(Path("/a/images/b/images/c.d.jpg")) == Path("/a/images/b/labels/c.d.txt")
 
 

@@ -121,19 +121,19 @@ def test_a_failure_ends_the_other_workers_and_leaves_no_half_dataset(several: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_over_all_is_resumed(several: Path, tmp_path: Path, number: signal.Signals) -> None:
-    """At 12 moments of a run: whole datasets only, no worker left, and --resume finishes the rest."""
+    """At four moments of a run: whole datasets only, no worker left, and --resume finishes the rest."""
     everything = tmp_path / "whole"
     base = ["all", "--root", several, "--category", "all", "--workers", 2]
     started = time.monotonic()
     assert run_process(*base, "--out", everything).returncode == 0
     length = time.monotonic() - started
-    for moment in range(12):
+    for moment in range(4):
         out = tmp_path / f"out{moment}"
         process = subprocess.Popen(
             [sys.executable, "-m", "converters", *map(str, base), "--out", out],
             cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
-        wait = length * (moment + 1) / 14
+        wait = length * (moment + 1) / 5
         time.sleep(max(wait, 0.3) if number == signal.SIGINT else wait)  # before that Python has not reached our code
         process.send_signal(number)
         error = process.communicate(timeout=60)[1]

@@ -11,6 +11,7 @@ import timm
 from click.testing import CliRunner, Result
 from conftest import converted, refusal
 from PIL import Image
+from predicted import check_heat, check_same_as_saved
 from test_classifier import SIDE, write_images
 
 from converters.cli.errors import DatasetError
@@ -19,6 +20,7 @@ from finetune.anomaly.features import build_backbone
 from finetune.anomaly.finished import evaluate_again
 from finetune.anomaly.memory import coreset, distance_maps, remember
 from finetune.anomaly.recipe import Recipe
+from finetune.prediction.new_images import open_predictor
 from finetune.runs.dataset import open_dataset
 from finetune.runs.predictions import PredictionSet
 from finetune.training.images import normalise
@@ -68,9 +70,8 @@ def test_remembered_images_are_at_distance_nought(out):
     good = images.subset((images.labels == 0).nonzero()[:, 0])
     backbone = build_backbone(Recipe(imgsz=64), None)
     memory = remember(backbone, "resnet18", good, 1.0, "cpu", seed=0)
-    maps, largest, cells = distance_maps(backbone, "resnet18", memory, good, "cpu", "good")
-    assert cells == 8  # of 64 px, stride 8
-    assert max(heat.max() for heat in maps) < 0.02 and max(largest) < 0.03
+    maps, largest, side = distance_maps(backbone, "resnet18", memory, good, "cpu", "good")
+    assert max(heat.max() for heat in maps) < 0.02 and max(largest) < 0.03 and side == 8
 
 
 def test_a_run_scores_defects_higher_and_names_no_classes(out, tmp_path):
@@ -89,6 +90,8 @@ def test_a_run_scores_defects_higher_and_names_no_classes(out, tmp_path):
     heat = np.asarray(Image.open(folder / "predictions" / "tuned" / "test_heatmaps" / rows[1].split(",")[0]))
     assert heat.shape == (SIDE, SIDE) and heat.dtype == np.uint16
     assert json.loads((folder / "predictions" / "tuned" / "set.json").read_text())["label"] == "good"
+    check_same_as_saved(folder, out, tmp_path / "to")
+    check_heat(open_predictor(folder, out, "cpu", None, None).look, folder, dataset, dataset.images("test")[-1])
 
 
 def test_scores_of_a_class_called_defect_are_not_those_of_the_image(out, tmp_path):

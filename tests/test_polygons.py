@@ -1,5 +1,8 @@
 """Outlines: read back by pycocotools and by OpenCV as ultralytics uses it, they give the mask again."""
 
+import hashlib
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -188,3 +191,33 @@ def test_the_smallest_rectangle_of_a_slanted_scratch_is_slanted() -> None:
     (instance,) = find_instances(mask)
     corners = smallest_rectangle(instance, 60, 60)
     assert cv2.contourArea(corners.astype(np.float32)) < 0.1 * 40 * 40
+
+
+def mesh(length: int) -> np.ndarray:
+    """Wires every five pixels: (length / 5)^2 holes in one component."""
+    mask = np.zeros((length, length), np.uint8)
+    mask[::5] = mask[:, ::5] = 1
+    return mask
+
+
+def test_outlines_of_many_holes_are_the_ones_of_earlier_datasets() -> None:
+    """The digest is of the search through all borders (commit b8f32fe), which took the square of the holes' number."""
+    rng = np.random.default_rng(5)
+    masks = [(rng.random((30, 30)) < share).astype(np.uint8) for share in (0.5, 0.6, 0.7, 0.8, 0.9)] + [mesh(60)]
+    rows = [polygon_row(instance, 0, 60, 60) for mask in masks for instance in find_instances(mask)]
+    assert sum(len(instance.borders[0]) - 1 for mask in masks for instance in find_instances(mask)) > 400
+    assert (
+        hashlib.sha256("\n".join(rows).encode()).hexdigest()
+        == "0cf7a3841b96b27c154b0d11331328f6868babee2f241f00e5ff64a4b0debd98"
+    )
+
+
+def test_the_time_of_an_outline_grows_with_its_holes_not_with_their_square() -> None:
+    seconds = []
+    for length in (100, 300):  # 400 and 3,600 holes
+        (instance,) = find_instances(mesh(length))
+        started = time.process_time()
+        polygon_row(instance, 0, length, length)
+        seconds.append(time.process_time() - started)
+        check_yolo(instance, (length, length))
+    assert seconds[1] < 40 * seconds[0]  # nine times the holes; the square of them took 81 times as long and more

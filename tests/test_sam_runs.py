@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import converted, refusal, write_category
+from conftest import REPOSITORY, converted, refusal, write_category
 
 from converters.augment import main as augment
 from converters.cli.errors import DatasetError
@@ -31,7 +31,6 @@ from finetune.segmentation.settings import Recipe, Tiny
 from finetune.segmentation.steps import Source, choose_trained
 from finetune.segmentation.warm_up import warm_up
 
-SCRIPT = Path(__file__).parents[1] / "finetune" / "sam_decoder.py"
 SMALL = Tiny(side=64)
 WHOLE = ("--weights", "none", "--train", "all", "--warm-up", 2, "--epochs", 3, "--batch", 4)
 
@@ -313,26 +312,44 @@ def test_first_dataset_must_keep_apart(pasted: Path, tmp_path: Path, arguments: 
 # --------------------------------------------------------------------------------------------------- two processes
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("train", ["decoder", "all"])
-def test_two_processes_end_with_the_weights_of_one(out: Path, tmp_path: Path, train: str) -> None:
-    """Batches of five of six images: shares of three and two, and of one and none."""
-    given = ["--category", "widget", "--out", out, "--arch", "tiny", "--imgsz", 64, "--weights", "none", "--auto"]
-    given += ["--train", train, "--epochs", 2, "--batch", 5, "--device", "cpu"]
-    given += ["--warm-up", 1] if train == "all" else []
-    run = ["torch.distributed.run", "--standalone", "--nproc_per_node", 2, SCRIPT, *given, "--runs", tmp_path / "two"]
-    settings = {"capture_output": True, "text": True, "check": False}
-    result = subprocess.run(
-        [sys.executable, "-m", *map(str, run)], env=os.environ | {"OMP_NUM_THREADS": "1"}, **settings
-    )
+TOGETHER = {
+    train: ("--weights", "none", "--auto", "--train", train, "--epochs", 2, "--batch", 5, "--device", "cpu")
+    + (("--warm-up", 1) if train == "all" else ())
+    for train in ("decoder", "all")
+}
+BOTH = """
+import json, sys
+from finetune.sam_decoder import main
+
+for given in json.loads(sys.argv[1]):
+    main(given, standalone_mode=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def by_two(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds a run of each of ``TOGETHER``, trained by two processes that are started once."""
+    runs = tmp_path_factory.mktemp("two")
+    (runs / "both.py").write_text(BOTH)
+    common = ["--category", "widget", "--out", out, "--arch", "tiny", "--imgsz", 64]
+    given = [[*common, "--runs", runs / train, *options] for train, options in TOGETHER.items()]
+    command = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", runs / "both.py"]
+    command += [json.dumps([[str(argument) for argument in each] for each in given])]
+    settings = {"env": os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}, "capture_output": True}
+    result = subprocess.run([sys.executable, "-m", *map(str, command)], text=True, check=False, **settings)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("run: ") == 1  # the first one speaks
-    assert (
-        sam_decoder(out, tmp_path / "one", "--weights", "none", "--auto", *given[given.index("--train") :]).exit_code
-        == 0
-    )
-    two, one = (torch.load(folder_of(tmp_path / name) / "tuned.pt", weights_only=True) for name in ("two", "one"))
+    assert result.stdout.count("run: ") == len(TOGETHER)  # the first one speaks
+    return runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", TOGETHER)
+def test_two_processes_end_with_the_weights_of_one(out: Path, by_two: Path, tmp_path: Path, train: str) -> None:
+    """Batches of five of six images: shares of three and two, and of one and none."""
+    assert sam_decoder(out, tmp_path, *TOGETHER[train]).exit_code == 0
+    folders = [folder_of(by_two / train), folder_of(tmp_path)]
+    two, one = (torch.load(folder / "tuned.pt", weights_only=True) for folder in folders)
     torch.testing.assert_close(two["state"], one["state"], rtol=1e-4, atol=2e-5)
-    records = [json.loads((folder_of(tmp_path / name) / "run.json").read_text()) for name in ("two", "one")]
+    records = [json.loads((folder / "run.json").read_text()) for folder in folders]
     for ours, theirs in zip(*(record["history"] for record in records), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)

@@ -1,13 +1,17 @@
-"""Every family of models trained on real images, and their report in a browser; few steps, so the figures are poor."""
+"""Every family of models trained on a few real images by commands without options; their report in a browser.
+
+Few steps, so the figures are poor.
+"""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY, converted
+from conftest import REPOSITORY, run_process
 from test_report import choose
 
 from finetune.comparison import gallery
@@ -15,31 +19,28 @@ from finetune.comparison import gallery
 pytest.importorskip("ultralytics")
 pytestmark = pytest.mark.slow
 
-TINY = ("--epochs", 1, "--imgsz", 64)
-TRAININGS = {
-    "normality.py": ("--imgsz", 64),
+TINY = ("--weights", "none", "--epochs", 1, "--imgsz", 64)
+COMMANDS = {
+    "normality.py": ("--weights", "none", "--imgsz", 64),
     "classifier.py": (*TINY, "--attempt", "plain"),
     "yolo.py": (*TINY, "--arch", "yolo11n-light"),
     "yolo_world.py": (*TINY, "--text-weights", "none"),
     "sam_decoder.py": (*TINY, "--arch", "tiny", "--train", "all", "--warm-up", 5, "--views", 1, "--auto"),
+    "compare.py": (),
 }
 
 
-def run(script: str, *arguments: object) -> str:
-    command = [sys.executable, REPOSITORY / "finetune" / script, "--category", "screw", *arguments]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def report(screw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(few_screws: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """From a folder of categories to the report, as a user would who names no more than the category."""
     root = tmp_path_factory.mktemp("screw")
-    places = ("--out", root / "out", "--runs", root / "runs")
-    converted("all", screw, root / "out")
-    for script, settings in TRAININGS.items():
-        run(script, *places, "--weights", "none", *settings)
-    run("compare.py", *places)
+    environment = {**os.environ, "MVTEC_ROOT": str(few_screws.parent), "PYTHONPATH": str(REPOSITORY)}
+    assert run_process("to_yolo", "--category", "screw", cwd=root, env=environment).returncode == 0
+    environment["PYTHONPATH"] = ""  # scripts run from anywhere without installation
+    for script, recipe in COMMANDS.items():
+        words = [sys.executable, str(REPOSITORY / "finetune" / script), *map(str, recipe)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=root, env=environment)
+        assert done.returncode == 0 and done.stderr.startswith("Dataset: screw, the only dataset"), done.stderr
     return root / "runs/screw/report"
 
 

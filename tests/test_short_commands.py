@@ -4,14 +4,12 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import REPOSITORY, converted, refusal, run_cli, run_process, tree, write_category
+from conftest import converted, refusal, run_cli, run_process, tree, write_category
 
 from converters.cli.errors import DatasetError
 from finetune.compare import main as compare
@@ -126,23 +124,3 @@ def test_tiles_and_made_images_print_the_commands_that_add_a_format(tmp_path: Pa
     for part in refused.value.message.split(", then "):
         assert run_process(*command_in(part)).returncode == 0, part
     assert (made.folder / "masks").is_dir()
-
-
-SAM = ("--arch", "tiny", "--train", "all", "--epochs", 1, "--imgsz", 64, "--warm-up", 5, "--views", 1)
-TRANSCRIPT = {
-    "yolo.py": ("--weights", "none", "--arch", "yolo11n-light", "--epochs", 1, "--imgsz", 64),
-    "sam_decoder.py": ("--weights", "none", *SAM),
-    "compare.py": (),
-}
-
-
-@pytest.mark.slow
-def test_conversion_training_and_report_need_no_more_than_a_category(screw: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ultralytics")
-    place = {"cwd": tmp_path, "env": {**os.environ, "MVTEC_ROOT": str(screw.parent), "PYTHONPATH": str(REPOSITORY)}}
-    assert run_process("to_yolo", "--category", "screw", **place).returncode == 0
-    for script, recipe in TRANSCRIPT.items():
-        words = [sys.executable, str(REPOSITORY / "finetune" / script), *map(str, recipe)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False, **place)
-        assert done.returncode == 0 and done.stderr.startswith("Dataset: screw, the only dataset"), done.stderr
-    assert "IoU" in (tmp_path / "runs/screw/report/report.md").read_text("utf-8")

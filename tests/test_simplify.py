@@ -209,10 +209,9 @@ def test_a_dry_run_tells_the_iou(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tolerance", [1, 3])
-def test_real_defects_are_as_the_card_says_through_ultralytics(screw: Path, tmp_path: Path, tolerance: int) -> None:
+def test_real_defects_are_as_the_card_says_through_ultralytics(screw: Path, tmp_path: Path) -> None:
     pytest.importorskip("ultralytics")
-    command = ("to_yolo", "--task", "segment", "--root", screw, "--out", tmp_path, "--simplify", tolerance)
+    command = ("to_yolo", "--task", "segment", "--root", screw, "--out", tmp_path, "--simplify", 2)
     assert run_process(*command).returncode == 0
     said = json.loads((tmp_path / "screw" / "card.json").read_text("utf-8"))["simplified"]["yolo-seg"]
     done = run_process("verify", tmp_path / "screw", "--json")

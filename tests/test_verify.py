@@ -178,9 +178,9 @@ def test_left_out_files_and_small_instances_are_no_differences(make_category, tm
 
 
 @pytest.mark.slow
-def test_real_defects_through_ultralytics_loader(screw, tmp_path):
+def test_real_defects_through_ultralytics_loader(screw_datasets):
     pytest.importorskip("ultralytics")
-    dataset = converted("all", screw, tmp_path)
+    dataset = screw_datasets / "screw"
     before = tree(dataset)
     result = verify(dataset, "--json")
     assert result.exit_code == 0, result.output

@@ -244,10 +244,11 @@ def test_ultralytics_own_loader_gives_back_masks_and_boxes(
     which: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if which == "screw":
-        folder = request.getfixturevalue("screw")
+        folder, dataset = (request.getfixturevalue(name) for name in ("screw", "screw_datasets"))
+        dataset = dataset / "screw"
     else:
         folder = write_category(tmp_path / "data", masks=EVERYTHING, mode="RGB")
-    dataset = converted("to_yolo", folder, tmp_path / "out", "--task", "segment")
+        dataset = converted("to_yolo", folder, tmp_path / "out", "--task", "segment")
     before = tree(dataset)
     view = private_view(dataset, "yolo-seg", tmp_path / "view")
     names: set[str] = set()

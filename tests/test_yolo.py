@@ -1,7 +1,7 @@
 """`finetune/yolo.py`: refusals before any work, and real trainings on a small dataset."""
 
+import hashlib
 import json
-import os
 import pickle
 import shlex
 import shutil
@@ -17,7 +17,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import Result
-from conftest import REPOSITORY, blobs, converted, refusal, run_cli, save_noise, tree, write_category
+from conftest import blobs, converted, refusal, run_cli, save_noise, tree, write_category
 
 pytest.importorskip("ultralytics")
 
@@ -29,9 +29,10 @@ from converters.cli.terminal import to_json
 from finetune import yolo
 from finetune.detection import finished, runtime, training
 from finetune.detection.crops import cut_train_part
+from finetune.detection.dataset_view import can_crop
 from finetune.detection.evaluation import metric_rows, spread
 from finetune.detection.figures import draw_figures, measure, worst_images
-from finetune.detection.recipe import Recipe
+from finetune.detection.recipe import Recipe, recipe_for
 from finetune.measures.boxes import SIZES, BoxEvaluation, box_confusion, box_metrics
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.run_folder import Run
@@ -156,6 +157,85 @@ def test_a_failed_download_is_one_line_and_never_a_random_start():
 
     with pytest.raises(Exception, match=r"yolo11n.pt: could not be downloaded .cannot reach .* --weights FILE"):
         find_weights("yolo11n.pt", {"yolo11n.pt": "https://example.org/yolo11n.pt"}, fetch)
+
+
+def test_the_start_is_named_and_an_installed_one_is_taken_where_nothing_published_can_be_had(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names, starter = ["yolo11n", "yolo11s"], tmp_path / "starter.pt"
+    monkeypatch.setattr(runtime, "fetch_weights", lambda name: tmp_path / "cache" / name)
+    assert runtime.find_start(None, "yolo11n.pt", names, starter).name == "published yolo11n.pt"
+    assert runtime.find_start("yolo11s.pt", "yolo11n.pt", names, starter).file == tmp_path / "cache" / "yolo11s.pt"
+    assert runtime.find_start("none", "yolo11n.pt", names, starter) == runtime.Start(None, "random")
+    Path("yolo11s.pt").write_bytes(b"mine")
+    own = runtime.Start(Path("yolo11s.pt"), f"file {hashlib.sha256(b'mine').hexdigest()[:12]}")
+    assert runtime.find_start("yolo11s.pt", "yolo11n.pt", names, starter) == own
+
+    def fail(name: str) -> Path:
+        raise ConnectionError(f"cannot reach the host of {name}")
+
+    monkeypatch.setattr(runtime, "fetch_weights", fail)
+    assert runtime.find_start(None, "yolo11n.pt", names, starter) == runtime.Start(starter, "installed starter.pt")
+    for wanted, installed in ((None, None), ("yolo11n.pt", starter)):
+        with pytest.raises(DatasetError, match=r"--weights yolo11n.pt: could not be downloaded"):
+            runtime.find_start(wanted, "yolo11n.pt", names, installed)
+
+
+@pytest.mark.parametrize(
+    ("random", "chosen", "cut", "expected"),
+    [
+        (False, {}, True, (30, 384, 256, 180, 0)),
+        (False, {}, False, (30, 0, 640, 0, 0)),
+        (False, {"imgsz": 512, "degrees": 90}, True, (30, 0, 512, 90, 0)),
+        (False, {"crop": 0, "epochs": 7}, True, (7, 0, 640, 0, 0)),
+        (False, {"crop": 128, "mosaic": 0.5}, False, (30, 128, 256, 180, 0.5)),
+        (True, {"epochs": None}, True, (100, 0, 640, 0, 1)),
+        (True, {"crop": 384}, True, (100, 384, 640, 0, 1)),
+    ],
+)
+def test_defaults_depend_on_the_start_and_on_whether_squares_can_be_cut(random, chosen, cut, expected):
+    recipe = recipe_for(random, chosen, cut)
+    assert (recipe.epochs, recipe.crop, recipe.imgsz, recipe.degrees, recipe.mosaic) == expected
+
+
+def test_squares_are_cut_from_whole_images_that_are_larger(out):
+    dataset = open_dataset(out, "widget")
+    assert can_crop(dataset, "detect", 32)
+    assert not can_crop(dataset, "detect", 64) and not can_crop(dataset, "segment", 32)
+
+
+def test_a_gpu_trains_in_the_precision_that_it_has(monkeypatch):
+    """No GPU here: what ultralytics' trainer is told for three kinds of device."""
+    made = []
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: made.append(enabled))
+    kinds = (
+        ("cuda", True, "bf16", True, False),
+        ("cuda", False, False, True, True),
+        ("cpu", True, False, False, False),
+    )
+    for device, native, amp, mixed, scaled in kinds:
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation, has=native: has)
+        trainer = SimpleNamespace(device=torch.device(device), args=SimpleNamespace(amp="bf16"))
+        assert runtime.precision(trainer.device) == amp
+        runtime.suit_gpu(trainer)
+        assert (trainer.args.amp, trainer.amp, made.pop()) == (amp, mixed, scaled)
+
+
+def test_a_batch_that_is_found_is_the_nominal_one_and_none_is_no_batch(out, tmp_path):
+    trainer = SimpleNamespace(args=SimpleNamespace(nbs=-1), auto_batch=lambda: 48)
+    runtime.count_found_batch(trainer)
+    assert trainer.auto_batch() == trainer.args.nbs == 48
+    options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--weights", "none")
+    assert "name 1 or more, or -1" in refusal(run_yolo(*options, "--batch", 0))
+    assert "--batch -1: is divided among 2 devices" in refusal(run_yolo(*options, "--batch", -1, "--device", "0,1"))
+
+
+def test_a_want_of_memory_is_one_line_and_other_errors_stay_as_they_are():
+    said = "--batch 8, --imgsz 640: out of memory; name a smaller --batch or"
+    for error in (torch.OutOfMemoryError("CUDA out of memory."), MemoryError(), RuntimeError("not enough memory")):
+        with pytest.raises(DatasetError, match=said), runtime.out_of_memory_named(Recipe()):
+            raise error
+    with pytest.raises(RuntimeError, match="shapes"), runtime.out_of_memory_named(Recipe()):
+        raise RuntimeError("shapes differ")
 
 
 def test_none_is_the_only_word_for_random_weights():
@@ -378,12 +458,20 @@ def test_what_goes_to_the_processes_of_several_gpus_can_be_pickled_and_waits_the
         signal.signal(signal.SIGINT, before)
 
 
-def test_processes_print_into_the_log_and_their_failure_is_one_line(tmp_path, capfd):
+@pytest.mark.parametrize(
+    ("why", "expected"),
+    [
+        ("no such thing", "a training process failed"),
+        ("out of memory", "--batch 8, --imgsz 640: out of memory; name a smaller"),
+    ],
+)
+def test_processes_print_into_the_log_and_their_failure_is_one_line(tmp_path, capfd, why, expected):
     log = tmp_path / "train.log"
-    fail = "import sys; print('told', flush=True); sys.exit('out of memory')"
-    with pytest.raises(DatasetError, match="a training process failed"), runtime.printed_into(log, True):
+    fail = f"import sys; print('told', flush=True); sys.exit({why!r})"
+    failed = pytest.raises(DatasetError, match=expected)
+    with failed, runtime.printed_into(log, True, Recipe()):
         subprocess.run([sys.executable, "-c", fail], check=True)
-    assert log.read_text("utf-8") == "told\nout of memory\n"
+    assert log.read_text("utf-8") == f"told\n{why}\n"
     print("as before")
     shown = capfd.readouterr()
     assert shown.out == "as before\n" and shown.err.count("\n") == 1 and str(log) in shown.err
@@ -420,7 +508,8 @@ def begun(runs: Path, dataset: str, **others: object) -> tuple[Path, dict[str, o
     folder = runs / dataset / "yolo" / "seed-0"
     (folder / "train" / "weights").mkdir(parents=True)
     (folder / "train" / "weights" / "last.pt").touch()
-    settings = {name: defaults[name] for name in ("task", "arch", "weights", "crop", "device", "seed")}
+    settings = {name: defaults[name] for name in ("task", "arch", "device", "seed")}
+    settings |= {"command": ["finetune/yolo.py"], "weights": "none", "start": "random"}
     settings |= {"pretrain": None, "pretrain_epochs": None, "synthetic_share": None} | asdict(Recipe()) | others
     (folder / "settings.json").write_text(json.dumps(settings), "utf-8")
     return folder, settings
@@ -542,16 +631,6 @@ def test_training_leaves_a_whole_run_and_the_dataset_as_written(out, tmp_path, t
         scores = (folder / "predictions" / "tuned" / f"{part}_scores.csv").read_text("utf-8").splitlines()
         assert scores[0] == "image,defect,crack,hole"
         assert {row.split(",")[0] for row in scores[1:]} == set(dataset.images(part))
-
-
-@pytest.mark.slow
-def test_script_runs_from_anywhere_without_installation(out, tmp_path):
-    command = [sys.executable, REPOSITORY / "finetune" / "yolo.py", "--category", "widget", "--out", out]
-    settings = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": ""}, "capture_output": True, "text": True}
-    result = subprocess.run([*map(str, command), *map(str, FAST)], check=False, **settings)
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
-    assert (tmp_path / "runs" / "widget" / "yolo" / "seed-0" / "run.json").is_file()
 
 
 @pytest.mark.slow

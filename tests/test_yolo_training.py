@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import REPOSITORY, converted, refusal, save_mask
+from conftest import REPOSITORY, converted, refusal, save_mask, write_category
 from PIL import Image
+from predicted import check_same_as_saved
 from two_cpus import TwoCpus
 
 pytest.importorskip("ultralytics")
@@ -26,7 +27,7 @@ from finetune.runs.dataset import open_dataset
 
 pytestmark = pytest.mark.slow
 SIZE = 96
-LEARN = ("--weights", "none", "--epochs", 45, "--imgsz", SIZE, "--batch", 8, "--lr", 0.003, "--device", "cpu")
+LEARN = ("--weights", "none", "--epochs", 30, "--imgsz", SIZE, "--batch", 8, "--lr", 0.003, "--device", "cpu")
 
 
 def write_plates(root: Path, name: str, seed: int, brightness: int = 60) -> Path:
@@ -92,6 +93,10 @@ def test_a_run_learns_and_says_what_it_cost(learned):
             assert min(image.size) > 300
 
 
+def test_new_images_get_the_answers_of_the_evaluation(learned, out, tmp_path):
+    check_same_as_saved(learned, out, tmp_path / "to")
+
+
 def test_measures_are_those_of_ultralytics(out, learned, tmp_path, monkeypatch):
     """Ours from predictions at full size; theirs from their own validation of the same checkpoint.
 
@@ -152,11 +157,14 @@ def test_given_weights_are_where_training_starts(out, learned, tmp_path):
 
 
 def test_a_first_training_on_another_dataset_is_recorded(out, tmp_path):
-    options = ("--weights", "none", "--epochs", 1, "--imgsz", 64, "--device", "cpu")
+    options = ("--weights", "none", "--epochs", 1, "--imgsz", 64, "--device", "cpu", "--batch", -1)
     result = run_yolo("--category", "plate", "--pretrain", "slate", "--out", out, "--runs", tmp_path, *options)
     assert result.exit_code == 0, result.output
     folder = tmp_path / "plate" / "yolo" / "seed-0"
-    assert record_of(folder)["pretrained_on"] == "slate"
+    record = record_of(folder)
+    assert record["pretrained_on"] == "slate" and record["start"] == "random"
+    assert record["batch_used"] == 16 and record["settings"]["batch"] == -1  # what ultralytics takes on a CPU
+    assert record["peak_gpu_memory_mb"] is None
     assert (folder / "pretrain" / "weights" / "best.pt").is_file()
 
 
@@ -177,7 +185,7 @@ def test_tiles_are_trained_on_and_whole_images_are_measured(out, tmp_path):
 
 
 def test_folds_are_trained_one_after_another_and_finished_ones_are_kept(tmp_path):
-    folder = write_plates(tmp_path / "data", "plate", 0)
+    folder = write_category(tmp_path / "data", "plate", size=(64, 64))
     for fold in range(3):
         settings = ("--protocol", "kfold", "--folds", 3, "--fold", fold)
         converted("to_yolo", folder, tmp_path / "out", *settings)
@@ -202,7 +210,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(out, tmp_path):
     results = tmp_path / "plate" / "yolo" / "seed-0" / "train" / "results.csv"
     last = results.parent / "weights" / "last.pt"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    settings = ["--weights", "none", "--epochs", "6", "--imgsz", "64"]
+    settings = ["--weights", "none", "--epochs", "4", "--imgsz", "64"]
     process = subprocess.Popen([*script, *settings], env=environment, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 100
     while not last.is_file() and time.monotonic() < until:
@@ -211,10 +219,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(out, tmp_path):
     assert process.wait(60) == 130
     assert "--resume" in process.stderr.read()
     done = len(results.read_text("utf-8").splitlines()) - 1
-    assert 1 <= done < 6
+    assert 1 <= done < 4
 
     resume = ("--category", "plate", "--out", out, "--runs", tmp_path, "--device", "cpu", "--resume")
-    assert "was begun with 6" in refusal(run_yolo(*resume, "--epochs", 7))
+    assert "was begun with 4" in refusal(run_yolo(*resume, "--epochs", 7))
     assert "was interrupted" in refusal(run_yolo(*resume[:-1], *settings))  # and nothing is thrown away
     begun = last.parents[2] / "settings.json"
     as_it_was = begun.read_text("utf-8")
@@ -223,9 +231,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(out, tmp_path):
     begun.write_text(as_it_was, "utf-8")
     result = run_yolo(*resume)
     assert result.exit_code == 0, result.output
-    assert len(results.read_text("utf-8").splitlines()) == 7
+    assert len(results.read_text("utf-8").splitlines()) == 5
     record = record_of(tmp_path / "plate" / "yolo" / "seed-0")
-    assert record["resumed"] is True and record["settings"]["epochs"] == 6 and record["random_weights"] is True
+    assert record["resumed"] is True and record["settings"]["epochs"] == 4 and record["random_weights"] is True
     assert record["command"] == ["finetune/yolo.py", *script[2:], *settings]  # for --config: it says all, as begun
     assert "is a finished run" in refusal(run_yolo(*resume))
 
@@ -258,21 +266,16 @@ def test_ctrl_c_in_the_last_validation_ends_the_run_and_nothing_is_trained_twice
     assert record_of(folder)["resumed"] is True
 
 
-def test_several_devices_train_together_and_ctrl_c_ends_them(out, tmp_path):
+def test_several_devices_train_together(out, tmp_path):
+    """Ctrl-C and what follows it are pinned with YOLO-World."""
     cpus = TwoCpus(tmp_path)
     script = [sys.executable, REPOSITORY / "finetune" / "yolo.py", "--category", "plate", "--out", out]
-    script = list(map(str, [*script, "--runs", tmp_path, "--device", "0,1"]))
-    settings = ["--weights", "none", "--epochs", "4", "--imgsz", "64", "--crop", "64"]
+    script += ["--runs", tmp_path, "--device", "0,1", "--weights", "none", "--epochs", 2, "--imgsz", 64, "--crop", 64]
+    done = cpus.run(list(map(str, script)))
     folder = tmp_path / "plate" / "yolo" / "seed-0"
-    code, said = cpus.interrupt([*script, *settings], folder / "train" / "weights" / "last.pt")
-    assert code == 130, said + (folder / "train.log").read_text("utf-8")
-    assert "--resume" in said and "Traceback" not in said
-    assert 1 <= len((folder / "train" / "results.csv").read_text("utf-8").splitlines()) - 1 < 4
-
-    resumed = cpus.run([*script, "--resume"])
-    assert resumed.returncode == 0, resumed.stderr
-    assert len((folder / "train" / "results.csv").read_text("utf-8").splitlines()) == 5
-    cpus.check_weights("train", 4)
+    assert done.returncode == 0, done.stderr + (folder / "train.log").read_text("utf-8")
+    assert len((folder / "train" / "results.csv").read_text("utf-8").splitlines()) == 3
+    cpus.check_weights("train", 2)
     cpus.check_nothing_left()
     assert record_of(folder)["settings"]["device"] == "0,1"
 

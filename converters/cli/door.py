@@ -7,6 +7,7 @@ infinity are none either. Inside, code trusts its types.
 Importing this costs a tenth of a second: no command may do so before its work begins.
 """
 
+import codecs
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -38,22 +39,34 @@ def read_json(path: Path, model: type[M], step: str = "") -> M:
     ``step`` is what the user can do about a file that is missing or wrong.
     """
     try:
-        return _adapter(model).validate_json(path.read_bytes())
+        return _adapter(model).validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise DatasetError(_line(path, error.strerror, step)) from None
     except ValidationError as error:
         raise DatasetError(_line(path, _what(error), step)) from None
 
 
-def read_yaml(path: Path, model: type[M], step: str = "") -> M:
-    """The content of a YAML file, which cannot run code; raises DatasetError as ``read_json`` does."""
+def read_yaml(path: Path, model: type[M], step: str = "", as_text: bool = False) -> M:
+    """The content of a YAML file, which cannot run code; raises DatasetError as ``read_json`` does.
+
+    ``as_text``: words and numbers are taken as they stand there (``no``, ``0010``, ``~``), as names want it, and a key
+    that comes twice is a fault, where otherwise the last one counts.
+    """
     try:
-        value = yaml.safe_load(path.read_text("utf-8"))
+        value = yaml.load(path.read_text("utf-8"), _Text if as_text else yaml.SafeLoader)
     except OSError as error:
         raise DatasetError(_line(path, error.strerror, step)) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise DatasetError(_line(path, f"is no YAML ({str(error).partition(chr(10))[0]})", step)) from None
     return check(value, model, str(path), step)
+
+
+class _Text(yaml.BaseLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [repr(self.construct_object(key, deep=True)) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(problem=f"the key {twice[0]} comes twice")
+        return super().construct_mapping(node, deep)
 
 
 def check(value: Any, model: type[M], name: str, step: str = "") -> M:

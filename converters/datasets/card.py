@@ -11,7 +11,7 @@ from converters.datasets.splits import COMBINED
 from converters.formats.writer import TOO_SMALL, DatasetInfo, Outcome, Writer
 from converters.sources.duplicates import duplicates
 from converters.sources.mvtec_facts import missing_images
-from converters.sources.samples import GOOD, PARTS, Category, Problem
+from converters.sources.samples import GOOD, IGNORED, PARTS, Aside, Category, Problem, summed_up, told
 
 HEADER = ("split", "class", "images", "instances")
 
@@ -47,11 +47,15 @@ class Summary:
     images: Counter[tuple[str, str]] = field(default_factory=Counter)
     instances: Counter[tuple[str, str]] = field(default_factory=Counter)
     left_out: list[Problem] = field(default_factory=list)
+    asides: list[Aside] = field(default_factory=list)
     unused: Counter[str] = field(default_factory=Counter)
     too_small: list[Problem] = field(default_factory=list)  # images that lost all instances to --min-area
     below_min_area: int = 0
     empty_tiles: int = 0  # of images that show a defect elsewhere; they count as good
     soft_masks: dict[str, int] = field(default_factory=dict)
+    grouped: dict[str, int] = field(default_factory=dict)  # how many images share how many groups
+    train_good_divided: list[str] = field(default_factory=list)  # categories without test/good
+    ignored: dict[str, int] = field(default_factory=dict)  # pixels of masks
     simplified: dict[str, Simplification] = field(default_factory=dict)  # by format
     seconds: float = 0.0
     resumed: bool = False  # an earlier run wrote it
@@ -68,6 +72,8 @@ class Summary:
         summary.too_small = [problem for problem in problems if problem.reason == TOO_SMALL]
         summary.below_min_area, summary.soft_masks = card["below_min_area"], card["soft_masks"]
         summary.empty_tiles = card.get("empty_tiles", 0)
+        summary.grouped, summary.train_good_divided = card.get("grouped", {}), card.get("train_good_divided", [])
+        summary.asides = [Aside(**aside) for aside in card.get("asides", [])]
         summary.simplified = simplifications(card)
         return summary
 
@@ -81,6 +87,8 @@ class Summary:
         self.instances[outcome.part, outcome.class_name] += outcome.instances
         if outcome.in_between:
             self.soft_masks[outcome.sample.key] = outcome.in_between
+        if outcome.ignored:
+            self.ignored[outcome.sample.key] = outcome.ignored
         for writer, ious in zip(writers, outcome.ious, strict=True):
             if writer.simplifies and writer.info.simplify:
                 self.simplified.setdefault(writer.folder, Simplification(writer.info.simplify)).add(ious)
@@ -94,6 +102,11 @@ class Summary:
             for name in (GOOD, *self.classes)
         ]
 
+    @property
+    def all_asides(self) -> list[Aside]:
+        """Those of the source, and those of the masks' pixels."""
+        return summed_up([*self.asides, *(Aside(key, IGNORED, pixels) for key, pixels in self.ignored.items())])
+
     def card(self) -> dict[str, Any]:
         simplified = {name: dataclasses.asdict(said) for name, said in sorted(self.simplified.items())}
         return {
@@ -102,14 +115,23 @@ class Summary:
             "unused": dict(sorted(self.unused.items())),
             "below_min_area": self.below_min_area,
             "soft_masks": dict(sorted(self.soft_masks.items())),
+            **({"asides": [dataclasses.asdict(aside) for aside in self.all_asides]} if self.all_asides else {}),
             **({"simplified": simplified} if simplified else {}),
             **({"empty_tiles": self.empty_tiles} if self.empty_tiles else {}),
+            **({"grouped": self.grouped} if self.grouped else {}),
+            **({"train_good_divided": self.train_good_divided} if self.train_good_divided else {}),
         }
 
     def notes(self) -> list[str]:
         """One line each for what is not in the dataset or not as usual."""
         lines = [f"left out: {problem}" for problem in (*self.left_out, *self.too_small)]
+        lines += told(self.all_asides)
         lines += [f"not used: {count} images, {reason}" for reason, count in sorted(self.unused.items())]
+        if self.grouped:
+            images, groups = self.grouped["images"], self.grouped["groups"]
+            lines.append(f"groups: {images} images share {groups} groups, each of which is in one part")
+        if self.train_good_divided:
+            lines.append(f"no test/good: train/good is divided as well ({', '.join(self.train_good_divided)})")
         if untaught := [name for name in self.classes if not self.images["train", name]]:
             lines.append(f"train holds no image of {', '.join(untaught)}: what that looks like cannot be learned")
         if self.classes and not any(self.images["val", name] for name in self.classes):

@@ -50,7 +50,7 @@ def write_format(dataset: Path, name: str) -> None:
 
 def _convert(dataset: Path, name: str, card: Record, record: Record) -> None:
     writers = {w.folder: w for w in (DetectWriter, ObbWriter, SegmentWriter, CocoWriter, MasksWriter, VocWriter)}
-    settings, options = card["settings"], card["options"]
+    settings, options = card["settings"], _options(dataset, card)
     try:
         categories, _ = source_of(dataset, None, record, options["max_pixels"])
     except DatasetError as error:
@@ -67,6 +67,14 @@ def _convert(dataset: Path, name: str, card: Record, record: Record) -> None:
     convert_dataset(dataset.name, categories, conversion, [writers[name]])
 
 
+def _options(dataset: Path, card: Record) -> dict[str, Any]:
+    """The options of a card, with the path of the table of groups as it is from here."""
+    options: dict[str, Any] = dict(card["options"])
+    if "group_file" in options:
+        options["group_file"] = (dataset.resolve() / options["group_file"]).resolve()
+    return options
+
+
 def command_for(dataset: Path, name: str) -> str:
     """The command that writes a format of a dataset, with every option of its first conversion that is no default."""
     card, record = read_card(dataset), read_split(dataset)
@@ -81,7 +89,7 @@ def command_for(dataset: Path, name: str) -> str:
         "out": dataset.parent,
         **settings,
         **asdict(rule),
-        **card["options"],
+        **_options(dataset, card),
         "ratios": "/".join(map(str, rule.ratios)),
         "tile": tile.get("size"),
         "overlap": tile.get("overlap"),

@@ -1,5 +1,7 @@
 """The options of the commands that write a dataset."""
 
+import re
+
 import click
 
 from converters.cli.options import (
@@ -30,6 +32,32 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple
     return train, val, test
 
 
+def _pattern(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    try:
+        brackets = re.compile(value or "()").groups
+    except re.error as error:
+        raise click.BadParameter(f"{value!r} is no regular expression ({error})") from None
+    if not brackets:
+        raise click.BadParameter(f"{value!r}: put what names the group in brackets, such as '(lot[0-9]+)'")
+    return value
+
+
+FORMATS = ("yolo", "yolo-seg", "yolo-obb", "coco", "masks", "voc")
+
+
+def _formats(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
+    if unknown := [name for name in names if name not in FORMATS]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(FORMATS)}")
+    return names
+
+
+formats_option = click.option(
+    "--formats",
+    default="yolo,yolo-seg,coco,masks,voc",
+    callback=_formats,
+    help=f"Formats to write, with commas between them; there are {', '.join(FORMATS)}.",
+)
 simplify_option = click.option(
     "--simplify",
     type=Number(0, 100),
@@ -51,6 +79,18 @@ split_options = bundle(
     click.option("--shots", type=click.IntRange(1), default=10, help="Defect images to train on (few-shot)."),
     click.option("--per", type=CHOICE(["category", "type"]), default="category", help="Unit in which --shots counts."),
     any_seed_option,
+)
+group_options = bundle(
+    click.option(
+        "--group",
+        metavar="REGEX",
+        callback=_pattern,
+        show_default="as the layout knows",
+        help="Images stay in one part whose paths in the category have the same first bracket of this expression.",
+    ),
+    click.option(
+        "--group-file", type=FOLDER, metavar="CSV", help="Table (image,group) of images that stay in one part."
+    ),
 )
 class_options = bundle(
     click.option(
@@ -92,5 +132,5 @@ output_options = bundle(
     json_option,
 )
 conversion_options = bundle(
-    source_options, split_options, class_options, instance_options, tile_options, output_options
+    source_options, split_options, group_options, class_options, instance_options, tile_options, output_options
 )

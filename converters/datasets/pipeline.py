@@ -18,6 +18,7 @@ from converters.cli.terminal import progress, to_json
 from converters.cli.workers import in_processes
 from converters.datasets import splits, tiles
 from converters.datasets.card import Summary, card_as_markdown, make_card, simplifications
+from converters.datasets.groups import with_groups
 from converters.datasets.records import read_card, read_split
 from converters.datasets.splits import Split, SplitRule
 from converters.datasets.tiles import TileRule
@@ -39,6 +40,8 @@ class Conversion:
     layout: str = "auto"
     out: Path = Path("datasets_out")
     split: SplitRule = SplitRule()
+    group: str | None = None
+    group_file: Path | None = None
     classes: str = "defect"
     instances: InstanceRule = InstanceRule()
     simplify: float = 0.0
@@ -60,6 +63,8 @@ class Conversion:
                 raise DatasetError(
                     f"--{name} means nothing to --protocol {options['protocol']}: add --protocol {protocol}"
                 )
+        if options["group"] is not None and options["group_file"] is not None:
+            raise DatasetError("--group and --group-file exclude each other: leave one of them out")
         size, overlap = options.pop("tile"), options.pop("overlap")
         if size is None and overlap != TileRule.overlap:
             raise DatasetError("--overlap means nothing without --tile: add --tile 640")
@@ -118,6 +123,7 @@ class Job:
             instances=len(instances),
             below_min_area=dropped,
             in_between=read.in_between if read else 0,
+            ignored=read.ignored if read else 0,
             records=tuple(done.record for done in rendered),
             ious=tuple(done.ious for done in rendered),
         )
@@ -143,7 +149,7 @@ class Job:
             for path, content in files.items():
                 (folder / writer.folder / path).write_bytes(content)
         targets = [folder / writer.folder / writer.image_path(image) for writer in self.writers]
-        if image.crop is None:
+        if image.crop is None and not image.sample.remade:
             staging.place_image(image.sample.image, targets, self.images)
             return
         targets[0].write_bytes(tiles.as_png(image.sample.image, image.crop))
@@ -158,6 +164,7 @@ def convert_dataset(
 
     Raises DatasetError at the first bad file, unless ``on_error`` is ``skip``. Nothing is published then.
     """
+    categories = [with_groups(category, conversion.group, conversion.group_file) for category in categories]
     samples, problems = all_samples(categories)
     if problems and conversion.on_error == "stop":
         root = categories[0].folder if len(categories) == 1 else categories[0].folder.parent
@@ -177,7 +184,12 @@ def convert_dataset(
     plans = plan_images(samples, split.parts, classes, conversion.classes)
     if conversion.tile and plans and all(max(p.sample.width, p.sample.height) <= conversion.tile.size for p in plans):
         click.echo(f"{name}: nothing is cut, as no image is larger than --tile {conversion.tile.size}", err=True)
-    summary = Summary(name, classes, left_out=problems, unused=Counter(split.unused.values()))
+    asides = [aside for category in categories for aside in category.asides]
+    if len(categories) > 1:
+        asides = [dataclasses.replace(a, file=f"{c.name}/{a.file}") for c in categories for a in c.asides]
+    summary = Summary(name, classes, left_out=problems, asides=asides, unused=Counter(split.unused.values()))
+    summary.grouped = {"images": len(split.groups), "groups": len(set(split.groups.values()))} if split.groups else {}
+    summary.train_good_divided = splits.train_good_divided(samples)
     if conversion.dry_run:
         target = conversion.out / name
         _formats_to_keep(target, split, _settings(conversion, categories, target), conversion, writer_types)
@@ -214,7 +226,7 @@ def _publish(
         formats = {name: writer for name, writer in earlier["formats"].items() if name in names}
         formats |= {writer.folder: writer.__name__ for writer in writer_types}
         summary.simplified |= {name: said for name, said in simplifications(earlier).items() if name in names}
-        options = {name: getattr(conversion, name) for name in ("images", "on_error", "max_pixels")}
+        options = _options(conversion, target)
         card = make_card(info, settings, dict(sorted(formats.items())), summary, categories, options)
         if kept and earlier["left_out"] != card["left_out"]:
             raise DatasetError(f"{target}: {kept[0].name} leaves out other images; write the formats in one run")
@@ -252,11 +264,15 @@ def write_formats(
 def all_samples(categories: list[Category]) -> tuple[list[Sample], list[Problem]]:
     """All samples, sorted by key, and all problems, images that contradict each other among them.
 
-    With several categories the category's name goes in front of keys and files.
+    With several categories the category's name goes in front of keys, groups and files.
     """
     samples, problems = list(categories[0].samples), list(categories[0].problems)
     if len(categories) > 1:
-        samples = [dataclasses.replace(s, key=f"{c.name}/{s.key}") for c in categories for s in c.samples]
+        samples = [
+            dataclasses.replace(s, key=f"{c.name}/{s.key}", group=s.group and f"{c.name}/{s.group}")
+            for c in categories
+            for s in c.samples
+        ]
         problems = [Problem(f"{c.name}/{problem.file}", problem.reason) for c in categories for problem in c.problems]
     found = splits.contradictions(samples)
     refused = {problem.file for problem in found}
@@ -321,8 +337,22 @@ def _settings(conversion: Conversion, categories: list[Category], target: Path) 
         **dataclasses.asdict(conversion.instances),
         **({"tile": dataclasses.asdict(conversion.tile)} if conversion.tile else {}),
         "layout": layouts.pop() if len(layouts) == 1 else "auto",
-        "source": {c.name: Path(os.path.relpath(c.folder.resolve(), target.resolve())).as_posix() for c in categories},
+        "source": {c.name: _relative(c.folder, target) for c in categories},
     }
+
+
+def _options(conversion: Conversion, target: Path) -> dict[str, Any]:
+    """What a further format is written with besides the settings (see ``records.Options``)."""
+    options = {name: getattr(conversion, name) for name in ("images", "on_error", "max_pixels")}
+    if conversion.group is not None:
+        options["group"] = conversion.group
+    if conversion.group_file is not None:
+        options["group_file"] = _relative(conversion.group_file, target)
+    return options
+
+
+def _relative(path: Path, target: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), target.resolve())).as_posix()
 
 
 def _is_finished(
@@ -380,8 +410,10 @@ def _space_needed(plans: list[Planned], conversion: Conversion, target: Path) ->
             for plan in plans
             for _, _, width, height in tiles.grid(plan.sample.width, plan.sample.height, conversion.tile)
         )
+    remade = sum(p.sample.width * p.sample.height * p.sample.channels for p in plans if p.sample.remade)
     if conversion.images == "symlink" or not plans:
-        return 0
+        return remade
     out = next(path for path in (target.absolute(), *target.absolute().parents) if path.exists())
     same_device = out.stat().st_dev == plans[0].sample.image.stat().st_dev
-    return 0 if conversion.images == "link" and same_device else sum(plan.sample.size for plan in plans)
+    linked = conversion.images == "link" and same_device
+    return remade + (0 if linked else sum(plan.sample.size for plan in plans if not plan.sample.remade))

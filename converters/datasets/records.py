@@ -41,11 +41,20 @@ class Settings(TypedDict):
 
 
 class Options(TypedDict):
-    """What decides none of it."""
+    """What decides none of it, or nothing but the groups that ``split.json`` holds."""
 
     images: Literal["link", "copy", "symlink"]
     on_error: Literal["stop", "skip"]
     max_pixels: int
+    group: NotRequired[str]
+    group_file: NotRequired[str]  # relative to the dataset's folder
+
+
+class Grouped(TypedDict):
+    """How many images share how many groups."""
+
+    images: int
+    groups: int
 
 
 class LeftOut(TypedDict):
@@ -58,6 +67,14 @@ class Simplified(TypedDict):
     instances: int
     mean_iou: float
     min_iou: float
+
+
+class ToldAside(TypedDict):
+    """See ``samples.Aside``."""
+
+    file: str
+    reason: str
+    count: int
 
 
 Count = TypedDict("Count", {"part": str, "class": str, "images": int, "instances": int})
@@ -76,11 +93,14 @@ class Card(TypedDict):
     formats: dict[str, str]  # folder -> name of the writer's class
     counts: list[Count]
     left_out: list[LeftOut]
+    asides: NotRequired[list[ToldAside]]
     unused: dict[str, int]
     below_min_area: int
     soft_masks: dict[str, int]
     simplified: NotRequired[dict[str, Simplified]]  # by format
     empty_tiles: NotRequired[int]
+    grouped: NotRequired[Grouped]
+    train_good_divided: NotRequired[list[str]]  # categories
     incomplete: list[str]
     duplicates: list[list[str]]
 
@@ -111,6 +131,7 @@ class SplitRecord(TypedDict):
     base: NotRequired[Base]
     parts: dict[str, Literal["train", "val", "test"]]
     unused: dict[str, str]
+    groups: NotRequired[dict[str, str]]
 
 
 class Tile(TypedDict):
@@ -177,7 +198,8 @@ def split_of(record: Record) -> Split:
     """The split that a record tells of."""
     names = [field.name for field in dataclasses.fields(SplitRule)]
     rule = SplitRule(**{name: record[name] for name in names if name in record})
-    return Split(rule, record["sources"], record["parts"], record["unused"], record.get("base"))
+    shared = record.get("base"), record.get("groups", {})
+    return Split(rule, record["sources"], record["parts"], record["unused"], *shared)
 
 
 def read_tiles(dataset: Path) -> Record:

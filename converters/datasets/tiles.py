@@ -15,7 +15,8 @@ from typing import Any
 from PIL import Image
 
 from converters.formats.writer import Planned, check_length
-from converters.sources.samples import FORMATS, Crop
+from converters.sources.image_files import decoded
+from converters.sources.samples import Crop
 
 RECORD = "tiles.json"
 PLACE = ("x", "y", "width", "height")  # of a tile in its image, px
@@ -81,14 +82,16 @@ def as_record(plans: Sequence[Planned], rule: TileRule, dataset: str, split_sha2
     }
 
 
-def pixels(path: Path, crop: Crop) -> Image.Image:
-    """A part of an image, with the mode of the whole."""
+def pixels(path: Path, crop: Crop | None) -> Image.Image:
+    """An image as a conversion takes it, or a part of it with the mode of the whole."""
+    if crop is None:
+        return _decoded(path)
     x, y, width, height = crop
     return _decoded(path).crop((x, y, x + width, y + height))
 
 
-def as_png(path: Path, crop: Crop) -> bytes:
-    """A part of an image as a file without loss."""
+def as_png(path: Path, crop: Crop | None) -> bytes:
+    """The same as a file without loss."""
     buffer = io.BytesIO()
     pixels(path, crop).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -96,6 +99,4 @@ def as_png(path: Path, crop: Crop) -> bytes:
 
 @lru_cache(maxsize=1)  # the tiles of an image come one after another
 def _decoded(path: Path) -> Image.Image:
-    with Image.open(path, formats=FORMATS) as image:
-        image.load()
-        return image.copy()
+    return decoded(path)

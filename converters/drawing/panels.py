@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from converters.masks.instances import Instance, find_instances
 from converters.masks.polygons import Ring, corner_rings
 from converters.masks.reading import mask_of
+from converters.sources.image_files import decoded
 from converters.sources.samples import Sample
 
 Rgb = NDArray[np.uint8]  # H x W x 3
@@ -185,8 +186,7 @@ def _defect_row(sample: Sample, instances: Sequence[Instance]) -> Row:
 
 def read_rgb(sample: Sample) -> Rgb:
     """The sample's image, H x W x 3."""
-    with Image.open(sample.image) as image:
-        return np.asarray(image.convert("RGB"))
+    return np.asarray(decoded(sample.image).convert("RGB"))
 
 
 def zoom_region(instances: Sequence[Instance], width: int, height: int) -> Region:

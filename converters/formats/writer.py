@@ -79,7 +79,7 @@ class LabelledImage:
         if len(self.instances) > most:
             raise DatasetError(
                 f"{self.sample.mask}: {len(self.instances)} instances, and {name} holds {most}: see --min-area and "
-                f"--merge-gap, or leave {name} out"
+                f"--merge-gap, or leave {name} out with `all --formats`"
             )
 
     @cached_property
@@ -156,6 +156,7 @@ class Outcome:
     instances: int = 0
     below_min_area: int = 0
     in_between: int = 0
+    ignored: int = 0  # pixels of the mask
     records: tuple[Any, ...] = ()
     ious: tuple[tuple[float, ...], ...] = ()  # one tuple for each writer
     problem: Problem | None = None

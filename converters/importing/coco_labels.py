@@ -4,38 +4,43 @@ Format: https://cocodataset.org/#format-data. Polygons and run lengths are decod
 hold anything, so they are checked first, since pycocotools is C that trusts its input.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt
+from pydantic import BeforeValidator, Field, NonNegativeInt
 
 from converters.cli.door import Checked, check, read_json
 from converters.cli.errors import DatasetError
-from converters.importing.mask_folder import LabelledFile, Rules, flat_name, report, unlisted, write_folder
+from converters.importing.mask_folder import (
+    ANOTHER_PATH,
+    OUTSIDE,
+    Finder,
+    LabelledFile,
+    Rules,
+    Tell,
+    flat_name,
+    not_taken,
+    report,
+    write_folder,
+)
 from converters.masks import rle
 from converters.masks.instances import Mask
 from converters.masks.polygons import filled_by_parity
+from converters.sources.samples import Aside, hidden_images
 
 LONGEST_OUTLINE = 10_000_000  # px; pycocotools walks along polygons in steps of a fifth of that
 Id = int | str
 
 
-def _below_images(name: str) -> str:
-    """The name with slashes; raises ValueError where it is none below a folder."""
-    name = name.replace("\\", "/")
-    if not name or name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"the image name {name!a} leads out of --images")
-    return name
-
-
 class ImageEntry(Checked):
     id: Id
-    file_name: Annotated[str, AfterValidator(_below_images)]
+    file_name: Annotated[str, Field(min_length=1)]
     width: float | None = None
     height: float | None = None
 
@@ -47,6 +52,7 @@ class Annotation(Checked):
     image_id: Id
     category_id: Id
     segmentation: Any = None
+    iscrowd: Any = None
 
 
 class CategoryEntry(Checked):
@@ -70,11 +76,11 @@ class RunLengths(Checked):
     ]
 
 
-Polygons = list[Annotated[list[float], Field(min_length=6)]]  # x1, y1, x2, y2, ... each, px
+Polygons = list[list[float]]  # x1, y1, x2, y2, ... each, px
 
 
-def labelled_files(path: Path, images: Path) -> list[LabelledFile]:
-    """Every image that the file lists, with its labels; raises DatasetError for entries that lead nowhere."""
+def labelled_files(path: Path, images: Path) -> tuple[list[LabelledFile], list[Aside]]:
+    """Every image that the file lists, with its labels, and what is told; raises DatasetError for faults."""
     data = read_json(path, CocoFile, "name a JSON file of labels in COCO's format for instances")
     names = {entry.id: entry.name for entry in data.categories}
     by_image: dict[Id, list[Annotation]] = {entry.id: [] for entry in data.images}
@@ -84,28 +90,54 @@ def labelled_files(path: Path, images: Path) -> list[LabelledFile]:
         if annotation.image_id not in by_image or annotation.category_id not in names:
             raise DatasetError(f"{path}: annotation {annotation.id}: image_id or category_id is none of the file's")
         by_image[annotation.image_id].append(annotation)
-    return [
-        LabelledFile(
-            images / entry.file_name,
-            flat_name(entry.file_name),
-            partial(_decode_all, by_image[entry.id], names, (entry.width, entry.height)),
-        )
-        for entry in data.images
-    ]
+    used = {annotation.category_id for annotation in data.annotations}
+    shared = Counter(names[category] for category in used)
+    asides = [Aside(name, "categories of a name that another has, too", n - 1) for name, n in shared.items() if n > 1]
+    finder, files = Finder(images), []
+    for entry in data.images:
+        place, exact = _locate(finder, entry.file_name)
+        if not exact:
+            asides.append(Aside(entry.file_name, ANOTHER_PATH))
+        decode_all = partial(_decode_all, by_image[entry.id], names, (entry.width, entry.height))
+        files.append(LabelledFile(place, flat_name(place.relative_to(images).as_posix()), decode_all))
+    return files, asides
+
+
+def _locate(finder: Finder, name: str) -> tuple[Path, bool]:
+    """The file of an image below --images, and whether it is called exactly so; raises DatasetError for one outside."""
+    path, exact = finder.find(name)
+    plain = name.replace("\\", "/")
+    if path is None and (plain.startswith("/") or ".." in plain.split("/")):
+        raise DatasetError(f"the image name {name!a} leads out of --images, and no end of it is a file there")
+    return path or finder.folder / plain, exact or path is None
 
 
 def _decode_all(
-    annotations: list[Annotation], names: dict[Id, str], size: tuple[float | None, ...], width: int, height: int
+    annotations: list[Annotation],
+    names: dict[Id, str],
+    size: tuple[float | None, ...],
+    width: int,
+    height: int,
+    tell: Tell,
 ) -> Iterator[tuple[str, Mask]]:
     if any(size) and size != (width, height):
-        raise DatasetError(f"is {width} x {height} px, its entry says {size[0]} x {size[1]}: was it resized?")
+        raise DatasetError(
+            f"is {width} x {height} px (upright), its entry says {size[0]} x {size[1]}: was it resized, or turned?"
+        )
     for annotation in annotations:
+        if annotation.iscrowd:
+            tell("annotations with iscrowd, taken like the others", 1)
         name = f"annotation {annotation.id}: segmentation"
-        yield names[annotation.category_id], decode(annotation.segmentation, width, height, name)
+        yield names[annotation.category_id], decode(annotation.segmentation, width, height, name, tell)
 
 
-def decode(segmentation: Any, width: int, height: int, name: str = "segmentation") -> Mask:
-    """H x W of 0 and 1 from polygons, uncompressed or compressed run lengths; raises DatasetError for anything else."""
+def decode(
+    segmentation: Any, width: int, height: int, name: str = "segmentation", tell: Tell = lambda *_: None
+) -> Mask:
+    """H x W of 0 and 1 from polygons, uncompressed or compressed run lengths; raises DatasetError for anything else.
+
+    Polygons of fewer than three points cover no pixel; beside others they are told, and so are those cut at the border.
+    """
     if not segmentation:
         raise DatasetError(f"{name}: none: a box alone makes no mask")
     if isinstance(segmentation, dict):
@@ -115,7 +147,18 @@ def decode(segmentation: Any, width: int, height: int, name: str = "segmentation
             raise DatasetError(f"{name}: its run lengths are for {pixels}; the image is {height} x {width} px")
         return rle.decode(runs.counts, height, width)
     polygons = check(segmentation, Polygons, name)
-    return filled_by_parity([_ring(polygon, (width, height), name) for polygon in polygons], (height, width))
+    rings = [_ring(polygon, (width, height), name) for polygon in polygons]
+    whole = [ring for ring in rings if len(ring) > 2]
+    if not whole:
+        return np.zeros((height, width), np.uint8)
+    if len(whole) < len(rings):
+        tell("polygons of fewer than three points, beside others of their label, left aside", len(rings) - len(whole))
+    if any((ring < 0).any() or (ring > (width, height)).any() for ring in whole):
+        tell(OUTSIDE, 1)
+    mask = filled_by_parity(whole, (height, width))
+    if len(whole) > 1 and sum(cv2.countNonZero(filled_by_parity([ring], mask.shape)) for ring in whole) > mask.sum():
+        tell("labels whose polygons overlap, united as COCO does (no hole)", 1)
+    return mask
 
 
 def _ring(polygon: list[float], size: tuple[int, int], name: str) -> NDArray[np.float64]:
@@ -133,8 +176,8 @@ def import_coco(
     file: Path, images: Path, to: Path, mixed: str, touching: str, on_error: str, max_pixels: int, overwrite: bool
 ) -> None:
     """Write the labels of a COCO file as a folder of images and masks."""
-    files = labelled_files(file, images)
+    files, asides = labelled_files(file, images)
+    asides += not_taken(images, (labelled.path for labelled in files), f"images that are not in {file.name}, not taken")
     tally = write_folder(files, to, Rules(mixed, touching, on_error), max_pixels, overwrite)
-    if more := len(unlisted(images, [*(labelled.path for labelled in files), file])):
-        click.echo(f"not in {file.name}: {more} files of {images}", err=True)
+    tally.asides += [*asides, *hidden_images(images)]
     report(tally, to)

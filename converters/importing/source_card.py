@@ -118,10 +118,17 @@ def notes(description: Description) -> list[str]:
     near = d.near_duplicates
     shown = "; e.g. " + ", ".join(" ~ ".join(pair) for pair in near.examples) if near.examples else ""
     lines.append(f"near-duplicates by perceptual hash (aligned products look alike): {near.pairs} pairs{shown}")
+    if near.straddling:
+        lines.append(
+            f"LEAK? {near.straddling} of {near.clusters} clusters of near-duplicates, {near.straddling_images} images, "
+            "would lie in several parts of the default split: where they show one object, keep them together with "
+            "--group REGEX or --group-file CSV"
+        )
     lines += probes(d)
     if d.soft_masks:
         pixels = sum(d.soft_masks.values())
         lines.append(f"soft masks: {len(d.soft_masks)} have {pixels} pixels between 0 and the maximum")
+    lines += d.asides
     return lines + [f"cannot be used: {problem}" for problem in d.problems]
 
 

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
+from converters.datasets.splits import SplitRule, make_split
 from converters.masks.reading import instances_of
-from converters.sources.duplicates import duplicates
+from converters.sources.duplicates import connected, duplicates
 from converters.sources.mvtec_facts import known_counts, missing_images
-from converters.sources.samples import GOOD, Category, Problem, Sample
+from converters.sources.samples import GOOD, IGNORED, Aside, Category, Problem, Sample, told
 
 Grey = NDArray[np.uint8]  # H x W
 STATISTICS = (
@@ -24,6 +25,8 @@ STATISTICS = (
     "5 % quantile of grey levels",
     "95 % quantile of grey levels",
     "Sobel energy",
+    "sharpness",
+    "file size",
 )
 QUANTILES = {"min": 0.0, "p5": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}
 NEAR = 2  # bits of 64 in which the hashes of near-duplicates may differ
@@ -41,6 +44,7 @@ class Measured:
     instances: int = 0
     area: int = 0  # px
     in_between: int = 0  # mask pixels that are neither 0 nor the maximum
+    ignored: int = 0  # mask pixels
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,16 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Pairs of images, not byte-identical, whose perceptual hashes differ in at most NEAR bits."""
+    """Pairs of images, not byte-identical, whose perceptual hashes differ in at most NEAR bits.
+
+    Images that pairs connect are a cluster; some of these lie in several parts of the default split of this source.
+    """
 
     pairs: int
     examples: list[tuple[str, str]]
+    clusters: int
+    straddling: int
+    straddling_images: int  # in the clusters that straddle
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,7 @@ class Description:
     defect_probe: Probe | None  # test/good against the defective images
     mvtec: Comparison | None  # None for what is no category of MVTec AD
     problems: list[str]
+    asides: list[str]  # what was left aside or taken otherwise, a line a reason
 
 
 def describe_category(category: Category) -> Description:
@@ -146,6 +157,7 @@ def describe_category(category: Category) -> Description:
         defect_probe=probe(test, [m for m in defective if m.sample.origin == "test"]),
         mvtec=compare(category),
         problems=[f"{category.name}/{problem}" for problem in [*category.problems, *failed]],
+        asides=told([*category.asides, *(Aside(m.sample.key, IGNORED, m.ignored) for m in measured if m.ignored)]),
     )
 
 
@@ -163,15 +175,20 @@ def measure(sample: Sample) -> Measured | Problem:
         if image is None:
             raise DatasetError("is damaged or cut short: copy or download it again")
         grey = np.asarray(image, np.uint8)
-        instances, in_between = instances_of(sample)
+        instances, in_between, ignored = instances_of(sample)
     except DatasetError as error:
         return Problem(sample.key, str(error))
     area = sum(instance.area for instance in instances)
-    return Measured(sample, image_statistics(grey), perceptual_hash(grey), len(instances), area, in_between)
+    statistics = (*image_statistics(grey), float(sample.size))
+    return Measured(sample, statistics, perceptual_hash(grey), len(instances), area, in_between, ignored)
 
 
 def image_statistics(image: Grey) -> tuple[float, ...]:
-    """STATISTICS of a grey image, in grey levels (the Sobel energy in their squares, per pixel)."""
+    """STATISTICS of a grey image but for its file's size, in grey levels (the last two in their squares, per pixel).
+
+    Sharpness is the variance of the Laplacian (J. Pech-Pacheco et al., Diatom Autofocusing in Brightfield Microscopy,
+    ICPR 2000).
+    """
     counts = np.asarray(cv2.calcHist([image], [0], None, [256], [0, 256]), np.float64).ravel()
     levels = np.arange(256)
     mean = counts @ levels / image.size
@@ -179,7 +196,8 @@ def image_statistics(image: Grey) -> tuple[float, ...]:
     low, high = np.searchsorted(counts.cumsum(), np.array([0.05, 0.95]) * image.size)
     slopes = (cv2.Sobel(image, cv2.CV_16S, dx, 1 - dx) for dx in (0, 1))
     energy = sum(cv2.norm(slope, cv2.NORM_L2SQR) for slope in slopes) / image.size
-    return float(mean), float(deviation), float(low), float(high), energy
+    sharpness = float(cv2.meanStdDev(cv2.Laplacian(image, cv2.CV_16S))[1].item() ** 2)
+    return float(mean), float(deviation), float(low), float(high), energy, sharpness
 
 
 def perceptual_hash(image: Grey) -> int:
@@ -194,16 +212,28 @@ def perceptual_hash(image: Grey) -> int:
 
 
 def find_near_duplicates(measured: Sequence[Measured]) -> NearDuplicates:
-    """Compare all pairs of hashes, a row of them at a time."""
+    """Compare all pairs of hashes, a row of them at a time, and hold their clusters against the default split."""
+    keys = [m.sample.key for m in measured]
+    ones, others = _near_pairs(measured)
+    examples = [(keys[one], keys[other]) for one, other in zip(ones[:EXAMPLES], others[:EXAMPLES], strict=True)]
+    pairs = zip(ones.tolist(), others.tolist(), strict=True)
+    clusters = [cluster for cluster in connected(len(keys), pairs) if len(cluster) > 1]
+    parts = make_split([m.sample for m in measured], SplitRule()).parts
+    straddling = [cluster for cluster in clusters if len({parts[keys[index]] for index in cluster}) > 1]
+    return NearDuplicates(len(ones), examples, len(clusters), len(straddling), sum(map(len, straddling)))
+
+
+def _near_pairs(measured: Sequence[Measured]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Positions of the first and of the second image of each pair, (P,) each."""
     hashes = np.array([m.perceptual_hash for m in measured], np.uint64)
-    pairs = 0
-    examples: list[tuple[str, str]] = []
-    for index, m in enumerate(measured):
-        near = np.flatnonzero(np.bitwise_count(hashes[index + 1 :] ^ hashes[index]) <= NEAR) + index + 1
-        others = [measured[i].sample for i in near.tolist() if measured[i].sample.image_digest != m.sample.image_digest]
-        pairs += len(others)
-        examples += [(m.sample.key, other.key) for other in others[: EXAMPLES - len(examples)]]
-    return NearDuplicates(pairs, examples)
+    contents = np.array([m.sample.image_digest for m in measured])
+    ones, others = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
+    for index in range(len(measured)):
+        near = np.bitwise_count(hashes[index + 1 :] ^ hashes[index]) <= NEAR
+        found = np.flatnonzero(near & (contents[index + 1 :] != contents[index])) + index + 1
+        ones.append(np.full(len(found), index))
+        others.append(found)
+    return np.concatenate(ones), np.concatenate(others)
 
 
 def probe(some: Sequence[Measured], others: Sequence[Measured]) -> Probe | None:

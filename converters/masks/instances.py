@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import cv2
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from converters.sources.samples import Crop
 
 Mask = NDArray[np.uint8]  # H x W, 0 or 1
+Chain = NDArray[np.int32]  # N x 2, (x, y): border pixels in order, background on the walker's right
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,13 @@ class Instance:
     mask: Mask
     area: int
 
+    @classmethod
+    def of(cls, mask: Mask) -> Self:
+        """All foreground of an image's mask (H x W of 0 and 1), of which there may be none, as one instance."""
+        x, y, width, height = cv2.boundingRect(mask)
+        crop = mask[y : y + height, x : x + width].copy()  # lets go of the whole
+        return cls(x, y, crop, int(np.count_nonzero(crop)))
+
     @property
     def xyxy(self) -> tuple[int, int, int, int]:
         """Bounding box on pixel edges: x1 and y1 are one past the last column and row."""
@@ -47,6 +56,25 @@ class Instance:
     def xywh(self) -> tuple[int, int, int, int]:
         height, width = self.mask.shape
         return self.x0, self.y0, width, height
+
+    @cached_property
+    def borders(self) -> list[list[Chain]]:
+        """Border chains of each 8-connected part, in the crop: the outer one first, then one for each hole.
+
+        Followed once for all formats that write outlines.
+        """
+        found, tree = cv2.findContours(self.mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        chains: list[Chain] = [np.asarray(chain, np.int32).reshape(-1, 2) for chain in found]
+        links: Any = np.asarray(tree).reshape(-1, 4).tolist()  # next, previous, first hole, parent
+        parts = []
+        for index, (_, _, hole, parent) in enumerate(links):
+            if parent < 0:
+                part = [chains[index]]
+                while hole >= 0:
+                    part.append(chains[hole])
+                    hole = links[hole][0]
+                parts.append(part)
+        return parts
 
 
 def find_instances(

@@ -6,7 +6,7 @@ Neither format knows holes; both get them in the same ring over a there-and-back
 Given a tolerance, both drop vertices: ``simplified`` decides how many.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,9 +16,8 @@ import shapely
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from converters.masks.instances import Instance, Mask
+from converters.masks.instances import Chain, Instance, Mask
 
-Chain = NDArray[np.int32]  # N x 2, (x, y): border pixels in order, background on the walker's right
 Ring = NDArray[Any]  # N x 2, (x, y) in pixels, pixel edges at whole numbers, not closed
 # Freeman directions, counter-clockwise as seen on screen, y downwards: E NE N NW W SW S SE.
 _STEPS = np.array([(1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1)])
@@ -65,7 +64,7 @@ def corner_rings(instance: Instance, tolerance: float = 0.0) -> list[Ring]:
     bounding boxes and do not cross each other.
     """
     origin = np.array([instance.x0, instance.y0])
-    parts = [[_corners(chain) for chain in chains] for chains in _parts(instance.mask)]
+    parts = [[_corners(chain) for chain in chains] for chains in instance.borders]
     if tolerance:
         rings = [ring for part in parts for ring in part]
         fewer = iter(_with_fewer_vertices(rings, [_extremes(ring) for ring in rings], tolerance, apart=True))
@@ -99,20 +98,6 @@ def _directions(chain: Chain) -> NDArray[np.int64]:
     return _DIRECTION[step[:, 1] + 1, step[:, 0] + 1]
 
 
-def _parts(mask: Mask) -> Iterable[list[Chain]]:
-    """Border chains of each 8-connected part: the outer one first, then one for each hole."""
-    found, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    chains: list[Chain] = [np.asarray(chain, np.int32).reshape(-1, 2) for chain in found]
-    links: Any = np.asarray(tree).reshape(-1, 4).tolist()  # next, previous, first hole, parent
-    for index, (_, _, hole, parent) in enumerate(links):
-        if parent < 0:
-            part = [chains[index]]
-            while hole >= 0:
-                part.append(chains[hole])
-                hole = links[hole][0]
-            yield part
-
-
 def centre_ring(instance: Instance, tolerance: float = 0.0) -> Ring:
     """One outline on pixel centres, in image coordinates, for readers that truncate to whole pixels and paint the line.
 
@@ -124,7 +109,7 @@ def centre_ring(instance: Instance, tolerance: float = 0.0) -> Ring:
 
     Raises ValueError if the instance has several parts: one row holds one polygon.
     """
-    parts = list(_parts(instance.mask))
+    parts = instance.borders
     if len(parts) > 1:
         raise ValueError(f"an instance of {len(parts)} separate parts does not fit one polygon")
     if tolerance:
@@ -162,29 +147,94 @@ def _joined(chains: list[Chain]) -> Chain:
     From a hole's leftmost border pixel a bridge runs left over foreground to the next border. That border
     starts further left, so attaching the rightmost holes first always finds its target still separate.
     """
+    if len(chains) == 1:
+        return chains[0]
     outer, *holes = chains
     borders = [outer, *sorted(holes, key=lambda hole: hole[:, 0].min())]
-    while len(borders) > 1:
-        hole = borders.pop()
-        hole = np.roll(hole, -int(hole[:, 0].argmin()), axis=0)
-        target, at = _next_border_to_the_left(hole[0], borders)
-        detour = np.vstack([hole, hole[:1], borders[target][at : at + 1]])
-        borders[target] = np.insert(borders[target], at + 1, detour, axis=0)
-    return borders[0]
+    walk = _Walk(borders)
+    for number in range(len(borders) - 1, 0, -1):
+        walk.attach(number)
+    return walk.whole()
 
 
-def _next_border_to_the_left(start: NDArray[np.int32], borders: list[Chain]) -> tuple[int, int]:
-    """Index of the border that is met first going left from ``start`` (or standing on it), and the index within."""
-    x, y = start[:2]
-    best: tuple[int, int, int] | None = None
-    for index, border in enumerate(borders):
-        on_row = np.flatnonzero((border[:, 1] == y) & (border[:, 0] <= x))
-        if on_row.size:
-            at = int(on_row[border[on_row, 0].argmax()])
-            if best is None or border[at, 0] > best[0]:
-                best = int(border[at, 0]), index, at
-    assert best is not None, "every row of a hole lies inside its outer border"
-    return best[1], best[2]
+class _Walk:
+    """Closed chains as one linked list of vertices, into which a chain is spliced without moving the others.
+
+    Each pixel keeps the list of the vertices that stand on it, so that the next border to the left is looked up
+    instead of searched for: the time grows with the number of vertices, not with its product with the holes.
+    """
+
+    def __init__(self, borders: list[Chain]) -> None:
+        self.points = np.concatenate(borders)
+        sizes = [len(border) for border in borders]
+        self.first = np.cumsum([0, *sizes]).tolist()  # of each chain, its first vertex
+        self.start = [int(border[:, 0].argmin()) for border in borders]  # where a hole is entered
+        self.start = [first + at for first, at in zip(self.first, self.start, strict=False)]
+        self.chain = np.repeat(np.arange(len(borders)), sizes).tolist()  # of each vertex
+        self.next = list(range(1, len(self.points) + 1))
+        for begin, end in pairwise(self.first):
+            self.next[end - 1] = begin
+        self.vertex = list(range(len(self.points)))  # of each step of the walk; bridges come back to vertices
+        self.last = self.vertex.copy()  # of each vertex, the step at which what is spliced in behind it ends
+        self.into: list[int | None] = [None] * len(borders)  # of each chain, the vertex that it is attached behind
+        columns = self.points[:, 0].astype(np.int64)
+        self.row = int(columns.max()) + 1
+        places = self.points[:, 1] * self.row + columns
+        self.order = np.argsort(places, kind="stable").tolist()
+        self.pixels, begins = np.unique(places[self.order], return_index=True)
+        self.begins = [*begins.tolist(), len(self.points)]
+        self.root = list(range(len(borders)))
+
+    def attach(self, hole: int) -> None:
+        """Splice a chain into the next border to its left, and the way there and back."""
+        start = self.start[hole]
+        target = self._next_border_to_the_left(hole)
+        before = start - 1 if start > self.first[hole] else self.first[hole + 1] - 1
+        closing = len(self.vertex)  # the hole's first vertex again, then the target's
+        self.vertex += [start, target]
+        self.next += [closing + 1, self.next[target]]
+        self.next[self.last[before]] = closing
+        self.next[target] = start
+        if self.last[target] == target:
+            self.last[target] = closing + 1
+        self.into[hole] = target
+        self.root[hole] = self.chain[target]
+
+    def whole(self) -> Chain:
+        """The vertices of the outer border and what is attached to it, in order."""
+        step, steps = 0, []
+        for _ in self.vertex:
+            steps.append(self.vertex[step])
+            step = self.next[step]
+        return self.points[steps]
+
+    def _next_border_to_the_left(self, hole: int) -> int:
+        """The vertex of another border that is met first going left from where a hole begins (or standing there)."""
+        x, y = self.points[self.start[hole], :2].tolist()
+        at = int(np.searchsorted(self.pixels, y * self.row + x))
+        here = [vertex for vertex in self._on(at) if self._root(self.chain[vertex]) != hole]
+        found = here or self._on(at - 1)
+        return found[0] if len(found) == 1 else min(found, key=self._place)
+
+    def _on(self, pixel: int) -> list[int]:
+        return self.order[self.begins[pixel] : self.begins[pixel + 1]]
+
+    def _root(self, chain: int) -> int:
+        """The border that a chain has been attached to so far."""
+        while self.root[chain] != chain:
+            self.root[chain] = self.root[self.root[chain]]
+            chain = self.root[chain]
+        return chain
+
+    def _place(self, vertex: int) -> tuple[int, ...]:
+        """The place of a vertex: its border, then its position there; what was spliced in last comes first."""
+        place: list[int] = []
+        chain = self.chain[vertex]
+        while (target := self.into[chain]) is not None:
+            size = self.first[chain + 1] - self.first[chain]
+            place = [chain, (vertex - self.start[chain]) % size, *place]
+            vertex, chain = target, self.chain[target]
+        return chain, vertex, *place
 
 
 def _straightened(ring: Ring) -> Ring:

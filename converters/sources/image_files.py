@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from converters.cli.errors import DatasetError
 from converters.sources.samples import (
@@ -23,6 +24,9 @@ from converters.sources.samples import (
 
 _CHANNELS = {"L": 1, "RGB": 3}
 ORIENTATION = 0x0112  # EXIF tag
+TURNED = "turned upright by their EXIF orientation"
+SHORTENED = "cut from 16 bits of grey to the upper 8"
+FEWEST_LEVELS = 32  # grey levels that the upper 8 bits must span
 
 
 def read_sample(folder: Path, listed: Listed, max_pixels: int) -> Sample | Problem:
@@ -32,13 +36,13 @@ def read_sample(folder: Path, listed: Listed, max_pixels: int) -> Sample | Probl
         return Problem(ascii(key), NO_TEXT)
     try:
         data = listed.image.read_bytes()
-        width, height, channels = identify(data, listed.image.suffix, max_pixels)
+        width, height, channels, remade = identify(data, listed.image.suffix, max_pixels)
         if listed.problem:
             raise DatasetError(listed.problem)
         mask, defect, mask_digest = listed.mask, listed.defect, ""
         if mask is not None:
             contents = [(file, file.read_bytes()) for file in mask_files(mask)]
-            _check_mask(contents, width, height)
+            _check_mask(contents, width, height, remade)
             if (listed.empty_is_good or defect == GOOD) and all(_is_empty(content) for _, content in contents):
                 mask, defect = None, GOOD
             elif defect == GOOD:
@@ -49,7 +53,7 @@ def read_sample(folder: Path, listed: Listed, max_pixels: int) -> Sample | Probl
                 mask_digest = joint if mask.is_dir() else digests[0]
         return Sample(
             category=folder.name,
-            key=key,
+            key=key if not remade else f"{key.removesuffix(listed.image.suffix)}.png",
             image=listed.image,
             mask=mask,
             defect=defect,
@@ -61,12 +65,14 @@ def read_sample(folder: Path, listed: Listed, max_pixels: int) -> Sample | Probl
             mask_digest=mask_digest,
             origin=listed.origin,
             any_value=listed.any_value,
+            group=listed.group,
+            remade=remade,
         )
     except (DatasetError, OSError) as error:
         return Problem(key, getattr(error, "strerror", None) or str(error))
 
 
-def _check_mask(contents: list[tuple[Path, bytes]], width: int, height: int) -> None:
+def _check_mask(contents: list[tuple[Path, bytes]], width: int, height: int, remade: str) -> None:
     """Raise DatasetError if a file of a mask is not whole (what it means is for ``masks.reading`` to say)."""
     for file, data in contents:
         try:
@@ -74,7 +80,8 @@ def _check_mask(contents: list[tuple[Path, bytes]], width: int, height: int) -> 
                 check_size(image.size, (width, height))
             _check_whole(data)
         except DatasetError as error:
-            raise DatasetError(f"its mask {file.parent.name}/{file.name} {error}") from None
+            turned = " once turned upright" if TURNED in remade else ""
+            raise DatasetError(f"its mask {file.parent.name}/{file.name} {error}{turned}") from None
 
 
 def check_size(found: tuple[int, int], wanted: tuple[int, int]) -> None:
@@ -90,28 +97,61 @@ def _is_empty(data: bytes) -> bool:
         return colours.getbbox() is None
 
 
-def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int]:
-    """Width, height and channels of an image file's bytes, and proof that the file is all there.
+def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int, str]:
+    """Width, height and channels of an image file's bytes, what must be changed in it, and proof that it is all there.
 
-    PNG is checked by its chunks' checksums; the other formats carry none and are decoded once.
-    Raises DatasetError with the reason alone; the caller knows the file's name.
+    What must be changed (``Sample.remade``) is mostly nothing. PNG is checked by its chunks' checksums; the other
+    formats carry none and are decoded once. Raises DatasetError with the reason alone; the caller knows the name.
     """
     if suffix.lower() not in SUFFIXES:
-        raise DatasetError(f"{suffix or 'no suffix'} is no supported image type ({', '.join(SUFFIXES)})")
+        raise DatasetError(
+            f"{suffix or 'no suffix'} is no supported image type ({', '.join(SUFFIXES)}): convert or remove it"
+        )
+    changes = []
     with opened(data) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise DatasetError(f"is {width} x {height} px, more than --max-pixels {max_pixels}")
-        if image.mode not in _CHANNELS:
-            raise DatasetError(f"has the mode {image.mode}; images must be 8-bit grey or RGB: convert it first")
-        if ";16" in str(image.tile):  # Pillow calls 48-bit colours RGB as well
-            raise DatasetError("has 16 bits per channel; images must be 8-bit grey or RGB: convert it first")
+        deep = image.mode.startswith("I;16")
+        if image.mode not in _CHANNELS and not deep:
+            raise DatasetError(f"has the mode {image.mode}; images must be grey or 8-bit RGB: convert it first")
+        if ";16" in str(image.tile) and not deep:  # Pillow calls 48-bit colours RGB as well
+            raise DatasetError("has 16 bits per channel; images must be grey or 8-bit RGB: convert it first")
+        if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+            raise DatasetError("holds several pages, and an image is one: save each as a file")
         may_be_rotated = image.format != "PNG" or b"eXIf" in data  # asking a PNG decodes it
-        if may_be_rotated and image.getexif().get(ORIENTATION, 1) != 1:
-            raise DatasetError("carries an EXIF rotation, which readers disagree on: save it upright")
-        channels = _CHANNELS[image.mode]
+        if may_be_rotated and orientation(image) != 1:
+            changes.append(TURNED)
+            if orientation(image) > 4:
+                width, height = height, width
+        if deep:
+            changes.append(SHORTENED)
+            levels = int(np.asarray(image).max()) // 256
+            if levels < FEWEST_LEVELS:
+                raise DatasetError(
+                    f"has 16 bits, but its upper 8, all that trainers read, span {levels + 1} grey levels: "
+                    "scale its values up to 65535, for all images alike"
+                )
+        channels = _CHANNELS.get(image.mode, 1)
     _check_whole(data)
-    return width, height, channels
+    return width, height, channels, f"images {' and '.join(changes)}, written as PNG" if changes else ""
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8; also 1 for values that mean none, such as 0, which some cameras write."""
+    value = image.getexif().get(ORIENTATION, 1)
+    return value if value in range(2, 9) else 1
+
+
+def decoded(path: Path) -> Image.Image:
+    """An image as a conversion takes it: upright, grey or RGB of 8 bits; raises DatasetError."""
+    with opened(path.read_bytes()) as image:
+        if image.mode.startswith("I;16"):
+            upper = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+            grey = Image.fromarray(upper)
+            grey.info = image.info
+            return ImageOps.exif_transpose(grey)
+        return ImageOps.exif_transpose(image)
 
 
 def _check_whole(data: bytes) -> None:

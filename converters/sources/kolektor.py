@@ -16,7 +16,7 @@ _MASK = "_GT"
 
 
 def is_category(folder: Path) -> bool:
-    return any(next((folder / part).glob(f"*{_MASK}.png"), None) for part in ("train", "test"))
+    return any(file.name.endswith(f"{_MASK}.png") for part in ("train", "test") for file in files(folder / part))
 
 
 def list_images(folder: Path) -> Iterator[Listed | Problem]:

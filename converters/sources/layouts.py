@@ -5,19 +5,19 @@ from pathlib import Path
 from typing import Protocol
 
 from converters.sources import btad, folder, kolektor, loco, magnetic_tile, mvtec, mvtec_ad_2, visa
-from converters.sources.samples import Listed, Problem
+from converters.sources.samples import Aside, Listed, Problem
 
 
 class Reader(Protocol):
     """The module of a layout: what it looks like, in a line for messages, which folders have it, and what is in them.
 
-    Images are ``Listed``, files that have no place in the layout are a ``Problem``.
+    Images are ``Listed``, files that have no place in the layout are a ``Problem``, what is only told an ``Aside``.
     """
 
     TREE: str
 
     def is_category(self, folder: Path) -> bool: ...
-    def list_images(self, folder: Path) -> Iterator[Listed | Problem]: ...
+    def list_images(self, folder: Path) -> Iterator[Listed | Problem | Aside]: ...
 
 
 # In the order in which a folder is tried; the first four could be taken for MVTec AD's.

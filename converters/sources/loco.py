@@ -10,8 +10,9 @@ area on a region counts as found (its saturation): a matter of LOCO's own measur
 from collections.abc import Iterator
 from pathlib import Path
 
+from converters.sources.mvtec import good_images, other_names
 from converters.sources.pairing import orphans
-from converters.sources.samples import GOOD, Listed, Problem, files, folders
+from converters.sources.samples import GOOD, Aside, Listed, Problem, files, folders, is_good
 
 TREE = "validation/good and test/{logical,structural}_anomalies"
 
@@ -20,13 +21,14 @@ def is_category(folder: Path) -> bool:
     return (folder / "validation").is_dir() and (folder / "train").is_dir() and (folder / "test").is_dir()
 
 
-def list_images(folder: Path) -> Iterator[Listed | Problem]:
+def list_images(folder: Path) -> Iterator[Listed | Problem | Aside]:
     for part in ("train", "validation"):
-        yield from (Listed(image, GOOD, "train") for image in files(folder / part / GOOD))
+        yield from (Listed(image, GOOD, "train") for image in good_images(folder / part))
+    yield from other_names(folder / "train", folder / "validation", folder / "test")
     for defect in folders(folder / "test"):
         masks = {path.name: path for path in folders(folder / "ground_truth" / defect.name)}
         for image in files(defect):
-            if defect.name == GOOD:
+            if is_good(defect.name):
                 yield Listed(image, GOOD, "test")
                 continue
             mask = masks.pop(image.stem, None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from converters.cli.errors import DatasetError
 from converters.sources.pairing import masks_by_stem, orphans, with_only_mask
-from converters.sources.samples import GOOD, Listed, Problem, files, folders
+from converters.sources.samples import GOOD, Aside, Listed, Problem, files, folders, is_good
 
 TREE = "train/ and test/"
 
@@ -18,30 +18,51 @@ def is_category(folder: Path) -> bool:
     return (folder / "train").is_dir() and (folder / "test").is_dir()
 
 
-def list_images(folder: Path) -> Iterator[Listed | Problem]:
+def list_images(folder: Path) -> Iterator[Listed | Problem | Aside]:
     """Images of train/good and test/*, the latter with their masks, and masks that belong to no image.
+
+    A good image of test/ may have a mask, too; it is all black.
 
     Raises DatasetError if train/ holds anything but good images.
     """
     for path in folders(folder / "train"):
-        if path.name != GOOD:
+        if not is_good(path.name):
             raise DatasetError(f"{path}: train/ may hold good images only; move defects to test/{path.name}")
-    for image in files(folder / "train" / GOOD):
+    for image in good_images(folder / "train"):
         yield Listed(image, GOOD, "train")
+    yield from other_names(folder / "train", folder / "test")
     yield from strays(folder)
     used = set()
     for defect in folders(folder / "test"):
-        if defect.name == GOOD:
-            yield from (Listed(image, GOOD, "test") for image in files(defect))
-            continue
-        masks = masks_by_stem(folder / "ground_truth" / defect.name)
+        masks = masks_by_stem(_mask_folder(folder / "ground_truth", defect.name))
         for image in files(defect):
             found = masks.get(image.stem, [])
             used.update(found)
+            if is_good(defect.name):
+                yield with_only_mask(image, GOOD, "test", found, "") if found else Listed(image, GOOD, "test")
+                continue
             wanted = f"ground_truth/{defect.name}/{image.stem}_mask.png"
             yield with_only_mask(image, defect.name, "test", found, wanted)
     masks_there = (mask for path in folders(folder / "ground_truth") for mask in files(path))
     yield from orphans(folder, (mask for mask in masks_there if mask not in used))
+
+
+def _mask_folder(truth: Path, name: str) -> Path:
+    """The folder of the masks of a folder of test/; that of good images may bear another of their names."""
+    others = (path for path in folders(truth) if is_good(name) and is_good(path.name))
+    return truth / name if (truth / name).is_dir() else next(others, truth / name)
+
+
+def good_images(folder: Path) -> list[Path]:
+    """Images of the folder ``good`` in a folder, or what it is called there."""
+    return [image for path in folders(folder) if is_good(path.name) for image in files(path)]
+
+
+def other_names(*places: Path) -> Iterator[Aside]:
+    """Folders of good images that are called otherwise."""
+    for path in (path for place in places for path in folders(place)):
+        if is_good(path.name) and path.name != GOOD:
+            yield Aside(f"{path.parent.name}/{path.name}", "folders Good, ok or normal, taken as good")
 
 
 def strays(folder: Path) -> Iterator[Problem]:

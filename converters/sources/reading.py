@@ -4,6 +4,7 @@ A layout says where images and masks lie (see ``layouts.Reader``); what happens 
 """
 
 import os
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,8 +15,25 @@ from converters.cli.terminal import progress
 from converters.sources.image_files import read_sample
 from converters.sources.layouts import LAYOUTS
 from converters.sources.options import DEFAULT_ROOT
-from converters.sources.samples import NO_TEXT, Category, Listed, Problem, Sample, fits_text_files, folders
+from converters.sources.samples import (
+    NO_TEXT,
+    Aside,
+    Category,
+    Listed,
+    Problem,
+    Sample,
+    files,
+    files_below,
+    fits_text_files,
+    folders,
+    hidden_images,
+    looks_like_image,
+    mask_files,
+    summed_up,
+    told,
+)
 
+ELSEWHERE = "images where this layout looks for none, not taken"
 SYNTHETIC = "synthetic.json"  # lies in every category folder that `converters.sample` writes
 
 
@@ -43,6 +61,10 @@ def find_categories(root: Path, wanted: str | None, layout: str = "auto") -> lis
         raise DatasetError(f"{root}: no folder in it holds {expected}; name the right one with --root{other}")
     found = [root.resolve()] if root.resolve() in layouts else list(layouts)
     chosen = found if wanted == "all" or (wanted is None and len(found) == 1) else _named(root, found, wanted)
+    if wanted == "all" and found[0] != root.resolve():
+        others = [path for path in folders(root) if path not in layouts and any(map(looks_like_image, files(path)))]
+        for line in told(Aside(path.name, "folders of images that are no category, not taken") for path in others):
+            click.echo(line, err=True)
     if layout == "auto":
         for guess in sorted({layouts[path] for path in chosen} - {"mvtec"}):
             click.echo(f"layout: {guess}, guessed from {LAYOUTS[guess].TREE}; --layout names another", err=True)
@@ -90,11 +112,30 @@ def read_category(
             outcomes = list(bar)
     marker = folder / SYNTHETIC
     problems = [outcome for outcome in (*outcomes, *entries) if isinstance(outcome, Problem)]
+    samples = [outcome for outcome in outcomes if isinstance(outcome, Sample)]
+    remade = (Aside(sample.image.relative_to(folder).as_posix(), sample.remade) for sample in samples if sample.remade)
+    noted = (entry for entry in entries if isinstance(entry, Aside))
     return Category(
         name=folder.name,
         folder=folder,
-        samples=[outcome for outcome in outcomes if isinstance(outcome, Sample)],
+        samples=samples,
         problems=problems,
         synthetic=marker.is_file() and "converters.sample" in marker.read_text("utf-8", "replace"),
         layout=name,
+        asides=tuple(summed_up((*noted, *remade, *_not_taken(folder, entries)))),
     )
+
+
+def _not_taken(folder: Path, entries: Iterable[Listed | Problem | Aside]) -> Iterator[Aside]:
+    """Images of a category folder that its reader said nothing of."""
+    said = set()
+    for entry in entries:
+        if isinstance(entry, Listed):
+            said.add(str(entry.image))
+            said.update(map(str, mask_files(entry.mask) if entry.mask else ()))
+        elif isinstance(entry, Problem):
+            said.add(str(folder / entry.file))
+    for path in files_below(folder):
+        if looks_like_image(path) and said.isdisjoint((str(path), str(path.parent))):
+            yield Aside(path.relative_to(folder).as_posix(), ELSEWHERE)
+    yield from hidden_images(folder)

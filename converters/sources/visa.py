@@ -14,7 +14,7 @@ from pathlib import Path
 
 from converters.cli.errors import DatasetError
 from converters.sources.pairing import orphans
-from converters.sources.samples import GOOD, Listed, Problem, files, fits_text_files
+from converters.sources.samples import GOOD, Aside, Listed, Problem, files, fits_text_files
 
 TREE = "Data/Images/{Normal,Anomaly}"
 
@@ -23,7 +23,7 @@ def is_category(folder: Path) -> bool:
     return (folder / "Data" / "Images").is_dir()
 
 
-def list_images(folder: Path) -> Iterator[Listed | Problem]:
+def list_images(folder: Path) -> Iterator[Listed | Problem | Aside]:
     """Raises DatasetError for a table without the columns it should have."""
     labels = {row["image"]: row["label"] for row in _table(folder / "image_anno.csv", "image", "label")}
     split = {row["image"]: row["split"] for row in _table(folder.parent / "split_csv" / "1cls.csv", "image", "split")}
@@ -38,6 +38,9 @@ def list_images(folder: Path) -> Iterator[Listed | Problem]:
             problem = f"image_anno.csv names it {defect!r}: no name for a defect in Data/Images/Anomaly"
         yield Listed(image, defect, "test", mask, problem, any_value=True)
     yield from orphans(folder, masks.values())
+    for name in labels:
+        if not (folder.parent / name).is_file():
+            yield Aside(name, "rows of image_anno.csv whose image is not there")
 
 
 def _name(folder: Path, image: Path) -> str:

@@ -112,7 +112,14 @@ def _convert(
     tolerances = {name: said["tolerance"] for name, said in card.get("simplified", {}).items()}
     info = DatasetInfo(target.name, classes, split.sha256, category.synthetic)
     plans = pipeline.plan_images(samples, split.parts, classes, conversion.classes)
-    summary = Summary(target.name, classes, left_out=list(category.problems), unused=Counter(split.unused.values()))
+    summary = Summary(
+        target.name,
+        classes,
+        left_out=list(category.problems),
+        asides=list(category.asides),
+        unused=Counter(split.unused.values()),
+    )
+    summary.grouped, summary.train_good_divided = card.get("grouped", {}), card.get("train_good_divided", [])
     writers = [_writer(name, tolerances.get(kind, 0.0)) for kind, name in card["formats"].items()]
     pipeline.write_formats(folder, info, plans, summary, conversion, writers)
     lost = [problem for problem in summary.left_out if problem.file.startswith(KEYS)]

@@ -9,13 +9,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
 from converters.drawing.contact_sheets import spread
 from converters.masks.instances import Instance, InstanceRule, find_instances
 from converters.masks.reading import mask_of
+from converters.sources.image_files import decoded
 from converters.sources.samples import GOOD, Sample
 from converters.synthetic import pasting, perlin
 from converters.synthetic.foreground import Mask, Pixels, find_foreground, frame_of, kind_of
@@ -115,8 +115,7 @@ def take_stock(train: Sequence[Sample], rule: InstanceRule, dataset: Path) -> St
 
 def read_pixels(sample: Sample, channels: int) -> Pixels:
     """H x W x C, RGB where C is 3."""
-    with Image.open(sample.image) as image:
-        pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    pixels = np.asarray(decoded(sample.image).convert("RGB" if channels == 3 else "L"))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from converters.cli.errors import DatasetError
@@ -25,7 +24,7 @@ from converters.formats.writer import LabelledImage
 from converters.masks.instances import Instance, InstanceRule, cropped, find_instances
 from converters.masks.reading import mask_of
 from converters.sources.samples import PARTS
-from converters.verification.readback import Found, Reader
+from converters.verification.readback import Reader
 from converters.verification.readers import readers
 
 LEAST_IOU, LEAST_MEAN_IOU = 0.99, 0.999  # through ultralytics, which resamples outlines
@@ -122,56 +121,71 @@ def check_image(result: Result, reader: Reader, image: LabelledImage) -> None:
     """Hold one image, its instances' masks and their boxes against the source; note every difference."""
     if not _same_pixels(image, reader.image_path(image)):
         result.differ(image, "the image file is not the source's")
-    found = reader.load(image)
-    if len(found) != len(image.instances):
-        result.differ(image, f"{len(found)} instances instead of {len(image.instances)}")
-        found = []
-    if any(instance.class_index != image.class_index for instance in found):
+    masks = Masks(image) if image.instances and reader.has_masks else None
+    count, classes = 0, set()
+    for truth, found in zip_longest(image.instances, reader.load(image)):
+        if found is not None:
+            count += 1
+            classes.add(found.class_index)
+        if truth is not None and found is not None and found.box is not None:
+            result.boxes_exact += bool(abs(found.box - truth.xyxy).max() <= reader.tolerance)
+        if masks is not None:
+            masks.add(truth, None if found is None else found.pixels)
+    if count != len(image.instances):
+        result.differ(image, f"{count} instances instead of {len(image.instances)}")
+    if classes - {image.class_index}:
         result.differ(image, "wrong class")
-    _check_masks(result, reader, image, found)
-    for instance, seen in zip(image.instances, found, strict=False):
-        if seen.box is not None:
-            result.boxes_exact += bool(abs(seen.box - instance.xyxy).max() <= reader.tolerance)
+    if masks is None:
+        return
+    result.exact += masks.same
+    result.ious += masks.ious if result.simplified else [masks.iou]  # as the card counts
+    if reader.exact and not masks.same and not result.simplified:
+        result.differ(image, f"the masks differ (IoU {masks.iou:.4f})")
+
+
+class Masks:
+    """The masks of one image against what a reader found, instance by instance; of the whole image the two unions."""
+
+    def __init__(self, image: LabelledImage) -> None:
+        self.truth, self.found = (np.zeros((image.height, image.width), bool) for _ in range(2))
+        self.same = True  # pixel for pixel?
+        self.ious: list[float] = []  # of each instance
+
+    def add(self, truth: Instance | None, found: Instance | None) -> None:
+        common = 0
+        for instance, canvas in ((truth, self.truth), (found, self.found)):
+            if instance is not None:
+                x0, y0, x1, y1 = instance.xyxy
+                canvas[y0:y1, x0:x1] |= instance.mask > 0
+        if truth is not None and found is not None:
+            common = _common(truth, found)
+        areas = sum(instance.area for instance in (truth, found) if instance is not None)
+        self.same &= truth is not None and found is not None and areas == 2 * common
+        self.ious.append(common / max(areas - common, 1))
+
+    @property
+    def iou(self) -> float:
+        """IoU of the unions."""
+        return float(np.count_nonzero(self.truth & self.found) / np.count_nonzero(self.truth | self.found))
+
+
+def _common(one: Instance, other: Instance) -> int:
+    """The number of pixels that two instances share."""
+    x0, y0 = max(one.x0, other.x0), max(one.y0, other.y0)
+    x1, y1 = min(one.xyxy[2], other.xyxy[2]), min(one.xyxy[3], other.xyxy[3])
+    if x0 >= x1 or y0 >= y1:
+        return 0
+    parts = [i.mask[y0 - i.y0 : y1 - i.y0, x0 - i.x0 : x1 - i.x0] > 0 for i in (one, other)]
+    return int(np.count_nonzero(parts[0] & parts[1]))
 
 
 def _same_pixels(image: LabelledImage, path: Path) -> bool:
-    """Is this file the source's, byte for byte, or a tile with the pixels that the source has there?"""
-    if image.crop is None:
+    """Is this file the source's, byte for byte, or a tile (or image made anew) with the pixels that it has there?"""
+    if image.crop is None and not image.sample.remade:
         return filecmp.cmp(image.sample.image, path, shallow=False)
     expected = tiles.pixels(image.sample.image, image.crop)
     with Image.open(path, formats=("PNG",)) as tile:
         return (tile.mode, tile.size) == (expected.mode, expected.size) and tile.tobytes() == expected.tobytes()
-
-
-def _check_masks(result: Result, reader: Reader, image: LabelledImage, found: list[Found]) -> None:
-    """One IoU an image; of simplified outlines one an instance, as the card counts."""
-    if not image.instances or not reader.has_masks:
-        return
-    masks = [seen.mask for seen in found if seen.mask is not None]
-    truths = [_full(image, instance) for instance in image.instances]
-    same = len(masks) == len(truths) and all((mask == truth).all() for mask, truth in zip(masks, truths, strict=True))
-    result.exact += same
-    if result.simplified:
-        pairs = zip_longest(masks, truths, fillvalue=np.zeros_like(truths[0]))
-        result.ious += [_iou([mask], [truth]) for mask, truth in pairs]
-        return
-    result.ious.append(_iou(masks, truths))
-    if reader.exact and not same:
-        result.differ(image, f"the masks differ (IoU {result.ious[-1]:.4f})")
-
-
-def _full(image: LabelledImage, instance: Instance) -> NDArray[np.uint8]:
-    x0, y0, x1, y1 = instance.xyxy
-    mask = np.zeros((image.height, image.width), np.uint8)
-    mask[y0:y1, x0:x1] = instance.mask
-    return mask
-
-
-def _iou(found: list[NDArray[np.uint8]], truths: list[NDArray[np.uint8]]) -> float:
-    """IoU of two unions of masks."""
-    truth = np.any(truths, axis=0)
-    union = np.any(found, axis=0) if found else np.zeros_like(truth)
-    return float(np.count_nonzero(union & truth) / np.count_nonzero(union | truth))
 
 
 def verify(dataset: Path, root: Path | None = None, max_pixels: int = 256_000_000) -> list[Result]:

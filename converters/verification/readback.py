@@ -7,7 +7,7 @@ follows), PNG masks by Pillow, VOC by an XML parser and Pillow. ``verify`` holds
 import contextlib
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from pycocotools.coco import COCO
 from converters.cli.door import Checked, check, read_json, read_yaml
 from converters.cli.errors import DatasetError
 from converters.formats.writer import LabelledImage
+from converters.masks.instances import Instance
 from converters.masks.polygons import filled_with_lines
 from converters.sources.samples import PARTS
 
@@ -56,11 +57,11 @@ class MasksAbout(About):
 
 @dataclass(frozen=True)
 class Found:
-    """One instance as a reader returns it: class index, xyxy in pixels (or None), H x W mask (or None)."""
+    """One instance as a reader returns it: class index, xyxy in pixels (or None), its pixels (or None)."""
 
     class_index: int
     box: NDArray[np.float64] | None
-    mask: NDArray[np.uint8] | None
+    pixels: Instance | None
 
 
 class Reader(ABC):
@@ -91,8 +92,11 @@ class Reader(ABC):
         return {path.name for path in (self.folder / "images" / part).iterdir()}
 
     @abstractmethod
-    def load(self, image: LabelledImage) -> list[Found]:
-        """The instances of one image, in the order in which they were written."""
+    def load(self, image: LabelledImage) -> Iterator[Found]:
+        """The instances of one image, in the order in which they were written.
+
+        One after the other: all masks of a large image with many instances do not fit into memory.
+        """
 
 
 class CocoReader(Reader):
@@ -112,17 +116,16 @@ class CocoReader(Reader):
         listed = {entry["file_name"] for entry in self.parts[part].imgs.values()}
         return listed if listed == super().members(part) else set()
 
-    def load(self, image: LabelledImage) -> list[Found]:
+    def load(self, image: LabelledImage) -> Iterator[Found]:
         coco = self.parts[image.part]
-        found: list[Found] = []
-        for entry in coco.imgToAnns[self.ids[image.name]]:
+        for entry, truth in zip(coco.imgToAnns[self.ids[image.name]], image.instances, strict=True):
             x, y, width, height = entry["bbox"]
-            mask = coco.annToMask(entry)
             name = coco.cats[entry["category_id"]]["name"]
-            if entry["area"] != image.instances[len(found)].area:
-                mask = None
-            found.append(Found(self.classes.index(name), np.array([x, y, x + width, y + height], float), mask))
-        return found
+            # down the columns, as pycocotools stores it: transposed it needs no copy
+            pixels = Instance.of(coco.annToMask(entry).T) if entry["area"] == truth.area else None
+            if pixels is not None:
+                pixels = Instance(pixels.y0, pixels.x0, pixels.mask.T, pixels.area)
+            yield Found(self.classes.index(name), np.array([x, y, x + width, y + height], float), pixels)
 
 
 class YoloReader(Reader):
@@ -142,20 +145,17 @@ class YoloReader(Reader):
         labels = {path.stem for path in (self.folder / "labels" / part).iterdir()}
         return super().members(part) if stems == labels else set()
 
-    def load(self, image: LabelledImage) -> list[Found]:
+    def load(self, image: LabelledImage) -> Iterator[Found]:
         width, height = image.width, image.height
-        found = []
         for row in _rows(self.folder / "labels" / image.part / f"{image.stem}.txt"):
             class_index, numbers = int(row[0]), np.array(row[1:], np.float32)
             if not self.has_masks:
                 cx, cy, w, h = numbers.astype(float) * (width, height, width, height)
-                found.append(Found(class_index, np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]), None))
+                yield Found(class_index, np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]), None)
                 continue
             points = numbers.reshape(-1, 2) * np.array((width, height), np.float32)
-            mask = filled_with_lines([points], (height, width))
             box = np.concatenate([points.min(axis=0), points.max(axis=0)]).astype(float)
-            found.append(Found(class_index, box, mask))
-        return found
+            yield Found(class_index, box, Instance.of(filled_with_lines([points], (height, width))))
 
 
 class YoloSegReader(YoloReader):
@@ -167,10 +167,9 @@ class YoloObbReader(YoloReader):
 
     name = "corners"
 
-    def load(self, image: LabelledImage) -> list[Found]:
+    def load(self, image: LabelledImage) -> Iterator[Found]:
         size = np.array((image.width, image.height), np.float32)
         rows = _rows(self.folder / "labels" / image.part / f"{image.stem}.txt")
-        found = []
         for row, instance in zip(rows, image.instances, strict=True):
             corners = np.array(row[1:], np.float32).reshape(4, 2) * size
             x0, y0, x1, y1 = instance.xyxy
@@ -185,8 +184,7 @@ class YoloObbReader(YoloReader):
             area = smallest[1][0] * smallest[1][1] if inside else (x1 - x0) * (y1 - y0)  # else: the bounding box
             tight = cv2.contourArea(corners) <= area * 1.001 + 0.1
             fits = outside <= self.tolerance and tight
-            found.append(Found(int(row[0]), np.array(instance.xyxy, float) if fits else np.zeros(4), None))
-        return found
+            yield Found(int(row[0]), np.array(instance.xyxy, float) if fits else np.zeros(4), None)
 
 
 class MasksReader(Reader):
@@ -204,7 +202,7 @@ class MasksReader(Reader):
         masks = [{path.stem for path in (self.folder / kind / part).iterdir()} for kind in ("semantic", "instance")]
         return names if masks == [stems, stems] else set()
 
-    def load(self, image: LabelledImage) -> list[Found]:
+    def load(self, image: LabelledImage) -> Iterator[Found]:
         name = f"{image.part}/{image.stem}.png"
         return _from_maps(_pixels(self.folder / "semantic" / name), _pixels(self.folder / "instance" / name))
 
@@ -229,7 +227,7 @@ class VocReader(Reader):
         text = (self.folder / "ImageSets" / "Main" / f"{class_name}_{part}.txt").read_text("utf-8")
         return {line.rpartition(" ")[0].rstrip() for line in text.splitlines() if line.endswith(" 1")}
 
-    def load(self, image: LabelledImage) -> list[Found]:
+    def load(self, image: LabelledImage) -> Iterator[Found]:
         root = parse(self.folder / "Annotations" / f"{image.stem}.xml").getroot()
         if root.findtext("filename") != image.name:
             raise ValueError(f"its XML names the image {root.findtext('filename')}")
@@ -242,29 +240,27 @@ class VocReader(Reader):
             raise ValueError(
                 f"ImageSets/Main lists it under {', '.join(self.classes[i] for i in listed) or 'no class'}"
             )
-        objects = []
         for entry, seen in zip(root.iter("object"), found, strict=True):
             x0, y0, x1, y1 = (int(entry.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax"))
             index = self.classes.index(entry.findtext("name"))
-            mask = seen.mask if seen.class_index == index else None
-            objects.append(Found(index, np.array([x0 - 1, y0 - 1, x1, y1], float), mask))
-        return objects
+            pixels = seen.pixels if seen.class_index == index else None
+            yield Found(index, np.array([x0 - 1, y0 - 1, x1, y1], float), pixels)
 
 
-def _from_maps(classes: NDArray[Any], instances: NDArray[Any]) -> list[Found]:
-    found = []
+def _from_maps(classes: NDArray[Any], instances: NDArray[Any]) -> Iterator[Found]:
+    """Of two H x W maps; none where one has foreground that the other has not."""
+    if ((classes > 0) != (instances > 0)).any():
+        return
     for number in range(1, int(instances.max(initial=0)) + 1):
-        mask = instances == number
-        values = np.unique(classes[mask])
-        class_index = int(values[0]) - 1 if len(values) == 1 else -1
-        found.append(Found(class_index, None, mask.astype(np.uint8)))
-    outside = np.count_nonzero((classes > 0) != (instances > 0))
-    return found if outside == 0 else []
+        pixels = Instance.of((instances == number).view(np.uint8))
+        x0, y0, x1, y1 = pixels.xyxy
+        values = np.unique(classes[y0:y1, x0:x1][pixels.mask > 0])
+        yield Found(int(values[0]) - 1 if len(values) == 1 else -1, None, pixels)
 
 
 def _pixels(path: Path) -> NDArray[Any]:
     with Image.open(path) as image:
-        return np.asarray(image).astype(np.int64)
+        return np.asarray(image)
 
 
 def as_array(values: Any) -> NDArray[np.float64]:

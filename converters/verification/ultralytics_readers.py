@@ -5,11 +5,12 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from converters.formats.writer import LabelledImage
+from converters.masks.instances import Instance
 from converters.verification.readback import Found, YoloReader, as_array
 
 
@@ -28,29 +29,34 @@ class UltralyticsReader(YoloReader):
         shutil.copytree(folder.absolute(), self.view / "data", copy_function=os.symlink)
         self.loaded: dict[tuple[str, int], tuple[Any, dict[str, int]]] = {}
 
-    def load(self, image: LabelledImage) -> list[Found]:
+    def load(self, image: LabelledImage) -> Iterator[Found]:
+        """As the dataset's own transforms hand instances to a training, which would take all masks at once."""
+        from ultralytics.data.utils import polygon2mask
+
         side = max(image.width, image.height)
         dataset, positions = self._dataset(image.part, side)
         if image.name not in positions:
-            return []  # dropped as corrupt
-        item = dataset[positions[image.name]]
+            return  # dropped as corrupt
+        letterbox, _ = dataset.transforms.transforms
+        item = letterbox(dataset.get_image_and_label(positions[image.name]))
+        instances = item["instances"]
+        instances.convert_bbox("xyxy")
+        instances.denormalize(side, side)
         top, left = ((side - length) // 2 for length in (image.height, image.width))
-        found = []
-        for index, (cls, (cx, cy, w, h)) in enumerate(zip(item["cls"], item["bboxes"].double() * side, strict=True)):
-            box = as_array([cx - w / 2 - left, cy - h / 2 - top, cx + w / 2 - left, cy + h / 2 - top])
-            mask = None
+        for index, class_index in enumerate(item["cls"].ravel()):
+            x0, y0, x1, y1 = instances.bboxes[index].astype(float)
+            pixels = None
             if self.has_masks:
-                rows, columns = slice(top, top + image.height), slice(left, left + image.width)
-                mask = item["masks"][index, rows, columns].numpy().astype("uint8")
-            found.append(Found(int(cls), box, mask))
-        return found
+                mask = polygon2mask((side, side), [instances.segments[index].ravel()])
+                pixels = Instance.of(mask[top : top + image.height, left : left + image.width])
+            yield Found(int(class_index), as_array([x0 - left, y0 - top, x1 - left, y1 - top]), pixels)
 
     def _dataset(self, part: str, side: int) -> tuple[Any, dict[str, int]]:
         if (part, side) not in self.loaded:
             from ultralytics.cfg import get_cfg
             from ultralytics.data.dataset import YOLODataset
 
-            settings = get_cfg(overrides={"mask_ratio": 1, "overlap_mask": False, "task": self.task})
+            settings = get_cfg(overrides={"task": self.task})
             names = dict(enumerate(self.classes))
             path = str(self.view / "data" / "images" / part)
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

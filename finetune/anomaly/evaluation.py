@@ -7,6 +7,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 
 from finetune.anomaly.memory import distance_maps
+from finetune.anomaly.residuals import Types, residual_table
+from finetune.measures.decisions import measure
 from finetune.measures.heat_levels import middle_of
 from finetune.runs.run_folder import Run
 from finetune.training.heat_maps import detections, level_from_val, pointing_game, to_full_size
@@ -18,40 +20,56 @@ SET = "tuned"
 
 
 def evaluate(
-    run: Run, backbone: nn.Module, arch: str, memory: Tensor, parts: dict[str, Images], device: str
+    run: Run, backbone: nn.Module, arch: str, memory: Tensor, types: Types | None, parts: dict[str, Images], device: str
 ) -> dict[str, Any]:
     """Score val and test, save both, and measure them.
 
     An image's score is d / (d + middle): d is its largest distance of a cell, middle the median of that over val's good
     images. Regions are found where a map is above what most pixels of val's good images stay under: no defect is
-    looked at. What an answer costs is under ``cost``.
+    looked at. With ``types``, scores are probabilities, and regions are found where val's images are told apart best.
+    What an answer costs is under ``cost``.
     """
     found = {part: distance_maps(backbone, arch, memory, images, device, part) for part, images in parts.items()}
     (maps, largest, cells), good = found["val"], (parts["val"].labels == 0).numpy()
     middle = middle_of(np.array([heat.max() for heat in maps])[good], max(float(heat.max()) for heat in maps))
     usual = middle_of(np.array(largest)[good], max(largest))
     known = [heat for heat, is_good in zip(maps, good, strict=True) if is_good] or maps
-    level = level_from_val(known, np.zeros(len(known)))
+    level = level_from_val(maps, ~good) if types else level_from_val(known, np.zeros(len(known)))
+    unnamed = [float("nan")] * len(run.dataset.classes)
 
     def answer(name: str) -> object:
-        images = load_image(run.dataset, "test", name, parts["test"].pixels.shape[-1])
-        return to_full_size(images, distance_maps(backbone, arch, memory, images, device, name)[0])
+        image = load_image(run.dataset, "test", name, parts["test"].pixels.shape[-1])
+        named = types(residual_table(backbone, arch, memory, image, device, name)) if types else None
+        return named, to_full_size(image, distance_maps(backbone, arch, memory, image, device, name)[0])
 
     measured: dict[str, Any] = {"cost": cost_of_answers(answer, parts["test"].names, device)}
     for part, images in parts.items():
         maps, peaks = found[part][0], np.array(found[part][1])
-        unnamed = [float("nan")] * len(run.dataset.classes)
-        scores = {name: [peak / (peak + usual), *unnamed] for name, peak in zip(images.names, peaks, strict=True)}
-        boxes = detections(run.dataset, images, maps, [1] * len(images), level, middle)  # of some class: it knows none
+        defect = images.labels.numpy() > 0
+        rows, classes = [[peak / (peak + usual), *unnamed] for peak in peaks], [1] * len(images)
+        if types:
+            chances = types(residual_table(backbone, arch, memory, images, device, f"residuals of {part}"))
+            rows = np.column_stack([1 - chances[:, 0], chances[:, 1:]]).tolist()
+            classes = (chances[:, 1:].argmax(1) + 1).tolist()
+        scores = dict(zip(images.names, rows, strict=True))
+        boxes = detections(run.dataset, images, maps, classes, level, middle)  # of class 1 where it knows none
         run.write_predictions(SET, part, boxes, scores)
         run.write_heatmaps(SET, part, to_full_size(images, maps), middle)
-        defect = images.labels.numpy() > 0
+        defective = [row[0] for row in rows]
         both = defect.any() and not defect.all()
         measured[part] = {
-            "auroc": float(roc_auc_score(defect, peaks)) if both else float("nan"),
-            "average_precision": float(average_precision_score(defect, peaks)) if both else float("nan"),
+            "auroc": float(roc_auc_score(defect, defective)) if both else float("nan"),
+            "average_precision": float(average_precision_score(defect, defective)) if both else float("nan"),
+            **(measure(images.labels.numpy(), chances.argmax(1)) if types else {}),
             **pointing_game(run.dataset, part, images, maps),
         }
-    about = {"heatmap": "distance to good patches", "heatmap_middle": middle, "cells": cells, "box_threshold": level}
-    run.describe_set(SET, model=MODEL, prompt=None, oracle=False, label="good", classes=False, **about)
+    about = {
+        "heatmap": "distance to good patches",
+        "heatmap_middle": middle,
+        "box_threshold": level,
+        "cells": cells,
+        "score_middle": usual,
+    }
+    kind = "class" if types else "good"
+    run.describe_set(SET, model=MODEL, prompt=None, oracle=False, label=kind, classes=bool(types), **about)
     return measured

@@ -42,9 +42,14 @@ def patch_features(backbone: nn.Module, arch: str, images: Images, device: str, 
     """
     with torch.no_grad(), progress(None, len(images), label) as bar:
         for pixels in images.pixels.split(BATCH):
-            found = backbone(normalise(pixels.to(device), arch))
-            stages = [F.avg_pool2d(stage, 3, 1, 1) for stage in (found.values() if isinstance(found, dict) else found)]
-            size = stages[0].shape[-2:]
-            same = [stages[0], *(F.interpolate(stage, size, mode="bilinear") for stage in stages[1:])]
-            yield torch.cat(same, 1).permute(0, 2, 3, 1)
+            yield features_of(backbone, arch, pixels.to(device))
             bar.update(len(pixels))
+
+
+def features_of(backbone: nn.Module, arch: str, pixels: Tensor) -> Tensor:
+    """B x h x w x F features of the cells of B images (B x 3 x S x S of 0..255)."""
+    found = backbone(normalise(pixels, arch))
+    stages = [F.avg_pool2d(stage, 3, 1, 1) for stage in (found.values() if isinstance(found, dict) else found)]
+    size = stages[0].shape[-2:]
+    same = [stages[0], *(F.interpolate(stage, size, mode="bilinear") for stage in stages[1:])]
+    return torch.cat(same, 1).permute(0, 2, 3, 1)

@@ -2,18 +2,31 @@
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from converters.cli.errors import DatasetError
-from finetune.anomaly.evaluation import evaluate
-from finetune.anomaly.features import build_backbone
+from finetune.anomaly.evaluation import SET, evaluate
+from finetune.anomaly.features import build_backbone, features_of
+from finetune.anomaly.memory import distances_of, smoothed
 from finetune.anomaly.recipe import Recipe
+from finetune.anomaly.residuals import Types, residuals_of
+from finetune.runs.answers import Answer, Predictor, image_threshold, known_about
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset
+from finetune.runs.predictions import PredictionSet
 from finetune.runs.run_folder import Run, finished_run, write_record
 from finetune.training.checkpoints import load_state
-from finetune.training.images import load_images
+from finetune.training.heat_maps import boxes_of, full_size
+from finetune.training.images import load_images, one_image
 from finetune.training.processes import prepare_device
 from finetune.training.published import start_weights
+
+NEEDED = ("memory.pt",)
 
 
 def evaluate_again(
@@ -24,15 +37,47 @@ def evaluate_again(
     Rewrites the predictions, and the measures in run.json. ``weights`` is where the network's file lies now; ``boxes``
     are for other models. Raises DatasetError for other weights than the run's.
     """
-    record = finished_run(folder, dataset, ("memory.pt",))
-    settings = record["settings"]
+    record = finished_run(folder, dataset, NEEDED)
+    recipe, backbone, memory, types = load_run(folder, record["settings"], device, weights)
+    parts = {part: load_images(dataset, part, recipe.imgsz) for part in ("val", "test")}
+    run = Run(folder, dataset, record["settings"])
+    measured = evaluate(run, backbone, recipe.arch, memory, types, parts, str(memory.device))
+    write_record(folder, record | measured.pop("cost") | {"metrics": measured})
+
+
+def predictor(
+    folder: Path, dataset: Dataset, device: str, weights: Path | None = None, boxes: Predictor | None = None
+) -> Predictor:
+    """The finished run in ``folder``, ready for new images."""
+    record, source = finished_run(folder, dataset, NEEDED), PredictionSet(folder / "predictions" / SET)
+    middle, level, usual = known_about(source, "heatmap_middle", "box_threshold", "score_middle")
+    recipe, backbone, memory, types = load_run(folder, record["settings"], device, weights)
+
+    @torch.no_grad()
+    def look(image: NDArray[np.uint8]) -> Answer:
+        pixels, size = one_image(image, recipe.imgsz).to(memory.device), (image.shape[1], image.shape[0])
+        features = features_of(backbone, recipe.arch, pixels)
+        cells = distances_of(features, memory)[0].cpu().numpy()
+        heat, peak = smoothed(cells, recipe.imgsz), float(cells.max())
+        scores, kind = [peak / (peak + usual), *[float("nan")] * len(dataset.classes)], 1
+        if types:
+            good, *named = types(residuals_of(features, memory).cpu().numpy().astype(np.float64))[0].tolist()
+            scores, kind = [1 - good, *named], int(np.argmax(named)) + 1
+        return Answer(scores, list(boxes_of(heat, size, kind, level, middle)), full_size(heat, size))
+
+    return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level)
+
+
+def load_run(
+    folder: Path, settings: dict[str, Any], device: str, weights: Path | None
+) -> tuple[Recipe, nn.Module, Tensor, Types | None]:
+    """Recipe, network, memory and types of a run; raises DatasetError for other weights than the run's."""
     recipe = Recipe(**{item.name: settings[item.name] for item in fields(Recipe)})
     checkpoint = start_weights(str(weights or recipe.weights), recipe.arch)
     if (checkpoint and sha256(checkpoint)) != settings["weights_sha256"]:
         raise DatasetError(f"{folder}: was not made with {checkpoint}: name the file that it was, with --weights")
     device = prepare_device(device)
     backbone = build_backbone(recipe, checkpoint).to(device)
-    memory = load_state(folder / "memory.pt", "RUN")["memory"].to(device)
-    parts = {part: load_images(dataset, part, recipe.imgsz) for part in ("val", "test")}
-    measured = evaluate(Run(folder, dataset, settings), backbone, recipe.arch, memory, parts, device)
-    write_record(folder, record | measured.pop("cost") | {"metrics": measured})
+    state = load_state(folder / "memory.pt", "RUN")
+    types = Types(state) if recipe.labels == "class" else None
+    return recipe, backbone, state["memory"].to(device), types

@@ -4,7 +4,9 @@ K. Roth et al., Towards Total Recall in Industrial Anomaly Detection (PatchCore)
 """
 
 import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from converters.cli.terminal import progress
@@ -52,12 +54,21 @@ def distance_maps(
 ) -> tuple[list[Map], list[float], int]:
     """Distances of images' cells to the nearest memory, smoothed, S x S float32; the largest of each; cells a side."""
     size = images.pixels.shape[-1]
-    maps, largest, cells = [], [], 0
+    maps, largest, side = [], [], 0
     for features in patch_features(backbone, arch, images, device, label):
-        nearest = torch.cdist(features.flatten(0, 2), memory).amin(1).reshape(features.shape[:3])
-        cells = nearest.shape[-1]
-        for heat in nearest.cpu().numpy():
-            full = cv2.resize(heat, (size, size), interpolation=cv2.INTER_LINEAR)
-            maps.append(cv2.GaussianBlur(full, (0, 0), BLUR))
-            largest.append(float(heat.max()))
-    return maps, largest, cells
+        side = features.shape[1]
+        for cells in distances_of(features, memory).cpu().numpy():
+            maps.append(smoothed(cells, size))
+            largest.append(float(cells.max()))
+    return maps, largest, side
+
+
+def distances_of(features: Tensor, memory: Tensor) -> Tensor:
+    """B x h x w: how far each cell (B x h x w x F) is from the nearest of the memory (M x F)."""
+    return torch.cdist(features.flatten(0, 2), memory).amin(1).reshape(features.shape[:3])
+
+
+def smoothed(cells: NDArray[np.float32], size: int) -> Map:
+    """Distances of cells, h x w, as a map of ``size`` x ``size``."""
+    full = cv2.resize(cells, (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.GaussianBlur(full, (0, 0), BLUR), np.float32)

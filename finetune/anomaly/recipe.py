@@ -16,4 +16,5 @@ class Recipe:
     weights: str = "DEFAULT"  # the installed ones of EMBEDDED, torchvision's by name, a file, or none
     imgsz: int = 320  # side of the square input, px
     coreset: float = 0.01  # share of the cells of good images to remember, 0..1
+    labels: str = "good"  # of train: good images alone, or also each image's class
     seed: int = 0

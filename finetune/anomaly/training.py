@@ -1,10 +1,12 @@
 """A memory of good patches: learnt, evaluated, written."""
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import table, to_json
@@ -12,6 +14,7 @@ from finetune.anomaly.evaluation import MODEL, evaluate
 from finetune.anomaly.features import build_backbone
 from finetune.anomaly.memory import remember
 from finetune.anomaly.recipe import Recipe
+from finetune.anomaly.residuals import learn_types
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset, choose_dataset, open_dataset
 from finetune.runs.run_folder import run_folder, start_run
@@ -43,11 +46,19 @@ def learn_normality(
     if not (train.labels == 0).any():
         raise DatasetError(f"{dataset.folder}: train holds no good image, and this model learns from nothing else")
     good = train.subset((train.labels == 0).nonzero()[:, 0])
-    memory = remember(backbone, recipe.arch, good, recipe.coreset, device, recipe.seed)
-    seconds = run.seconds
-    save_state({"memory": memory.cpu()}, run.folder / "memory.pt")
-    parts = {part: load_images(dataset, part, recipe.imgsz) for part in ("val", "test")}
-    measured = evaluate(run, backbone, recipe.arch, memory, parts, device)
+    parts = {"val": load_images(dataset, "val", recipe.imgsz)}
+    began = time.process_time()
+    lots = [good] if recipe.labels == "good" else [good.subset(torch.arange(start, len(good), 2)) for start in (0, 1)]
+    own = [remember(backbone, recipe.arch, lot, recipe.coreset, device, recipe.seed) for lot in lots]
+    memory, types = torch.cat(own), None
+    if recipe.labels == "class":
+        defects = train.subset(train.labels.nonzero()[:, 0])
+        halves = list(zip(lots, own, strict=True))
+        types = learn_types(backbone, recipe.arch, halves, defects, parts["val"], len(dataset.classes))
+    seconds, cpu_seconds = run.seconds, time.process_time() - began
+    save_state({"memory": memory.cpu(), **(types.state if types else {})}, run.folder / "memory.pt")
+    parts["test"] = load_images(dataset, "test", recipe.imgsz)
+    measured = evaluate(run, backbone, recipe.arch, memory, types, parts, device)
     run.finish(
         model=MODEL,
         start=start,
@@ -55,6 +66,7 @@ def learn_normality(
         random_weights=checkpoint is None,
         weights_sha256=known["weights_sha256"],
         train_seconds=round(seconds, 1),
+        train_cpu_seconds=round(cpu_seconds, 1),
         **measured.pop("cost"),
         weights_bytes=sum(parameter.nbytes for parameter in backbone.parameters())
         + (run.folder / "memory.pt").stat().st_size,

@@ -2,13 +2,22 @@
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from finetune.classification.evaluation import answer_cost, evaluate
-from finetune.classification.loop import Job, load_network
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.classification.evaluation import SET, answer_cost, evaluate
+from finetune.classification.grad_cam import mapper
+from finetune.classification.loop import Job, load_network, logits_of_pixels
 from finetune.classification.recipes import Attempt
+from finetune.measures.decisions import softmax
+from finetune.runs.answers import Answer, Predictor, image_threshold, known_about
 from finetune.runs.dataset import Dataset
+from finetune.runs.predictions import PredictionSet
 from finetune.runs.run_folder import Run, finished_run, write_record
-from finetune.training.images import load_images
+from finetune.training.heat_maps import boxes_of, full_size
+from finetune.training.images import load_images, one_image
 from finetune.training.processes import prepare_device
 
 NEEDED = ("model.pt",)
@@ -24,9 +33,38 @@ def evaluate_again(
     """
     record = finished_run(folder, dataset, NEEDED)
     settings = record["settings"]
-    attempt = Attempt(**{item.name: settings[item.name] for item in fields(Attempt)})
-    job = Job(attempt, 1 + len(dataset.classes), None, prepare_device(device), settings["seed"])
-    parts = {part: load_images(dataset, part, attempt.imgsz) for part in ("val", "test")}
+    job = job_of(settings, dataset, device)
+    parts = {part: load_images(dataset, part, job.attempt.imgsz) for part in ("val", "test")}
     network = load_network(job, folder / "model.pt")
     measured, *_ = evaluate(Run(folder, dataset, settings), job, network, parts)
     write_record(folder, record | answer_cost(dataset, job, network) | {"metrics": measured})
+
+
+def job_of(settings: dict[str, Any], dataset: Dataset, device: str) -> Job:
+    """The training that a run's settings record."""
+    attempt = Attempt(**{item.name: settings[item.name] for item in fields(Attempt)})
+    return Job(attempt, 1 + len(dataset.classes), None, prepare_device(device), settings["seed"])
+
+
+def predictor(
+    folder: Path, dataset: Dataset, device: str, weights: Path | None = None, boxes: Predictor | None = None
+) -> Predictor:
+    """The finished run in ``folder``, ready for new images."""
+    record, source = finished_run(folder, dataset, NEEDED), PredictionSet(folder / "predictions" / SET)
+    job, temperature = job_of(record["settings"], dataset, device), record["metrics"]["temperature"]
+    network, size = load_network(job, folder / "model.pt"), job.attempt.imgsz
+    mapped = job.attempt.heatmaps
+    middle, level = known_about(source, "heatmap_middle", "box_threshold") if mapped else (1.0, 0.0)
+    map_of = mapper(network, job.attempt.arch, size) if mapped else None
+
+    def look(image: NDArray[np.uint8]) -> Answer:
+        pixels, shape = one_image(image, size).to(job.device), (image.shape[1], image.shape[0])
+        row = softmax(logits_of_pixels(network, pixels, job), temperature)[0].tolist()
+        scores = [1 - row[0], *row[1:]]
+        if map_of is None:
+            return Answer(scores, [])
+        heat = map_of(pixels)
+        found = list(boxes_of(heat, shape, int(np.argmax(row[1:])) + 1, level, middle))
+        return Answer(scores, found, full_size(heat, shape))
+
+    return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level)

@@ -5,8 +5,12 @@ good image is to be low everywhere. A. Chattopadhay et al., Grad-CAM++, WACV 201
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 from torchcam.methods import GradCAMpp
 
@@ -32,9 +36,8 @@ def _extractor(model: Any, imgsz: int) -> Any:
 
 
 def grad_cam(model: Any, arch: str, images: Images, batch: int, device: str) -> tuple[list[Map], int]:
-    """Maps of S x S for N images, and the cells a side that they come from, by a model in any mode.
-
-    It is left in evaluation mode.
+    """Maps of S x S for N images, and the cells a side that they come from, by a model in any mode; it is
+    left in evaluation mode.
 
     Raises DatasetError for an architecture without a spatial feature map (transformers on patches).
     """
@@ -44,12 +47,32 @@ def grad_cam(model: Any, arch: str, images: Images, batch: int, device: str) -> 
     cells = 0
     with _extractor(model, size) as extractor, progress(None, len(images), "heat maps") as bar:
         for pixels in images.pixels.split(batch):
-            logits = model(normalise(pixels.to(device), arch))
-            defect = logits[:, 1:].argmax(1) + 1
-            cams = extractor(defect.tolist(), logits, normalized=False)[0]
-            cams = cams * (1 - logits.detach().softmax(1)[:, :1, None])
-            cells = min(cams.shape[-2:])
-            full = F.interpolate(cams[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
-            maps += list(full.cpu().numpy())
+            found, cells = _maps_of(model, arch, extractor, pixels.to(device))
+            maps += list(found)
             bar.update(len(pixels))
     return maps, cells
+
+
+def _maps_of(model: Any, arch: str, extractor: Any, pixels: Tensor) -> tuple[NDArray[np.float32], int]:
+    """Maps of B images (B x 3 x S x S bytes), B x S x S, and the cells a side that they come from."""
+    size = pixels.shape[-2:]
+    logits = model(normalise(pixels, arch))
+    defect = logits[:, 1:].argmax(1) + 1
+    cams = extractor(defect.tolist(), logits, normalized=False)[0]
+    cams = cams * (1 - logits.detach().softmax(1)[:, :1, None])
+    full = F.interpolate(cams[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    return full.cpu().numpy(), min(cams.shape[-2:])
+
+
+def mapper(model: Any, arch: str, imgsz: int) -> Callable[[Tensor], Map]:
+    """The same for one image after the other, each 1 x 3 x S x S bytes: its map, S x S."""
+    extractor = _extractor(model.eval(), imgsz)
+    extractor.disable_hooks()
+
+    def map_of(pixels: Tensor) -> Map:
+        extractor.enable_hooks()
+        heat = _maps_of(model, arch, extractor, pixels)[0][0]
+        extractor.disable_hooks()  # they are in the way of answers without gradients
+        return heat
+
+    return map_of

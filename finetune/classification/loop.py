@@ -217,8 +217,14 @@ def judge(network: nn.Module, images: Images, job: Job) -> dict[str, float]:
 def logits_of(network: nn.Module, images: Images, job: Job) -> np.ndarray:
     """N x C, float32, in 32-bit arithmetic; the network is left in evaluation mode."""
     network.eval()
-    batches = (normalise(pixels.to(job.device), job.attempt.arch) for pixels in images.pixels.split(job.attempt.batch))
-    return torch.cat([network(pixels).float().cpu() for pixels in batches]).numpy()
+    batches = images.pixels.split(job.attempt.batch)
+    return np.concatenate([logits_of_pixels(network, pixels.to(job.device), job) for pixels in batches])
+
+
+@torch.no_grad()
+def logits_of_pixels(network: nn.Module, pixels: torch.Tensor, job: Job) -> np.ndarray:
+    """B x C of a batch of images, B x 3 x S x S bytes on the job's device, by a network in evaluation mode."""
+    return network(normalise(pixels, job.attempt.arch)).float().cpu().numpy()
 
 
 def stalled(at: Standing, attempt: Attempt) -> bool:

@@ -41,6 +41,7 @@ from finetune.measures.scores import (
     mean_known,
     score_levels,
 )
+from finetune.runs.answers import tuning_truth
 from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import PredictionSet, image_scores
 from finetune.runs.truth import Truth, grouped, truth_of
@@ -195,7 +196,7 @@ def gather(source: PredictionSet, dataset: Dataset, draw: bool = False) -> Evide
     """
     test = truth_of(dataset, "test")
     answer = read_answer(source, test)
-    tuning = read_answer(source, truth_of(dataset, "val", source.about.get("label") or "mask"))
+    tuning = read_answer(source, tuning_truth(source, dataset))
     if answer is None:
         raise DatasetError(f"{source.source}: holds no predictions for test (test.json, test_scores.csv)")
     if source.has_results("val") and not source.has_results("test"):

@@ -6,6 +6,7 @@ All models see the same resamples of the test images, so that differences are pa
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,26 @@ from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
 from finetune.comparison.evidence import Evidence, confusion, fine_enough, gather, measure, plain, prevalence
 from finetune.comparison.tables import BASELINE, MEASURES, Measure, cell, reach
-from finetune.measures.bootstrap import SEEDS_FOR_A_CLAIM, interval, over_seeds, resample, share_interval
+from finetune.comparison.trivial import strike, trivial_evidence
+from finetune.measures.bootstrap import LEVEL, resample
 from finetune.measures.boxes import LEAST_CELLS
+from finetune.measures.intervals import (
+    SEEDS_FOR_A_CLAIM,
+    Sampled,
+    auroc_interval,
+    difference_test,
+    holm,
+    mean_interval,
+    share_interval,
+)
 from finetune.measures.masks import TOP
 from finetune.runs.dataset import Dataset
 from finetune.runs.labelling import label_clicks
 from finetune.runs.predictions import PredictionSet
-from finetune.runs.truth import truth_of
+from finetune.runs.truth import Truth, truth_of
 
 FEW = 5  # test images of a class under which its number carries a warning
+FEW_FOR_AN_INTERVAL = 10  # those under which its AP50 gets none: so few resample to a handful of values
 CHEAPNESS = {"none": 0, "good": 0, "class": 1, "box": 2, "mask": 3}  # label kinds, by what they cost a person
 PLURALS = {"none": "no labels", "good": "good images", "class": "class labels", "box": "boxes", "mask": "masks"}
 GIVEN = ("image", "defect type")  # levels of measures that an oracle's prompt gives away
@@ -36,11 +48,11 @@ COSTS = (
     "gpu_peak_memory_mb",
     "weights_bytes",
 )
-Values = dict[str, tuple[float, Any]]  # a measure's name -> its value, and B resampled ones
+Values = dict[str, Sampled]  # by the measure's name
 SENTENCES = {"auroc": "Defective images", "map50": "Boxes around defects", "dice": "Pixels of defects"}
 WITHIN, BEYOND, FEW_SEEDS = "within noise", "beyond noise", f"fewer than {SEEDS_FOR_A_CLAIM} seeds"
 IN_WORDS = {
-    WITHIN: "The interval includes zero: other test images could reverse this.",
+    WITHIN: "The interval includes zero: other test images or trainings could reverse this.",
     BEYOND: f"The interval does not include zero, with {SEEDS_FOR_A_CLAIM} or more seeds: beyond noise.",
     FEW_SEEDS: f"The interval does not include zero, but with {FEW_SEEDS} another training could reverse this.",
 }
@@ -98,49 +110,119 @@ class Row:
         return bool(self.about.get("oracle"))
 
 
-def measure_rows(
-    rows: Sequence[Row], datasets: Sequence[Dataset], count: int, seed: int, draw: bool = False
-) -> list[Values]:
-    """Each row's measures. All rows see the same resamples. ``draw`` makes the overlays of each row's first seed."""
+@dataclass(frozen=True)
+class ResampledTest:
+    """The test parts (one, or one a fold) that all models are measured on, and the resamples that all see."""
+
+    truths: list[Truth]
+    weights: list[NDArray[np.float64]]  # B x N each
+
+    @cached_property
+    def images(self) -> NDArray[np.int64]:
+        """The number of good images and of those of each class; what belongs together counts once. (1 + C,)"""
+        found = np.zeros(1 + len(self.truths[0].dataset.classes), np.int64)
+        for test in self.truths:
+            for stratum in dict(zip(test.groups, test.strata, strict=True)).values():
+                found[stratum] += 1
+        return found
+
+    def sampled(self, seeds: Sequence[Sequence[Evidence]]) -> Values:
+        """The measures of a model from its evidence: for each seed one entry a test part."""
+        values = [plain(evidence) for evidence in seeds]
+        resampled = [measure(evidence, self.weights) for evidence in seeds]
+        return {
+            name: Sampled(np.array([one[name] for one in values]), np.stack([one[name] for one in resampled]))
+            for name in values[0]
+            if all(name in one for one in values)
+        }
+
+    def found(self, name: str, sampled: Sampled) -> dict[str, Any]:
+        """A measure with its interval and, where that goes by their number, the number of ``images``.
+
+        Shares have exact intervals and AUROC a score interval, which have a width at 0 and 1, too.
+        """
+        good, classes = int(self.images[0]), self.images[1:]
+        images: list[int] | None = None
+        bounds, scale = None, 100 if name == "false_alarms" else 1
+        sampled = Sampled(sampled.values / scale, sampled.draws / scale)
+        known, kind = not math.isnan(sampled.mean), name.rpartition("/")[2]
+        if name == "auroc" and known:
+            images = [good, int(classes.sum())]
+            bounds = auroc_interval(sampled.mean, images[1], images[0])
+        elif kind in ("false_alarms", "recall", "found") and known:
+            of_class = dict(zip(self.truths[0].dataset.classes, classes.tolist(), strict=True))
+            sizes = {"false_alarms": good, "recall": int(classes.sum())}
+            images = [sizes[kind] if kind in sizes else of_class[name.removesuffix("/found")]]
+            bounds = share_interval(sampled.mean, images[0])
+        low, high = mean_interval(sampled, bounds) or (None, None)
+        return (
+            {"value": scale * sampled.mean if known else None}
+            | {side: None if bound is None else scale * bound for side, bound in (("low", low), ("high", high))}
+            | ({"images": images} if images else {})
+        )
+
+
+def draw_test(datasets: Sequence[Dataset], count: int, seed: int) -> ResampledTest:
     generator = np.random.default_rng(seed)
     truths = [truth_of(dataset, "test") for dataset in datasets]
-    weights = [resample(test.strata, test.groups, count, generator) for test in truths]
+    return ResampledTest(truths, [resample(test.strata, test.groups, count, generator) for test in truths])
+
+
+def measure_rows(rows: Sequence[Row], test: ResampledTest, draw: bool = False) -> list[Values]:
+    """Each row's measures. ``draw`` makes the overlays of each row's first seed."""
     measured: list[Values] = []
     with progress(rows, len(rows), "comparing") as bar:
         for row in bar:
-            values, resampled = [], []
-            for one_seed, answers in sorted(row.answers.items()):
+            for seed, answers in sorted(row.answers.items()):
                 drawn = draw and not row.evidence
-                evidence = [gather(answers[dataset.name], dataset, drawn) for dataset in datasets]
-                row.evidence[one_seed] = evidence
-                values.append(plain(evidence))
-                resampled.append(measure(evidence, weights))
-            found: Values = {}
-            for name in (name for name in values[0] if all(name in one for one in values)):
-                draws = over_seeds(np.stack([one[name] for one in resampled]), generator)
-                found[name] = float(np.mean([one[name] for one in values])), draws
-            measured.append(found)
+                row.evidence[seed] = [gather(answers[one.dataset.name], one.dataset, drawn) for one in test.truths]
+            measured.append(test.sampled(list(row.evidence.values())))
     return measured
 
 
-def with_interval(
-    value: float, draws: NDArray[Any], size: int | None = None, scale: float = 1.0
-) -> dict[str, float | None]:
-    """A value and its interval. ``size`` says that it is a share (times ``scale``) of that many images."""
-    low, high = interval(draws) or (None, None)
-    if size and low == high and not math.isnan(value):
-        low, high = (scale * bound for bound in share_interval(value / scale, size))
-    return {"value": None if math.isnan(value) else value, "low": low, "high": high}
+def measure_trivial(test: ResampledTest) -> list[dict[str, Any]]:
+    """The image measures of the trivial scores, as rows have them."""
+    parts = [trivial_evidence(one, truth_of(one.dataset, "val")) for one in test.truths]
+    found = []
+    for name in parts[0]:
+        values = test.sampled([[part[name] for part in parts]])
+        measures = {key: test.found(key, values[key]) for key in MEASURES if key in values}
+        found.append({"name": name, "measures": measures})
+    return found
 
 
-def difference(ours: Any, theirs: Any, seeds: int, measure: Measure) -> dict[str, Any]:
-    """Paired difference of two (value, draws), with a verdict that needs three seeds of both to be BEYOND noise."""
-    found: dict[str, Any] = with_interval(ours[0] - theirs[0], ours[1] - theirs[1])
-    if found["low"] is None or found["low"] <= 0 <= found["high"]:
-        verdict = WITHIN
-    else:
-        verdict = FEW_SEEDS if seeds < SEEDS_FOR_A_CLAIM else BEYOND
-    return found | {"verdict": verdict, "better": (found["value"] or 0) * (-1 if measure.lower_is_better else 1) > 0}
+def difference(ours: Sampled, theirs: Sampled, measure: Measure) -> dict[str, Any]:
+    """Difference of two models, paired by images, with its interval and p, and whether it is for the better."""
+    found = difference_test(ours, theirs)
+    return found | {"better": (found["value"] or 0) * (-1 if measure.lower_is_better else 1) > 0}
+
+
+def verdict(p: float | None, seeds: int) -> str:
+    """What a difference may be called, which needs three seeds of both models to be BEYOND noise."""
+    if p is None or p > 1 - LEVEL:
+        return WITHIN
+    return FEW_SEEDS if seeds < SEEDS_FOR_A_CLAIM else BEYOND
+
+
+def differences(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[dict[str, dict[str, Any]]]:
+    """Each row's differences to the baseline, by measure; ``p_holm`` is corrected for the rows of a measure."""
+    base = measured[list(rows).index(baseline)]
+    found: list[dict[str, dict[str, Any]]] = [
+        {
+            name: difference(values[name], base[name], measure)
+            for name, measure in MEASURES.items()
+            if row is not baseline and name in values and name in base and tells(row, name)
+        }
+        for row, values in zip(rows, measured, strict=True)
+    ]
+    for name in MEASURES:
+        tested = [row for row in range(len(rows)) if found[row].get(name, {}).get("p") is not None]
+        corrected = dict(zip(tested, holm([found[row][name]["p"] for row in tested]), strict=True))
+        for index, row in enumerate(rows):
+            if name in found[index]:
+                seeds, p = min(len(row.answers), len(baseline.answers)), corrected.get(index)
+                found[index][name] |= {"p_holm": p, "verdict": verdict(p, seeds)}
+    return found
 
 
 def choose_baseline(rows: Sequence[Row], wanted: str | None) -> Row:
@@ -159,26 +241,23 @@ def make_report(
 ) -> dict[str, Any]:
     """Everything that report.json holds, and from which report.md and the page are written."""
     baseline = choose_baseline(rows, wanted)
-    measured = measure_rows(rows, datasets, count, seed, draw)
-    base = measured[list(rows).index(baseline)]
-    test = describe_test(datasets)
+    test = draw_test(datasets, count, seed)
+    measured = measure_rows(rows, test, draw)
+    trivial = measure_trivial(test)
+    about = describe_test(datasets)
+    gaps = differences(rows, measured, baseline)
     entries = []
-    for row, values in zip(rows, measured, strict=True):
-        seeds = min(len(row.answers), len(baseline.answers))
-        entry = describe_row(row, datasets) | {
-            "measures": {
-                name: with_interval(*values[name], test["good"] if name == "false_alarms" else None, scale=100)
-                for name in MEASURES
-                if name in values and tells(row, name)
-            },
-            "differences": {
-                name: difference(values[name], base[name], seeds, measure)
-                for name, measure in MEASURES.items()
-                if row is not baseline and name in values and name in base and tells(row, name)
-            },
-            "classes": [describe_class(known, values, row.oracle) for known in test["classes"]],
-        }
-        entries.append(entry)
+    for row, values, apart in zip(rows, measured, gaps, strict=True):
+        measures = {name: test.found(name, values[name]) for name in MEASURES if name in values and tells(row, name)}
+        strike(measures, trivial)
+        entries.append(
+            describe_row(row, datasets)
+            | {
+                "measures": measures,
+                "differences": apart,
+                "classes": [describe_class(known, values, row.oracle, test) for known in about["classes"]],
+            }
+        )
     name = datasets[0].name if len(datasets) == 1 else datasets[0].name.rsplit("-", 1)[0]
     return {
         "schema": 1,
@@ -187,10 +266,11 @@ def make_report(
         "baseline": baseline.name,
         "resamples": count,
         "seed": seed,
-        "banners": banners(datasets, rows),
-        "sentences": sentences(rows, measured, baseline),
-        "test": test,
+        "banners": banners(datasets, rows) + struck(entries),
+        "sentences": sentences(rows, measured, entries, baseline),
+        "test": about,
         "rows": entries,
+        "trivial": trivial,
         "split": describe_split(datasets),
     }
 
@@ -200,15 +280,17 @@ def tells(row: Row, name: str) -> bool:
     return not (row.oracle and MEASURES[name].level in GIVEN)
 
 
-def describe_class(known: dict[str, Any], values: Values, oracle: bool) -> dict[str, Any]:
+def describe_class(known: dict[str, Any], values: Values, oracle: bool, test: ResampledTest) -> dict[str, Any]:
     """AP50 of one type's boxes and, but for oracles, the share of its images that were called defective."""
     name = known["class"]
-    sizes = {"ap50": None} | ({} if oracle else {"found": known["images"]})
-    return {"class": name} | {
-        kind: with_interval(*values[f"{name}/{kind}"], size)
-        for kind, size in sizes.items()
+    found = {
+        kind: test.found(f"{name}/{kind}", values[f"{name}/{kind}"])
+        for kind in ("ap50", *(() if oracle else ("found",)))
         if f"{name}/{kind}" in values
     }
+    if "ap50" in found and known["images"] < FEW_FOR_AN_INTERVAL:
+        found["ap50"] |= {"low": None, "high": None}
+    return {"class": name} | found
 
 
 def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
@@ -337,50 +419,96 @@ def differing(records: Sequence[dict[str, Any]]) -> list[str]:
     return sorted(name for name in names if len({each[name] for each in settings if name in each}) > 1)
 
 
-def sentences(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
+def struck(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """The note on image measures that a trivial score reaches."""
+    found = []
+    for entry in entries:
+        reached = [name for name, one in entry["measures"].items() if "reached_by" in one]
+        if reached:
+            means = sorted({entry["measures"][name]["reached_by"] for name in reached})
+            names = ", ".join(MEASURES[name].label for name in reached)
+            found.append(f"{entry['name']} ({names}, by {' or '.join(means)})")
+    if not found:
+        return []
+    return [
+        "One number of the whole image, with nothing learned, does as well as a model, so that image measures prove "
+        f"nothing where they are struck through: {'; '.join(found)}."
+    ]
+
+
+def sentences(
+    rows: Sequence[Row], measured: Sequence[Values], entries: Sequence[dict[str, Any]], baseline: Row
+) -> list[str]:
     """Who leads at each task, by how much, and whether that is beyond noise; then what dearer labels bring."""
-    leaders = [(task, MEASURES[key], _ranked(rows, measured, key)) for key, task in SENTENCES.items()]
-    found = [_leader(task, measure, able) for task, measure, able in leaders if able]
-    return found + _worth_of_labels(rows, measured, baseline)
+    found = []
+    for key, task in SENTENCES.items():
+        able = [one for one in _ranked(rows, measured, key) if entries[one]["measures"][key]["value"] is not None]
+        if able:
+            found.append(_leader(key, task, able, rows, measured, entries))
+    return found + _worth_of_labels(rows, measured, entries, baseline)
 
 
-def _ranked(rows: Sequence[Row], measured: Sequence[Values], key: str) -> list[tuple[Row, Any]]:
-    """Automatic models with their value of a measure, best first; AUROC has none where test holds no good image."""
-    pairs = [(row, values[key]) for row, values in zip(rows, measured, strict=True) if key in values and not row.oracle]
-    return sorted((pair for pair in pairs if not math.isnan(pair[1][0])), key=lambda pair: -pair[1][0])
+def _ranked(rows: Sequence[Row], measured: Sequence[Values], key: str) -> list[int]:
+    """Automatic models with a measure, best first; AUROC has none where test holds no good image."""
+    able = [
+        index
+        for index, (row, values) in enumerate(zip(rows, measured, strict=True))
+        if key in values and not row.oracle and not math.isnan(values[key].mean)
+    ]
+    return sorted(able, key=lambda index: -measured[index][key].mean)
 
 
-def _leader(task: str, measure: Measure, able: Sequence[tuple[Row, Any]]) -> str:
-    leader, best = able[0]
-    shown = f"{measure.label} {cell(with_interval(*best), measure)}"
+def _leader(
+    key: str,
+    task: str,
+    able: Sequence[int],
+    rows: Sequence[Row],
+    measured: Sequence[Values],
+    entries: Sequence[dict[str, Any]],
+) -> str:
+    """The leader, which was chosen on test, against the next one.
+
+    That test needs no correction: with equal models, the first is the nearer to the second the more of them there are
+    (K. Hung, W. Fithian, Rank Verification for Exponential Families, Annals of Statistics 2019).
+    """
+    measure, leader = MEASURES[key], rows[able[0]]
+    found = entries[able[0]]["measures"][key]
+    shown = f"{measure.label} {cell(found, measure)}"
+    trivial = f" But {found['reached_by']} alone does as well." if "reached_by" in found else ""
     if len(able) == 1:
-        return f"{task}: only {leader.name} does this, with {shown}."
-    second, next_best = able[1]
-    gap = difference(best, next_best, min(len(leader.answers), len(second.answers)), measure)
+        return f"{task}: only {leader.name} does this, with {shown}.{trivial}"
+    second = rows[able[1]]
+    gap = difference(measured[able[0]][key], measured[able[1]][key], measure)
     if not gap["value"]:
-        return f"{task}: {leader.name} and {second.name} tie at {shown}."
+        return f"{task}: {leader.name} and {second.name} tie at {shown}, best of {len(able)} on test.{trivial}"
     span = "" if gap["low"] is None else f" (95 % interval of the difference {reach(gap, measure)})"
+    words = IN_WORDS[verdict(gap["p"], min(len(leader.answers), len(second.answers)))]
+    if gap["p"] is None:
+        words = "No resample of the test images differs, so that nothing tells the noise."
     return (
-        f"{task}: {leader.name} leads with {shown}, {abs(gap['value']):.{measure.digits}f} ahead of "
-        f"{second.name}{span}. {IN_WORDS[gap['verdict']]}"
+        f"{task}: {leader.name} leads with {shown}, best of {len(able)} on test, {abs(gap['value']):.{measure.digits}f}"
+        f" ahead of {second.name}{span}. {words}{trivial}"
     )
 
 
-def _worth_of_labels(rows: Sequence[Row], measured: Sequence[Values], baseline: Row) -> list[str]:
+def _worth_of_labels(
+    rows: Sequence[Row], measured: Sequence[Values], entries: Sequence[dict[str, Any]], baseline: Row
+) -> list[str]:
     """The gain of the best model of each dearer kind of label over the baseline, in the first common measure."""
     base = measured[list(rows).index(baseline)]
-    key = next((key for key in ("map50", "auroc") if key in base and not math.isnan(base[key][0])), None)
+    key = next((key for key in ("map50", "auroc") if key in base and not math.isnan(base[key].mean)), None)
     found = []
     for label, cost in CHEAPNESS.items() if key else ():
-        able = [pair for pair in _ranked(rows, measured, str(key)) if pair[0].label == label]
+        able = [index for index in _ranked(rows, measured, str(key)) if rows[index].label == label]
         if cost <= CHEAPNESS.get(str(baseline.label), 4) or not able:
             continue
-        (row, ours), measure = able[0], MEASURES[str(key)]
-        gap = difference(ours, base[str(key)], min(len(row.answers), len(baseline.answers)), measure)
-        span = "" if gap["low"] is None else f" ({reach(gap, measure)}; {gap['verdict']})"
+        row, measure, gap = rows[able[0]], MEASURES[str(key)], entries[able[0]]["differences"][str(key)]
+        chosen = f", best of {len(able)} on test" if len(able) > 1 else ""
+        tested = f"; p = {gap['p_holm']:.2g} after Holm's correction: {gap['verdict']}" if gap["p"] is not None else ""
+        span = "" if gap["low"] is None else f" ({reach(gap, measure)}{tested})"
         found.append(
             f"{PLURALS[label].capitalize()} instead of {PLURALS[str(baseline.label)]}: the best model that needs them, "
-            f"{row.name}, changes {measure.label} by {gap['value'] or 0:+.{measure.digits}f} against "
+            f"{row.name}{chosen}, changes {measure.label} by {gap['value'] or 0:+.{measure.digits}f} against "
             f"{baseline.name}{span}."
         )
     return found

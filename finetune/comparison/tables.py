@@ -23,6 +23,7 @@ MEASURES = {
     "ap": Measure("AP", "image", "average precision of the defect score"),
     "f1": Measure("F1", "image", "at the threshold chosen on val"),
     "balanced_accuracy": Measure("balanced accuracy", "image", "mean of recall and specificity, threshold from val"),
+    "recall": Measure("defects found", "image", "share of defective images, threshold from val"),
     "false_alarms": Measure("false alarms", "image", "per 100 good images, threshold from val", True, 0),
     "macro_f1_defects": Measure("macro-F1 of defects", "defect type", "mean F1 over the defect types; good is none"),
     "map": Measure("mAP50-95", "box", "COCO average precision, mean over IoU 0.50:0.05:0.95 and types"),
@@ -49,6 +50,12 @@ COSTS = (
 )
 HEADLINES = ("auroc", "f1", "false_alarms", "macro_f1_defects", "map50", "map", "dice", "pixel_ap", "aupro_0.3")
 PAPER = ("auroc", "map50", "dice", "aupro_0.3")
+METHODS = (
+    "95 % intervals hold for other test images and, with two seeds or more, for other trainings: of AUROC by Newcombe, "
+    "of shares by Clopper and Pearson (n: images, good + defective), of other measures by resampled images, each with "
+    "Student's t over the seeds. Differences to the baseline are tested with Holm's correction over the rows of a "
+    "measure. Struck through: one number of the whole image (its mean grey level, sharpness or file size) does as well."
+)
 
 
 def reach(found: dict[str, Any], measure: Measure) -> str:
@@ -56,13 +63,15 @@ def reach(found: dict[str, Any], measure: Measure) -> str:
 
 
 def cell(found: dict[str, Any] | None, measure: Measure) -> str:
-    """A measure with its interval as text; an empty mark where there is none."""
+    """A measure with its interval and number of images as text, struck through where a trivial score does as well."""
     if found is None or found["value"] is None:
         return "-"
     text = f"{found['value']:.{measure.digits}f}"
-    if found["low"] is None:
-        return text
-    return f"{text} [{found['low']:.{measure.digits}f}, {found['high']:.{measure.digits}f}]"
+    if found["low"] is not None:
+        text += f" [{found['low']:.{measure.digits}f}, {found['high']:.{measure.digits}f}]"
+    if images := found.get("images"):
+        text += f" n={'+'.join(map(str, images))}"
+    return f"~~{text}~~" if "reached_by" in found else text
 
 
 def summary(report: dict[str, Any], style: str, oracle: bool) -> str:
@@ -74,6 +83,11 @@ def summary(report: dict[str, Any], style: str, oracle: bool) -> str:
         [row["name"], labels_of(row), len(row["seeds"])]
         + [cell(row["measures"].get(name), MEASURES[name]) for name in shown]
         for row in rows
+    ]
+    body += [
+        [one["name"], "none", "-", *(cell(one["measures"].get(name), MEASURES[name]) for name in shown)]
+        for one in report["trivial"]
+        if not oracle
     ]
     return table(body, header, style)
 
@@ -100,7 +114,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         f"# {report['name']}: comparison",
         *(f"> {banner}" for banner in report["banners"]),
         "\n".join(f"- {sentence}" for sentence in report["sentences"]),
-        f"{counts}; 95 % bootstrap intervals; thresholds from val. Baseline: {report['baseline']}.",
+        f"{counts}; thresholds from val. Baseline: {report['baseline']}.",
+        METHODS,
         summary(report, "github", oracle=False),
         *(["Oracles, prompted with ground truth:", summary(report, "github", oracle=True)] if oracles else []),
         *_markdown_of_levels(report),
@@ -126,6 +141,8 @@ def _markdown_of_levels(report: dict[str, Any]) -> Iterator[str]:
             body.append([row["name"], *(cell(row["measures"].get(name), MEASURES[name]) for name in names)])
             if found := row["differences"]:
                 body.append(["  - baseline", *(_difference(found.get(name), MEASURES[name]) for name in names)])
+        for one in report["trivial"] if level == "image" else ():
+            body.append([one["name"], *(cell(one["measures"].get(name), MEASURES[name]) for name in names)])
         yield f"## {level.capitalize()}"
         yield table(body, ["model", *(MEASURES[name].label for name in names)], "github")
         if level == "pixel":
@@ -135,7 +152,8 @@ def _markdown_of_levels(report: dict[str, Any]) -> Iterator[str]:
 def _difference(found: dict[str, Any] | None, measure: Measure) -> str:
     if found is None or found["value"] is None or found["low"] is None:
         return "-"
-    return f"{found['value']:+.{measure.digits}f} [{reach(found, measure)}], {found['verdict']}"
+    span = f"[{reach(found, measure)}], p={found['p_holm']:.2g}"
+    return f"{found['value']:+.{measure.digits}f} {span}, {found['verdict']}"
 
 
 def class_table(report: dict[str, Any], style: str = "github") -> str:
@@ -175,11 +193,17 @@ def _class_cell(entry: dict[str, Any]) -> str:
 
 def paper_tables(reports: Sequence[dict[str, Any]]) -> str:
     """Markdown, one table a measure: categories x models, and the mean over the categories that a model has."""
-    models = list(dict.fromkeys(row["name"] for report in reports for row in report["rows"] if not row["oracle"]))
+    automatic = [row["name"] for report in reports for row in report["rows"] if not row["oracle"]]
+    trivial = [one["name"] for report in reports for one in report.get("trivial", ())]  # a sweep has none
     parts = []
     for key, measure in ((key, MEASURES[key]) for key in PAPER):
+        models = list(dict.fromkeys([*automatic, *(trivial if measure.level == "image" else ())]))
         found = [
-            {row["name"]: row["measures"][key]["value"] for row in report["rows"] if key in row["measures"]}
+            {
+                row["name"]: row["measures"][key]["value"]
+                for row in [*report["rows"], *report.get("trivial", ())]
+                if key in row["measures"]
+            }
             for report in reports
         ]
         values = [[known.get(model) for model in models] for known in found]

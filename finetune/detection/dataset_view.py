@@ -52,13 +52,27 @@ def evenly_left_out(names: list[str], keep: int) -> list[str]:
 
 def check_scale(dataset: Dataset) -> None:
     """Raise DatasetError if whole images differ so much in size that ``size_of_whole`` cannot be right for all."""
-    entries = [entry for part in ("val", "test") for entry in dataset.ground_truth(part)["images"]]
-    sides = [max(entry["width"], entry["height"]) for entry in entries]
-    if max(sides) > MOST_APART * min(sides):
+    least, most = longest_sides(dataset)
+    if most > MOST_APART * least:
         raise DatasetError(
-            f"--crop: looks at whole images on one scale, and those of val and test have {min(sides)} to {max(sides)} "
+            f"--crop: looks at whole images on one scale, and those of val and test have {least} to {most} "
             "px on their longest side: leave it out, or convert with --tile instead"
         )
+
+
+def longest_sides(dataset: Dataset) -> tuple[int, int]:
+    """The least and the most that an image of val and test has on its longest side, px; 0 where these hold none."""
+    entries = [entry for part in ("val", "test") for entry in dataset.ground_truth(part)["images"]]
+    sides = [max(entry["width"], entry["height"]) for entry in entries] or [0]
+    return min(sides), max(sides)
+
+
+def can_crop(dataset: Dataset, task: str, crop: int) -> bool:
+    """Whether squares of ``crop`` px can be cut and are smaller than the images: of whole ones, on one scale."""
+    if task != "detect" or dataset.tiles:
+        return False
+    least, most = longest_sides(dataset)
+    return crop < least and most <= MOST_APART * least
 
 
 def size_of_whole(dataset: Dataset, imgsz: int, crop: int) -> int:

@@ -28,14 +28,19 @@ def predict(
     Images go one by one: ultralytics would take a list of them as one batch, and pad them to a common shape.
     """
     folder = dataset.format(FORMATS[task]) / "images" / part
-    one = device.split(",")[0] or None  # of several devices, which are for training
-    settings = {"imgsz": imgsz, "conf": LEAST_SCORE, "device": one, "verbose": False, "retina_masks": True}
+    settings = settings_of(imgsz, device)
     with progress(names, len(names), f"predicting {part}") as bar:
         for name in bar:
             answers = model.predict(str(folder / name), **settings)
             if not answers:
                 raise DatasetError(f"{folder / name}: ultralytics cannot read it: convert again with --overwrite")
             yield from coco_results(answers[0], dataset.image_ids[name])
+
+
+def settings_of(imgsz: int, device: str) -> dict[str, Any]:
+    """Settings of ultralytics' ``predict``."""
+    one = device.split(",")[0] or None  # of several devices, which are for training
+    return {"imgsz": imgsz, "conf": LEAST_SCORE, "device": one, "verbose": False, "retina_masks": True}
 
 
 def coco_results(answer: Any, image_id: int) -> Iterator[dict[str, Any]]:
@@ -117,13 +122,12 @@ def report(folder: Path) -> str:
     """A run and its measures on test as text for the terminal."""
     record = read_record(folder)
     measured = record["metrics"]["test"]
-    start = "random weights" if record["random_weights"] else record["settings"]["weights"]
     tiles = record["settings"]["tiles"]
     trained_on = (f", trained on {tiles}" if tiles else "") + synthetic_images_of(record)
     seconds = record["train_seconds"]
     trained = "resumed" if seconds is None else f"{seconds:.0f} s of training"
     lines = [
-        f"{record['dataset']}: YOLO from {start}{trained_on}, seed {record['settings']['seed']}, "
+        f"{record['dataset']}: YOLO from {start_of(record)}{trained_on}, seed {record['settings']['seed']}, "
         f"{trained}{', SYNTHETIC images' if record['synthetic'] else ''}; on test:",
         table(list(metric_rows(measured)), ("class", "instances", "mAP50", "mAP50-95")),
     ]
@@ -133,6 +137,11 @@ def report(folder: Path) -> str:
             f"at the threshold of val, {measured['threshold']:.3f}"
         )
     return "\n".join([*lines, f"run: {folder}"])
+
+
+def start_of(record: dict[str, Any]) -> str:
+    """What a run began with, in words; a file by its path."""
+    return "random weights" if record["random_weights"] else record["settings"]["weights"] or record["start"]
 
 
 def spread(measured: Sequence[dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from converters.cli.errors import DatasetError
 from finetune.detection.environment import prepare_ultralytics
+from finetune.runs.answers import Predictor
 from finetune.runs.dataset import Dataset
 from finetune.runs.run_folder import finished_run, read_record
 
@@ -41,3 +42,14 @@ def export_run(folder: Path, dataset: Dataset, device: str, to: Path | None) -> 
     size = dataset_view.size_of_whole(dataset, settings["imgsz"], settings["crop"])
     file = runtime.export_onnx(folder / training.BEST, settings["task"], size, device or "cpu")
     return Path(shutil.move(file, to)) if to else file
+
+
+def predictor(
+    folder: Path, dataset: Dataset, device: str, weights: Path | None = None, boxes: Predictor | None = None
+) -> Predictor:
+    """The finished run in ``folder``, ready for new images; of YOLO-World its tuned set."""
+    prepare_ultralytics(folder.absolute().parents[:3][-1])
+    from finetune.detection import new_images, runtime
+
+    runtime.check_device(device)
+    return new_images.predictor(folder, dataset, device, read_record(folder)["model"] == "YOLO-World")

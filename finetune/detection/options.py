@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,33 @@ from converters.cli.errors import DatasetError
 from converters.cli.options import FOLDER, FOLDS, Number, json_option, out_option, overwrite_option, seed_option
 from finetune.detection.recipe import FORMATS, Recipe
 from finetune.runs.replay import config_option
-from finetune.training.weights import RANDOM
 
 OPTIMIZERS = ("AdamW", "SGD", "MuSGD")
 
 
-def training_options(archs: Sequence[str], recipe: Recipe, usual_name: str) -> Callable[[Any], Any]:
-    """The options that both commands have; the first of ``archs`` and the fields of ``recipe`` are the defaults."""
+class Batch(click.IntRange):
+    """Images a training step, or -1: as many as the GPU has room for."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        batch: int = super().convert(value, param, ctx)
+        if batch == 0:
+            self.fail("0 images are no training step: name 1 or more, or -1 for what the GPU has room for")
+        return batch
+
+
+def training_options(
+    archs: Sequence[str], recipe: Recipe, usual_name: str, usual_weights: str, random: Recipe | None = None
+) -> Callable[[Any], Any]:
+    """The options that both commands have; the first of ``archs`` is what is built from random weights.
+
+    An option of the recipe that is not given is None, since its default depends on the start: ``recipe`` shows it for
+    a pre-trained one, ``random`` for random weights, where they differ.
+    """
+
+    def usual(name: str) -> str:
+        value, other = (asdict(each)[name] for each in (recipe, random or recipe))
+        return f"{value:g}" + ("" if value == other else f"; random start: {other:g}")
+
     options = (
         click.option("--category", "--dataset", "name", metavar="NAME", help="Dataset in --out to train on."),
         out_option,
@@ -29,33 +50,61 @@ def training_options(archs: Sequence[str], recipe: Recipe, usual_name: str) -> C
         click.option(
             "--arch", type=click.Choice(archs), default=archs[0], help="Architecture, where --weights is none."
         ),
-        click.option("--weights", default=f"{archs[0]}.pt", help="Published name, checkpoint FILE, or none (random)."),
         click.option(
-            "--epochs", type=click.IntRange(1), default=recipe.epochs, help="Passes over the training images, at most."
-        ),
-        click.option("--imgsz", type=click.IntRange(32), default=recipe.imgsz, help="Longest side in training, px."),
-        click.option("--batch", type=click.IntRange(1), default=recipe.batch, help="Images per training step."),
-        click.option("--lr", type=Number(0, min_open=True), default=recipe.lr, help="Initial learning rate."),
-        click.option(
-            "--optimizer", type=click.Choice(OPTIMIZERS), default=recipe.optimizer, help="Optimization algorithm."
+            "--weights", show_default=usual_weights, help="Published name, checkpoint FILE, or none (random)."
         ),
         click.option(
-            "--freeze", type=click.IntRange(0), default=recipe.freeze, help="How many of the first layers to freeze."
+            "--epochs",
+            type=click.IntRange(1),
+            show_default=usual("epochs"),
+            help="Passes over the training images, at most.",
+        ),
+        click.option(
+            "--imgsz",
+            type=click.IntRange(32),
+            show_default=f"{recipe.imgsz} of crops, {Recipe.imgsz} of whole images" if recipe.crop else usual("imgsz"),
+            help="Longest side in training, px.",
+        ),
+        click.option(
+            "--batch",
+            type=Batch(-1),
+            show_default=usual("batch"),
+            help="Images per training step; -1: what fits the GPU.",
+        ),
+        click.option("--lr", type=Number(0, min_open=True), show_default=usual("lr"), help="Initial learning rate."),
+        click.option(
+            "--optimizer",
+            type=click.Choice(OPTIMIZERS),
+            show_default=recipe.optimizer,
+            help="Optimization algorithm.",
+        ),
+        click.option(
+            "--freeze",
+            type=click.IntRange(0),
+            show_default=usual("freeze"),
+            help="How many of the first layers to freeze.",
         ),
         click.option(
             "--patience",
             type=click.IntRange(1),
-            default=recipe.patience,
+            show_default=usual("patience"),
             help="Epochs without improvement before training stops.",
         ),
         click.option(
             "--background",
             type=Number(0, 1, max_open=True),
-            default=recipe.background,
+            show_default=usual("background"),
             help="Fraction of defect-free training images.",
         ),
-        click.option("--mosaic", type=Number(0, 1), default=recipe.mosaic, help="Probability of mosaic augmentation."),
-        click.option("--degrees", type=Number(0, 180), default=recipe.degrees, help="Random rotation, ± degrees."),
+        click.option(
+            "--mosaic", type=Number(0, 1), show_default=usual("mosaic"), help="Probability of mosaic augmentation."
+        ),
+        click.option(
+            "--degrees",
+            type=Number(0, 180),
+            show_default=f"{recipe.degrees:g} of crops, 0 of whole images" if recipe.crop else usual("degrees"),
+            help="Random rotation, ± degrees.",
+        ),
         click.option("--device", default="", show_default="GPU, else CPU", help="cpu, or numbers of GPUs: 0 or 0,1."),
         seed_option,
         click.option("--resume", is_flag=True, help="Continue an interrupted run."),
@@ -78,8 +127,6 @@ def check_together(ctx: click.Context, replaced: Mapping[str, Sequence[str]]) ->
     for other, names in {"resume": ["overwrite"], **replaced}.items():
         for name in typed.intersection(names) if other in given else ():
             raise DatasetError(f"{flags[name]}: is not used with {flags[other]}; leave one of them out")
-    if "arch" in typed and ctx.params["weights"] != RANDOM:
-        raise DatasetError("--arch: is used with --weights none only; add that, or leave --arch out")
 
 
 def named_by(data: Path) -> tuple[Path, str, str]:

@@ -1,6 +1,7 @@
 """Settings of a training of YOLO or YOLO-World, and the names of their models. Imports no torch."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,24 @@ SIZES = [f"{family}{size}" for family in ("yolo11", "yolo26") for size in "nsmlx
 LIGHT = Path(__file__).with_name("yolo11n-light.yaml")  # ultralytics takes the `n` for a size: yolo11-light.yaml
 PUBLISHED = "openai"  # the text tower that YOLO-World was trained with
 TEMPLATE = "{defect} on a {category}"
-ARCHS = [f"yolov8{size}-worldv2" for size in "smlx"]
+PROMPT_LR = 2e-3  # few numbers, which may move far: a vector's components are about 0.04
+PLAIN = [f"yolov8{size}" for size in "nsmlx"]  # YOLO-World's networks without words
+ARCHS = [f"yolov8{size}-worldv2" for size in "smlx"]  # as published
+WORLD_ARCHS = [*ARCHS, "yolov8n-worldv2"]
+STARTERS: Mapping[str, Path] = {}  # task -> the checkpoint installed with us, for where no published one can be had
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training settings, with defaults for 50 to 300 defect images of about 1024 px and small defects."""
+    """Training settings, with defaults for 50 to 300 defect images of about 1024 px and small defects.
+
+    These are for random weights and whole images; ``PRETRAINED`` below is for all other starts.
+    """
 
     epochs: int = 100  # mAP stays 0 for the first ones from random weights; early stopping ends sooner
     imgsz: int = 640  # a defect of 0.1 % of a 1024 px image is 20 px wide here, and 10 px at 320
-    batch: int = 8  # a small set needs many steps rather than smooth ones
+    crop: int = 0  # side of the squares that are trained on, px; 0: whole images
+    batch: int = 8  # a small set needs many steps rather than smooth ones; -1: as many as fit the GPU
     lr: float = 1e-3  # AdamW's usual rate
     optimizer: str = "AdamW"  # `auto` would ignore --lr
     freeze: int = 0  # 10 keeps the backbone of a pre-trained start
@@ -42,11 +51,26 @@ class Recipe:
             "hsv_h": 0.0,  # colour is what some defects are
             "hsv_s": 0.2,
             "hsv_v": 0.3,
-            "amp": False,  # ultralytics would fetch another checkpoint to test it
             "cache": "ram",  # small sets fit, and no image is decoded again in every epoch
-            "nbs": self.batch,  # no accumulation over batches: steps are scarce
+            "nbs": max(1, self.batch),  # no accumulation over batches: steps are scarce
         }
-        return {name: value for name, value in settings.items() if name not in ("lr", "background")}
+        return {name: value for name, value in settings.items() if name not in ("lr", "background", "crop")}
 
 
+# What a pre-trained start wants, from any checkpoint: docs/measurements/yolo.md. Squares are cut where they can be.
+PRETRAINED = Recipe(epochs=30, imgsz=256, crop=384, batch=16, background=0.15, mosaic=0.0, degrees=180.0)
 WORLD_RECIPE = Recipe(lr=2e-4)  # the rate of the paper: a larger one makes the detector forget words
+
+
+def recipe_for(random: bool, chosen: Mapping[str, Any], cut: bool) -> Recipe:
+    """The recipe for random weights or a pre-trained start, with ``chosen`` (option -> value, None: not given).
+
+    ``cut`` tells whether squares of PRETRAINED's size can be cut. Where they cannot, or --imgsz says how large whole
+    images are to be, it is whole images, by default as from random weights: larger, and not turned, since of squares
+    the outlines of defects are turned and of whole images their boxes.
+    """
+    given = {name: value for name, value in chosen.items() if value is not None}
+    usual = Recipe() if random else PRETRAINED
+    if not given.get("crop", cut and "imgsz" not in given):
+        usual = replace(usual, crop=0, imgsz=Recipe.imgsz, degrees=Recipe.degrees)
+    return replace(usual, **given)

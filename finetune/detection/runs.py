@@ -23,8 +23,8 @@ class Request:
     out: Path
     runs: Path
     run_name: str | None  # None: the usual name
-    arch: str
-    weights: str
+    arch: str | None  # None: the one of the checkpoint
+    weights: str | None  # None: the usual published ones
     device: str
     seed: int
     overwrite: bool
@@ -90,8 +90,8 @@ def has_last(folder: Path) -> bool:
 def as_begun(request: AnyRequest, recipe: Recipe, folder: Path, given: set[str]) -> tuple[AnyRequest, Recipe]:
     """Request and recipe that a run was begun with; raises DatasetError for an option in ``given`` that differs."""
     now, settings = as_settings(request, recipe), read_begun(folder)
-    if not now.keys() <= settings.keys():
-        raise DatasetError(f"--resume: {folder} was begun by another command; name another run with --run")
+    if not now.keys() | {"start"} <= settings.keys():
+        raise DatasetError(f"--resume: {folder} was begun by another command or version; name another run with --run")
     begun = {name: settings[name] for name in now}
     for name in now:
         if name in given and now[name] != begun[name]:

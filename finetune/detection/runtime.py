@@ -6,6 +6,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,42 @@ from converters.cli.terminal import progress
 from finetune.detection.evaluation import LEAST_SCORE
 from finetune.detection.recipe import LIGHT, SUFFIXES, Recipe
 from finetune.detection.runs import CHECKPOINTS
+from finetune.runs.checksums import sha256
 from finetune.runs.run_folder import Run
 from finetune.training.weights import find_weights
 
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in messages of CUDA, CPU and Windows
 
-def find_checkpoint(wanted: str, names: Iterable[str]) -> Path | None:
-    """The checkpoint that --weights asks for: a file, or one of ``names`` that ultralytics publishes; None for none."""
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with, and its name in run.json: random, published or installed NAME, file SHA-256[:12]."""
+
+    file: Path | None  # None: random weights
+    name: str
+
+    def shown(self, wanted: str | None) -> str:
+        """In words for the terminal; ``wanted`` is --weights, which names a file by its path."""
+        return "random weights" if self.file is None else wanted or self.name
+
+
+def find_start(wanted: str | None, usual: str, names: Iterable[str], starter: Path | None) -> Start:
+    """What --weights asks for: a file, one of ``names`` that ultralytics publishes (without .pt), or none.
+
+    For None it is the published ``usual`` or, where that is neither in the cache nor within reach, the ``starter``.
+    """
     address = "https://github.com/ultralytics/assets/releases/download/v8.4.0"
-    return find_weights(wanted, {f"{name}.pt": f"{address}/{name}.pt" for name in names}, fetch_weights)
+    known = {f"{name}.pt": f"{address}/{name}.pt" for name in names}
+    try:
+        file = find_weights(wanted or usual, known, fetch_weights)
+    except DatasetError:
+        if wanted is None and starter is not None:
+            return Start(starter, f"installed {starter.name}")
+        raise
+    if file is None:
+        return Start(None, "random")
+    named = wanted or usual
+    return Start(file, f"published {named}" if named in known and file != Path(named) else f"file {sha256(file)[:12]}")
 
 
 def fetch_weights(name: str) -> Path:
@@ -88,6 +117,40 @@ def check_device(device: str) -> None:
         raise DatasetError(f"--device {device}: not on this machine; leave it out, or name cpu") from None
 
 
+def precision(device: torch.device) -> str | bool:
+    """ultralytics' ``amp`` for a device: bf16 where a GPU computes in bfloat16 itself, else False.
+
+    False on other GPUs too, where ``True`` would fetch a checkpoint to try it with: ``suit_gpu`` turns it on.
+    """
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else False
+
+
+def peak_gpu_memory_mb(device: str) -> int | None:
+    """Most memory that this process has held on its GPU so far; None without one, or of several (own processes)."""
+    known = torch.cuda.is_available() and torch.cuda.is_initialized() and "," not in device
+    return round(torch.cuda.max_memory_allocated() / (1 << 20)) if known else None
+
+
+@contextmanager
+def out_of_memory_named(recipe: Recipe) -> Iterator[None]:
+    """Turn a want of memory, of a GPU or this machine, into one line that names what can be made smaller."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not isinstance(error, MemoryError) and not lacks_memory(str(error)):
+            raise
+        raise DatasetError(no_memory(recipe)) from None
+
+
+def lacks_memory(message: str) -> bool:
+    return any(words in message.lower() for words in NO_MEMORY)
+
+
+def no_memory(recipe: Recipe) -> str:
+    asked = "what fits (-1)" if recipe.batch == -1 else recipe.batch
+    return f"--batch {asked}, --imgsz {recipe.imgsz}: out of memory; name a smaller --batch or a smaller --imgsz"
+
+
 def train(
     model: Any,
     data: Path,
@@ -109,12 +172,16 @@ def train(
     model.add_callback("on_train_start", lambda trainer: torch.set_num_threads(each))  # it trains on cores - 1
     model.add_callback("on_train_start", check_all_read)
     model.add_callback("on_train_start", suit_cpu)
+    model.add_callback("on_train_start", suit_gpu)
+    if recipe.batch == -1:
+        model.add_callback("on_pretrain_routine_start", count_found_batch)
     folder = run.folder.absolute() / name
-    overrides = {"resume": True, "save_dir": str(folder)} if resume else recipe.overrides()
+    amp = precision(select_device(device, verbose=False))
+    overrides = {"resume": True, "save_dir": str(folder)} if resume else recipe.overrides() | {"amp": amp}
     log = folder.with_suffix(".log")
     with (
         nullcontext() if several else epochs_shown(model, recipe.epochs),
-        printed_into(log, several),
+        printed_into(log, several, recipe),
         interrupted_between_batches(model, several),
     ):
         model.train(
@@ -142,7 +209,7 @@ def epochs_shown(model: Any, epochs: int) -> Iterator[None]:
 
 
 @contextmanager
-def printed_into(log_file: Path, by_children: bool) -> Iterator[None]:
+def printed_into(log_file: Path, by_children: bool, recipe: Recipe) -> Iterator[None]:
     """Let what ultralytics prints go into a file, and what the processes that it starts for several GPUs print.
 
     Raises DatasetError where these fail.
@@ -153,12 +220,15 @@ def printed_into(log_file: Path, by_children: bool) -> Iterator[None]:
         if not by_children:
             yield
             return
-        kept = [os.dup(stream) for stream in (1, 2)]
+        kept, before = [os.dup(stream) for stream in (1, 2)], log_file.stat().st_size
         try:
             for stream in (1, 2):
                 os.dup2(log.fileno(), stream)
             yield
         except subprocess.CalledProcessError:
+            printed = log_file.read_bytes()[before:].decode("utf-8", "replace")
+            if lacks_memory(printed):
+                raise DatasetError(f"{no_memory(recipe)} ({log_file})") from None
             raise DatasetError(f"{log_file}: a training process failed; the end of this file tells why") from None
         finally:
             for stream, copy in zip((1, 2), kept, strict=True):
@@ -198,6 +268,28 @@ def suit_cpu(trainer: Any) -> None:
         return tree_map_only(torch.Tensor, torch.Tensor.float, answer)
 
     network.predict = predict  # the copy of the network that is averaged and saved was made before
+
+
+def suit_gpu(trainer: Any) -> None:
+    """Mixed precision on a GPU: bfloat16, or float16 with scaled losses where it has none; on other devices, none.
+
+    Here, and not by ``amp`` alone, so that no checkpoint is fetched for ultralytics' check of float16, and a run that
+    is resumed on another kind of device suits that. ``args.amp`` goes into checkpoints.
+    """
+    trainer.args.amp = precision(trainer.device)
+    trainer.amp = trainer.device.type == "cuda"
+    trainer.scaler = torch.amp.GradScaler("cuda", enabled=trainer.amp and not trainer.args.amp)
+
+
+def count_found_batch(trainer: Any) -> None:
+    """Let the batch that ultralytics finds to fit the GPU be the nominal one too: no accumulation, no other decay."""
+    find = trainer.auto_batch
+
+    def auto_batch() -> int:
+        trainer.args.nbs = find()
+        return int(trainer.args.nbs)
+
+    trainer.auto_batch = auto_batch
 
 
 class Interrupt:
@@ -273,7 +365,9 @@ def _map50(trainer: Any) -> float:
 
 
 def facts_of(model: Any, checkpoint: Path | None) -> dict[str, Any]:
+    """What run.json tells of a model and of its checkpoint, whose training may have begun with a batch of -1."""
     return {
+        "batch_used": model.ckpt["train_args"]["batch"] if checkpoint else None,
         "weights_bytes": checkpoint and checkpoint.stat().st_size,
         "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
         "device": str(next(model.model.parameters()).device),

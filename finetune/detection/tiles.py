@@ -29,19 +29,29 @@ def on_whole_images(
     record = dataset.tiles
     assert record
     tiles = {dataset.image_ids[name]: tile for name, tile in record["tiles"].items() if name in dataset.image_ids}
-    starts: dict[str, dict[str, list[int]]] = {name: {"x": [], "y": []} for name in record["images"]}
-    for tile in record["tiles"].values():
+    return put_together(detections, tiles, record["images"], iou)
+
+
+def put_together(
+    detections: Iterable[Mapping[str, Any]],
+    tiles: Mapping[int, Mapping[str, Any]],
+    images: Mapping[str, Mapping[str, int]],
+    iou: float = 0.5,
+) -> list[dict[str, Any]]:
+    """The same for ``tiles`` by image id (image, x, y, width, height) of ``images`` by name (id, width, height)."""
+    starts: dict[str, dict[str, list[int]]] = {name: {"x": [], "y": []} for name in images}
+    for tile in tiles.values():
         for axis, values in starts[tile["image"]].items():
             values.append(tile[axis])
     moved = []
     for found in detections:
         tile = tiles[found["image_id"]]
         if not _is_cut(found["bbox"], tile, starts[tile["image"]]):
-            moved.append(_moved(found, tile, record["images"][tile["image"]]))
+            moved.append(_moved(found, tile, images[tile["image"]]))
     return _without_repetitions(moved, iou)
 
 
-def _is_cut(bbox: list[float], tile: dict[str, Any], starts: dict[str, list[int]]) -> bool:
+def _is_cut(bbox: list[float], tile: Mapping[str, Any], starts: dict[str, list[int]]) -> bool:
     """Does a box end at a side of its tile, inside of what the neighbour on that side sees as well?"""
     for axis, side in (("x", "width"), ("y", "height")):
         first = tile[axis] + bbox["xy".index(axis)]
@@ -56,7 +66,7 @@ def _is_cut(bbox: list[float], tile: dict[str, Any], starts: dict[str, list[int]
     return False
 
 
-def _moved(found: Mapping[str, Any], tile: dict[str, Any], image: dict[str, int]) -> dict[str, Any]:
+def _moved(found: Mapping[str, Any], tile: Mapping[str, Any], image: Mapping[str, int]) -> dict[str, Any]:
     x, y, width, height = found["bbox"]
     moved = {**found, "image_id": image["id"], "bbox": [x + tile["x"], y + tile["y"], width, height]}
     segmentation = found.get("segmentation")

@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import click
 from ultralytics.data import build_yolo_dataset
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import IterableSimpleNamespace
 
 from converters.cli.errors import DatasetError
 from finetune.detection import runs, runtime
-from finetune.detection.dataset_view import check_scale, size_of_whole, view_of
+from finetune.detection.dataset_view import can_crop, check_scale, size_of_whole, view_of
 from finetune.detection.evaluation import evaluate, report, spread
-from finetune.detection.recipe import FORMATS, LIGHT, SIZES, SUFFIXES, Recipe
+from finetune.detection.recipe import FORMATS, LIGHT, PRETRAINED, SIZES, STARTERS, SUFFIXES, Recipe, recipe_for
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset, check_apart, open_dataset, whole_images
 from finetune.runs.run_folder import Run, finished_run, told_to_resume, write_record
@@ -32,8 +33,8 @@ BEST = Path(STAGES[-1]) / runs.CHECKPOINTS / "best.pt"  # what a run leaves, in 
 class Request(runs.Request):
     """The request, apart from the recipe and the dataset; the fields are the command's options."""
 
+    arch: str
     task: str
-    crop: int
     pretrain: str | None
     pretrain_epochs: int | None
     synthetic_share: float | None
@@ -50,9 +51,9 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
     runtime.check_device(request.device)
     run, model = start(request, recipe, dataset, first)
     parts = [part for part in (first, dataset) if part]
-    size = size_of_whole(dataset, recipe.imgsz, request.crop)
+    size = size_of_whole(dataset, recipe.imgsz, recipe.crop)
     cpu = runtime.cpu_seconds()
-    with told_to_resume(run.folder, runs.has_last):
+    with told_to_resume(run.folder, runs.has_last), runtime.out_of_memory_named(recipe):
         best = train_in_turn(model, parts, request, recipe, run, size)
         cost = runs.cost_of(run.seconds, runtime.cpu_seconds() - cpu, request.resume)
         model = runtime.load_model(request.arch, best, request.task)
@@ -60,11 +61,13 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
         measured = evaluate(model, run, request.task, size, request.device, tiles=tiles)
     run.finish(
         model="YOLO",
+        start=run.settings["start"],
         random_weights=request.weights == RANDOM,
         weights_sha256=run.settings["weights_sha256"],
         pretrained_on=request.pretrain,
         synthetic_images=sum(len(part.synthetic_images) for part in parts),
         pretrain_synthetic_images=len(first.synthetic_images) if first else 0,
+        peak_gpu_memory_mb=runtime.peak_gpu_memory_mb(request.device),
         resumed=request.resume,
         **measured.pop("cost"),
         metrics=measured,
@@ -80,10 +83,10 @@ def check(request: Request, recipe: Recipe, dataset: Dataset, first: Dataset | N
     dataset.format(FORMATS[request.task])
     if request.arch == LIGHT.stem and request.task != "detect":
         raise DatasetError(f"--arch {request.arch}: finds boxes only; choose another for --task {request.task}")
-    if request.crop and (request.task != "detect" or dataset.tiles):
+    if recipe.crop and (request.task != "detect" or dataset.tiles):
         raise DatasetError("--crop: is for boxes on whole images; make tiles with the converter's --tile instead")
     runs.check_trainable(whole, recipe.batch, request.device)
-    if request.crop:
+    if recipe.crop:
         check_scale(whole)
     if first:
         first.format(FORMATS[request.task])
@@ -101,11 +104,16 @@ def start(request: Request, recipe: Recipe, dataset: Dataset, first: Dataset | N
     }
     if request.resume:
         return runs.continue_run(folder, whole, origin), None
-    checkpoint = runtime.find_checkpoint(request.weights, [f"{size}{SUFFIXES[request.task]}" for size in SIZES])
-    model = runtime.load_model(request.arch, checkpoint, request.task)
+    names = [f"{size}{SUFFIXES[request.task]}" for size in SIZES]
+    begun = runtime.find_start(request.weights, f"{names[0]}.pt", names, STARTERS.get(request.task))
+    model = runtime.load_model(request.arch, begun.file, request.task)
     runtime.check_freeze(model, recipe)
-    settings = request.settings() | {"weights_sha256": checkpoint and sha256(checkpoint)} | asdict(recipe) | origin
-    return runs.begin_run(folder, whole, settings, request.overwrite, checkpoint), model
+    seen = f"squares of {recipe.crop} px" if recipe.crop else "whole images"
+    known = {"start": begun.name, "weights_sha256": begun.file and sha256(begun.file)}
+    settings = request.settings() | known | asdict(recipe) | origin
+    run = runs.begin_run(folder, whole, settings, request.overwrite, begun.file)
+    click.echo(f"{dataset.name}: YOLO from {begun.shown(request.weights)}, {seen} at {recipe.imgsz} px", err=True)
+    return run, model
 
 
 def whole_image_trainer(imgsz: int) -> Callable[..., Any]:
@@ -140,14 +148,14 @@ def train_in_turn(
         else:
             model = runtime.load_model(request.arch, best, request.task) if best else model
             shutil.rmtree(data, ignore_errors=True)
-            view_of(dataset, request.task, recipe.background, data, request.crop)
+            view_of(dataset, request.task, recipe.background, data, recipe.crop)
         epochs = request.pretrain_epochs if name == "pretrain" and request.pretrain_epochs else recipe.epochs
         own = replace(recipe, epochs=epochs)
-        trainer = whole_image_trainer(size) if request.crop else None
+        trainer = whole_image_trainer(size) if recipe.crop else None
         best = runtime.train(
             model, data / "data.yaml", own, run, request.device, request.seed, name, trainer, state == "unfinished"
         )
-        if request.crop:
+        if recipe.crop:
             shutil.rmtree(data)  # many files, which can be cut again
     assert best is not None
     return best
@@ -166,10 +174,15 @@ def evaluate_again(folder: Path, dataset: Dataset, device: str) -> None:
 
 
 def train_datasets(
-    name: str, folds: int | None, request: Request, recipe: Recipe, given: set[str]
+    name: str, folds: int | None, request: Request, chosen: dict[str, Any], given: set[str]
 ) -> dict[str, dict[str, Any]]:
-    """Leave a run on the dataset or on each of its folds; return the measures by dataset."""
+    """Leave a run on the dataset or on each of its folds; return the measures by dataset.
+
+    ``chosen`` are the options of the recipe (None: not given), which the start and the images complete.
+    """
     datasets = [open_dataset(request.out, each, request.synthetic_share) for each in runs.fold_names(name, folds)]
+    random = request.weights == RANDOM
+    recipe = recipe_for(random, chosen, not random and can_crop(datasets[0], request.task, PRETRAINED.crop))
     return runs.train_on_each(datasets, request, recipe, given, train_and_evaluate, lambda record: record["metrics"])
 
 

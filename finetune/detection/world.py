@@ -13,10 +13,10 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.nn.tasks import WorldModel
 from ultralytics.utils.patches import torch_load
-from ultralytics.utils.torch_utils import unwrap_model
+from ultralytics.utils.torch_utils import intersect_dicts, unwrap_model
 
 from converters.cli.errors import DatasetError
-from finetune.detection.recipe import ARCHS
+from finetune.detection.recipe import ARCHS, WORLD_ARCHS
 from finetune.detection.runtime import read_checkpoint
 from finetune.detection.vocabulary import Prompts
 from finetune.runs.dataset import Dataset
@@ -46,16 +46,41 @@ class Words:
         return merged
 
 
-def load_world(arch: str, weights: Path | None, seed: int = 0) -> Any:
-    """A YOLO-World model from a checkpoint or, for None, of the named architecture with random weights."""
-    if weights is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return YOLOWorld(f"{arch}.yaml")
-    model = read_checkpoint(YOLOWorld, weights, f"{ARCHS[0]}.pt")
-    if not isinstance(model.model, WorldModel):
-        raise DatasetError(f"--weights {weights}: knows no words; name a YOLO-World checkpoint such as {ARCHS[0]}.pt")
+def load_world(arch: str | None, weights: Path | None, seed: int = 0) -> Any:
+    """A YOLO-World model from a checkpoint or, for None, of the named architecture with random weights.
+
+    With an ``arch`` and a plain YOLO's checkpoint: the architecture with all tensors that fit, the others random.
+    """
+    found = weights and read_checkpoint(YOLOWorld, weights, f"{ARCHS[0]}.pt")
+    if found and isinstance(found.model, WorldModel):
+        own = f"yolov8{found.model.yaml.get('scale')}-worldv2"
+        if arch and arch != own:
+            raise DatasetError(f"--arch {arch}: {weights} is a {own}; leave --arch out")
+        return found
+    if arch is None:
+        raise DatasetError(
+            f"--weights {weights}: knows no words; name a YOLO-World checkpoint such as {ARCHS[0]}.pt, or add the "
+            f"--arch to build on it: {', '.join(WORLD_ARCHS)}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = YOLOWorld(f"{arch}.yaml")
+    if found:
+        model.model.load_state_dict(fitting(found, model), strict=False)
     return model
+
+
+def fitting(plain: Any, model: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a plain YOLO whose name and shape a YOLO-World model has too, in single precision."""
+    return intersect_dicts(plain.model.float().state_dict(), model.model.state_dict())
+
+
+def shared_with(weights: Path, model: Any) -> int:
+    """How many tensors a model that ``load_world`` built on a plain YOLO has from it; raises DatasetError for none."""
+    count = len(fitting(YOLOWorld(str(weights)), model))
+    if not count:
+        raise DatasetError(f"--weights {weights}: no tensor fits --arch; name weights of a YOLOv8 of the same size")
+    return count
 
 
 def set_words(model: Any, classes: Sequence[str], vectors: NDArray[Any]) -> None:
@@ -84,8 +109,10 @@ def word_trainer(start: Any, classes: Sequence[str], vectors: NDArray[Any], tune
 
     class WordTrainer(WorldTrainer):
         def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
-            network = WorldModel(start.yaml["yaml_file"], ch=self.data["channels"], nc=len(classes), verbose=False)
+            # as wide as the start, whose class branch depends on its own number of classes in the smallest network
+            network = WorldModel(start.yaml["yaml_file"], self.data["channels"], start.yaml["nc"], verbose=False)
             network.load(start)
+            network.model[-1].nc = len(classes)
             network.txt_feats = torch.nn.Parameter(words.clone()) if tune_words else words.clone()
             return network
 

@@ -6,20 +6,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
+
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import table
 from finetune.detection import runs, runtime, vocabulary
 from finetune.detection.dataset_view import view_of
-from finetune.detection.evaluation import evaluate, shown, spread
-from finetune.detection.recipe import ARCHS, Recipe
-from finetune.detection.world import Words, hold_back, load_world, set_words, settle_learned, word_trainer
+from finetune.detection.evaluation import evaluate, shown, spread, start_of
+from finetune.detection.recipe import ARCHS, PLAIN, Recipe
+from finetune.detection.world import (
+    Words,
+    hold_back,
+    load_world,
+    set_words,
+    settle_learned,
+    shared_with,
+    word_trainer,
+)
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.run_folder import Run, finished_run, read_record, run_folder, told_to_resume, write_record
 
 SETS = {"zero-shot": "none", "tuned": "box", "prompt-tuned": "box"}  # and the labels that each needs
 MOST_CLASSES = 80  # ultralytics shows no more words than this in a training step
-PROMPT_LR = 1e-3  # few numbers, which may move far: a vector's components are about 0.04
 WORDS = "text_embeddings.npz"  # the vectors that a run was begun with, in its folder
 
 
@@ -32,6 +41,7 @@ class Request(runs.Request):
     text_weights: str
     text_embeddings: str | None
     keep_vocabulary: str | None
+    prompt_lr: float  # of the words' vectors, in prompt tuning
 
     def folder(self, dataset: Dataset) -> Path:
         usual = f"yolo-world-without-{self.keep_vocabulary}" if self.keep_vocabulary else "yolo-world"
@@ -74,9 +84,9 @@ def tune(name: str, load_start: Callable[[], Any], words: Words, request: Reques
     state = runtime.state_of(weights) if request.resume else "absent"
     if state != "ended":
         resume = state == "unfinished"
-        start = load_world("", weights / "last.pt") if resume else load_start()
+        start = load_world(None, weights / "last.pt") if resume else load_start()
         if tune_words:
-            recipe = replace(recipe, freeze=len(start.model.model), lr=PROMPT_LR)
+            recipe = replace(recipe, freeze=len(start.model.model), lr=request.prompt_lr)
             vectors = start.model.txt_feats[0].detach().numpy() if resume else vectors
         trainer = word_trainer(start.model, words.trained, vectors, tune_words)
         data = run.folder / "data" / "data.yaml"
@@ -91,7 +101,7 @@ def ask(
 ) -> dict[str, Any]:
     """Predict, save and measure one of the three sets; what is known of it, with its ``cost``."""
     best = None if name == "zero-shot" else run.folder / name / runs.CHECKPOINTS / "best.pt"
-    model, vectors = load_world("", best) if best else load_start(), words.vectors
+    model, vectors = load_world(None, best) if best else load_start(), words.vectors
     if name == "prompt-tuned":
         vectors = words.with_learned(model.model.txt_feats[0].numpy())
         vocabulary.write_vectors(run.folder / f"{name}.npz", words.classes, vectors)
@@ -130,11 +140,11 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
     dataset.format("yolo")
     runs.check_trainable(dataset, recipe.batch, request.device)
     runtime.check_device(request.device)
-    checkpoint = runtime.find_checkpoint(request.weights, ARCHS)
-    run, words = start(request, recipe, dataset, checkpoint)
-    load_start = partial(load_world, request.arch, checkpoint, request.seed)  # afresh, as training changes a model
+    begun = find_start(request.weights)
+    run, words = start(request, recipe, dataset, begun)
+    load_start = partial(load_world, request.arch, begun.file, request.seed)  # afresh, as training changes a model
     results: dict[str, dict[str, Any]] = {}
-    with told_to_resume(run.folder, runs.has_last):
+    with told_to_resume(run.folder, runs.has_last), runtime.out_of_memory_named(recipe):
         for name in SETS:
             cost: dict[str, float | None] = {"train_seconds": 0.0, "train_cpu_seconds": 0.0}
             if name != "zero-shot":
@@ -144,10 +154,12 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
             results[name] = ask(name, load_start, words, run, request.device, cost)
     run.finish(
         model="YOLO-World",
-        random_weights=checkpoint is None,
+        start=begun.name,
+        random_weights=begun.file is None,
         random_text_weights=is_random(words),
         weights_sha256=run.settings["weights_sha256"],
         text_model=words.source,
+        peak_gpu_memory_mb=runtime.peak_gpu_memory_mb(request.device),
         resumed=request.resume,
         sets=results,
         **results["tuned"],
@@ -167,9 +179,14 @@ def measures_in(record: dict[str, Any]) -> dict[str, Any]:
     return {name: found["metrics"] for name, found in record["sets"].items()}
 
 
-def start(request: Request, recipe: Recipe, dataset: Dataset, checkpoint: Path | None) -> tuple[Run, Words]:
+def find_start(wanted: str | None) -> runtime.Start:
+    names = [*ARCHS, *PLAIN]
+    return runtime.find_start(wanted, f"{ARCHS[0]}.pt", names, starter=None)
+
+
+def start(request: Request, recipe: Recipe, dataset: Dataset, begun: runtime.Start) -> tuple[Run, Words]:
     """The run, begun or continued with, and its words; raises DatasetError for what cannot be trained."""
-    folder = request.folder(dataset)
+    folder, checkpoint = request.folder(dataset), begun.file
     origin = {
         "split_sha256": dataset.split["sha256"],
         "label_settings": dataset.label_settings,
@@ -179,10 +196,14 @@ def start(request: Request, recipe: Recipe, dataset: Dataset, checkpoint: Path |
         run = runs.continue_run(folder, dataset, origin)
         return run, words_of(run)
     words = find_words(request, dataset)
-    runtime.check_freeze(load_world(request.arch, checkpoint, request.seed), recipe)  # refused before a run is begun
-    settings = request.settings() | asdict(recipe) | {"prompt_lr": PROMPT_LR}
+    model = load_world(request.arch, checkpoint, request.seed)
+    runtime.check_freeze(model, recipe)  # refused before a run is begun
+    count = shared_with(checkpoint, model) if checkpoint and request.arch else None
+    settings = request.settings() | asdict(recipe) | {"start": begun.name, "tensors_from_start": count}
     settings |= {"words": words.prompts, "text_model": words.source} | origin
     run = runs.begin_run(folder, dataset, settings, request.overwrite, checkpoint, request.text_embeddings)
+    fit = f", {count} of {len(model.model.state_dict())} tensors from there" if count else ""
+    click.echo(f"{dataset.name}: YOLO-World from {begun.shown(request.weights)}{fit}", err=True)
     data = view_of(dataset, "detect", recipe.background, folder / "data")
     if words.kept:
         hold_back(data, dataset, words.kept)
@@ -198,7 +219,7 @@ def evaluate_again(folder: Path, dataset: Dataset, device: str, weights: Path | 
     needed = [Path(name) / runs.CHECKPOINTS / "best.pt" for name in SETS if name != "zero-shot"]
     record = finished_run(folder, dataset, needed)
     run, settings = Run(folder, dataset, record["settings"]), record["settings"]
-    words, checkpoint = words_of(run), runtime.find_checkpoint(str(weights or settings["weights"]), ARCHS)
+    words, checkpoint = words_of(run), find_start(str(weights) if weights else settings["weights"]).file
     if checkpoint and sha256(checkpoint) != record["weights_sha256"]:
         raise DatasetError(f"{folder}: did not start from {checkpoint} as it is now; name that file with --weights")
     for name, found in record["sets"].items():
@@ -212,7 +233,7 @@ def report(folder: Path) -> str:
     """A run and its measures on test as text for the terminal."""
     record = read_record(folder)
     settings = record["settings"]
-    begun = "random weights" if record["random_weights"] else settings["weights"]
+    begun = start_of(record)
     text = f"text from {settings['text_embeddings'] or settings['text_weights']}"
     seconds = [found["train_seconds"] for found in record["sets"].values()]
     trained = "resumed" if None in seconds else f"{sum(seconds):.0f} s of training"

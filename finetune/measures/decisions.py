@@ -12,7 +12,8 @@ from scipy import special
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score, roc_auc_score
 
-from finetune.measures.bootstrap import interval, over_seeds, resample
+from finetune.measures.bootstrap import resample
+from finetune.measures.intervals import Sampled, mean_interval
 
 Array = NDArray[Any]
 RATIOS = np.geomspace(0.1, 10, 21)  # of a class's threshold to the others'
@@ -85,11 +86,12 @@ def defect_auroc(labels: Array, probabilities: Array) -> float:
 
 
 def f1_interval(labels: Array, decisions: Sequence[Array], seed: int = 0) -> tuple[float, float]:
-    """95 % interval of macro-F1, averaged over S trainings, from resampled images (within classes) and trainings."""
+    """95 % interval of macro-F1, averaged over S trainings, for other images (resampled in classes) and trainings."""
     generator = np.random.default_rng(seed)
     weights = resample(list(labels), range(len(labels)), RESAMPLES, generator)
-    values = over_seeds(np.stack([_weighted_f1(labels, found, weights) for found in decisions]), generator)
-    return interval(values) or (float("nan"), float("nan"))
+    weights = np.concatenate([np.ones((1, len(labels))), weights])
+    values = np.stack([_weighted_f1(labels, found, weights) for found in decisions])
+    return mean_interval(Sampled(values[:, 0], values[:, 1:])) or (float("nan"), float("nan"))
 
 
 def _weighted_f1(labels: Array, decisions: Array, weights: Array) -> Array:

@@ -74,6 +74,7 @@ def decisions(true: Floats, false: Floats, missed: Floats, passed: Floats) -> di
     return {
         "f1": divided(2 * true, 2 * true + false + missed),
         "balanced_accuracy": (recall + specificity) / 2,
+        "recall": recall,
         "false_alarms": 100 * divided(false, false + passed),
     }
 

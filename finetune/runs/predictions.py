@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,6 @@ from finetune.runs.records import Result, SetRecord
 
 RESULTS_FORMAT = "COCO's results format is needed: whole numbers as ids, scores in 0..1, boxes of x, y, width, height"
 
-BEYOND = 0.05  # of the image's side: a box that ends farther outside is no slip of a detector
-
 
 def image_scores(
     names: Iterable[str], ids: Mapping[str, int], classes: int, detections: Iterable[Mapping[str, Any]]
@@ -34,6 +32,26 @@ def image_scores(
         for column in (0, found["category_id"]):
             scores[column] = max(scores[column], found["score"])
     return {name: by_id[ids[name]] for name in names}
+
+
+def box_fault(boxes: Sequence[tuple[Any, ...]], images: Iterable[Mapping[str, Any]]) -> str:
+    """What gives boxes (image_id, then four numbers) away as none of x, y, width, height in pixels; else nothing.
+
+    Corners are what reaches far out of an image as x + width does, and fits every image as x2; other boxes may reach
+    out a little. Corners that all lie in the upper left can't be told.
+    """
+    sides = {image["id"]: (image["width"], image["height"]) for image in images}
+    if wrong := [box for box in boxes if min(box[3:]) < 0]:
+        return f"a box of image_id {wrong[0][0]} has a width or height below 0"
+    if 0 < max(max(box[1:]) for box in boxes) <= 1:
+        return "its boxes are fractions, from 0 to 1"
+    limits = [[side * 1.01 + 2 for side in sides[box[0]]] for box in boxes]
+    pairs = [(box, limit) for box, limit in zip(boxes, limits, strict=True)]
+    outside = [box for box, (right, low) in pairs if box[1] + box[3] > right or box[2] + box[4] > low]
+    corners = all(x < x2 <= right and y < y2 <= low for (_, x, y, x2, y2), (right, low) in pairs)
+    if outside and corners:
+        return f"its boxes look like corners, x1, y1, x2, y2 (that of image_id {outside[0][0]} would leave the image)"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -80,27 +98,10 @@ class PredictionSet:
                     f"{path}: category_id {entry['category_id']} is none of 1 to {len(dataset.classes)} "
                     f"({', '.join(dataset.classes)})"
                 )
-        self._check_boxes(path, dataset, part, [entry for entry in found if "segmentation" not in entry])
+        boxes = [(entry["image_id"], *entry["bbox"]) for entry in found if "bbox" in entry]
+        if boxes and (fault := box_fault(boxes, dataset.ground_truth(part)["images"])):
+            raise DatasetError(f"{path}: {fault}: {RESULTS_FORMAT}, in pixels")
         return [entry for entry in found if entry["category_id"] <= len(dataset.classes)]
-
-    def _check_boxes(self, path: Path, dataset: Dataset, part: str, entries: list[dict[str, Any]]) -> None:
-        """Raise DatasetError for boxes that are not x, y, width, height in pixels of the image; slips are let pass."""
-        if not entries:
-            return
-        boxes = np.array([entry["bbox"] for entry in entries], float)
-        sizes = {entry["id"]: (entry["width"], entry["height"]) for entry in dataset.ground_truth(part)["images"]}
-        ends, sides = boxes[:, :2] + boxes[:, 2:], np.array([sizes[entry["image_id"]] for entry in entries])
-        leaves = (ends > sides * (1 + BEYOND)).any(1)
-        why = None
-        if (boxes[:, 2:] < 0).any():
-            first = entries[int((boxes[:, 2:] < 0).any(1).argmax())]
-            why = f"image_id {first['image_id']} has a box of negative width or height, {first['bbox']}"
-        elif (np.abs(boxes) <= 1).all() and boxes.any():
-            why = "all boxes lie in 0..1, as shares of the image"
-        elif leaves.mean() > 0.5 or (leaves.any() and (boxes[:, 2:] > boxes[:, :2]).all()):
-            why = f"{leaves.sum()} of {len(boxes)} boxes leave their image, as x, y, x, y would"
-        if why:
-            raise DatasetError(f"{path}: {why}: x, y, width, height in pixels are needed, as in COCO's results format")
 
     def scores(self, dataset: Dataset, part: str) -> dict[str, list[float]] | None:
         """Image name -> its defect score and one a class (NaN where the model tells no classes); None without file."""

@@ -31,6 +31,7 @@ class RunRecord(TypedDict, total=False):
     settings: dict[str, Any]
     versions: dict[str, str]
     commit: str | None
+    start: str  # `random`, `published NAME`, `embedded` or `installed` ones, or `file` and the SHA-256's beginning
     random_weights: bool
     weights_sha256: str | None
     synthetic_images: int
@@ -59,6 +60,8 @@ class SetRecord(TypedDict, total=False):
     classes: bool
     heatmap: str
     heatmap_middle: float
+    score_middle: float  # the distance that normality scores 0.5
+    level: float  # of SAM's maps, 0..1
     box_threshold: float | None
     cells: float
     gpu_peak_memory_mb: float | None

@@ -64,12 +64,14 @@ class Truth:
 
     @cached_property
     def groups(self) -> list[str]:
-        """A name for each image that byte-identical ones share, and the tiles of one image."""
+        """A name for each image that byte-identical ones share, those of one group, and the tiles of one image."""
         first = {
             key.replace("/", "__"): group[0].replace("/", "__")
             for group in self.dataset.card.get("duplicates", ())
             for key in group
         }
+        groups = self.dataset.split.get("groups", {})
+        first |= {key.replace("/", "__"): f"group/{group}" for key, group in groups.items()}
         tiles = self.dataset.tiles
         whole = [tiles["tiles"][name]["image"] if tiles else name for name in self.names]
         return [first.get(name, name) for name in whole]

@@ -147,26 +147,24 @@ class Map:
 
 
 @torch.no_grad()
-def token_map(segmenter: Segmenter, source: Source, image: MarkedImage) -> Map:
+def token_map(segmenter: Segmenter, embedding: torch.Tensor, size: tuple[int, int]) -> Map:
     """The learned tokens' map: the chance of any defect, and with it the likeliest class, pixel by pixel."""
-    size = image.size()
-    low, _ = token_answers(segmenter, source([(image, 0)]))
+    low, _ = token_answers(segmenter, embedding)
     chances = torch.stack([enlarged(segmenter.sam, one[None], size)[0, 0].sigmoid() for one in low]).cpu().numpy()
     scores = [float(value) for value in chances.max((1, 2))]
     kinds = chances[1:].argmax(0).astype(np.uint16)
     return Map(np.round(chances[0] * TOP).astype(np.uint16), None, scores, [], kinds)
 
 
-def boxes_map(segmenter: Segmenter, source: Source, image: MarkedImage, image_id: int, boxes: Boxes) -> Map:
+def boxes_map(segmenter: Segmenter, embedding: torch.Tensor, size: tuple[int, int], image_id: int, boxes: Boxes) -> Map:
     """Another model's boxes of the image as prompts: masks with the boxes' scores and classes."""
-    size = image.size()
     heat, baseline = (np.zeros(size, np.float32) for _ in range(2))
     surest = sorted(boxes.get(image_id, []), key=lambda entry: -entry["score"])[:MOST_BOXES]
     corners = [(x, y, x + w, y + h) for x, y, w, h in (entry["bbox"] for entry in surest)]
     prompts = [Prompt(box=np.array(box, np.float32)) for box in corners]
     found = []
     if prompts:
-        answers = answer(segmenter, source([(image, 0)]), prompts, size)
+        answers = answer(segmenter, embedding, prompts, size)
         for entry, box, (logits, _) in zip(surest, corners, answers, strict=True):
             np.maximum(heat, entry["score"] / (1 + np.exp(-logits.clip(-30, 30))), out=heat)
             np.maximum(baseline, entry["score"] * filled(box, size), out=baseline)

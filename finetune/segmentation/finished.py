@@ -6,17 +6,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from converters.cli.errors import DatasetError
+from finetune.measures.masks import TOP
+from finetune.runs.answers import Answer, Predictor, detections_scores, image_threshold, known_about
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset
+from finetune.runs.predictions import PredictionSet
 from finetune.runs.run_folder import Run, finished_run, write_record
 from finetune.segmentation.embedding_sources import encode
-from finetune.segmentation.evaluation import Row, boxes_sha256, draw_worst
-from finetune.segmentation.models import export, load_tuned
+from finetune.segmentation.evaluation import AUTO, Row, boxes_map, boxes_sha256, components, draw_worst, token_map
+from finetune.segmentation.models import export, framed, load_tuned
 from finetune.segmentation.report import compare_rows, evaluate, prompt_cost
 from finetune.segmentation.settings import MOBILE, Request
 from finetune.segmentation.setup import Job, make_job, source_of
 from finetune.segmentation.steps import Source
+from finetune.training.processes import prepare_device
 
 TUNED = "tuned.pt"
 
@@ -80,3 +88,43 @@ def measure_tuned(job: Job, run: Run, source: Source, before: dict[str, list[Row
         "device": job.device,
         "metrics": compare_rows(run.dataset, before, after),
     }
+
+
+def predictor(
+    folder: Path, dataset: Dataset, device: str, weights: Path | None = None, boxes: Predictor | None = None
+) -> Predictor:
+    """The finished run in ``folder``, ready for new images, with another run's ``boxes`` as prompts or, for None, with
+    the tokens that it learned with --auto.
+
+    Raises DatasetError for a run without such tokens and no boxes, or boxes of other classes.
+    """
+    record = finished_run(folder, dataset, [TUNED])
+    job_device = prepare_device(device)
+    segmenter = load_tuned(folder / TUNED, weights).to(job_device)
+    if boxes is None and segmenter.tokens is None:
+        raise DatasetError(f"{folder}: was trained without --auto and needs prompts: add --boxes RUN, a run of yolo.py")
+    if boxes and boxes.classes != dataset.classes:
+        raise DatasetError(f"--boxes: knows other classes ({', '.join(boxes.classes)}) than {folder}")
+    cached, classes = request_of(record["settings"]).recipe().frozen, len(dataset.classes)
+    source = PredictionSet(folder / "predictions" / AUTO)
+    level = 0 if boxes else round(known_about(source, "level")[0] * TOP)
+
+    @torch.no_grad()
+    def look(image: NDArray[np.uint8]) -> Answer:
+        embedding = segmenter.sam.image_encoder(framed(segmenter.sam, image)[None])
+        if cached:
+            embedding = embedding.half().float()  # as the cache keeps it, so that answers are the same
+        size = (image.shape[0], image.shape[1])
+        if boxes:
+            prompts = [{"image_id": 0, **found} for found in boxes.look(image).detections]
+            answer = boxes_map(segmenter, embedding, size, 0, {0: prompts})
+            found = answer.detections
+        else:
+            answer = token_map(segmenter, embedding, size)
+            assert answer.kinds is not None
+            found = components(answer.heat, answer.kinds, level, 0)
+        found = [{key: value for key, value in entry.items() if key != "image_id"} for entry in found]
+        return Answer(answer.scores or detections_scores(found, classes), found, (answer.heat / TOP).astype(np.float32))
+
+    threshold = boxes.threshold if boxes else image_threshold(source, dataset)
+    return Predictor(look, dataset.classes, threshold, least=threshold if boxes else 0.0)

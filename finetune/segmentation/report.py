@@ -58,7 +58,7 @@ def judge_of(segmenter: Segmenter, source: Source, val: Sequence[MarkedImage]) -
         score = float(np.mean([row.measures["iou"] for row in rows]))
         if segmenter.tokens is None:
             return score
-        heats = ((image.mask(), token_map(segmenter, source, image).heat) for image in marked)
+        heats = ((image.mask(), token_map(segmenter, source([(image, 0)]), image.size()).heat) for image in marked)
         dices = [overlap((heat > TOP // 2).astype(np.uint8), mask)["dice"] for mask, heat in heats]
         return (score + float(np.mean(dices))) / 2
 
@@ -82,9 +82,11 @@ def evaluate(
     rows = {kind: ask_person(segmenter, source, parts, dataset, kind, run) for kind in ORACLES}
     makers: dict[str, Callable[[Source, MarkedImage], Map]] = {}
     if segmenter.tokens is not None and run:
-        makers[AUTO] = lambda source, image: token_map(segmenter, source, image)
+        makers[AUTO] = lambda source, image: token_map(segmenter, source([(image, 0)]), image.size())
     if boxes is not None:
-        makers[BOXES] = lambda source, image: boxes_map(segmenter, source, image, dataset.image_ids[image.name], boxes)
+        makers[BOXES] = lambda source, image: boxes_map(
+            segmenter, source([(image, 0)]), image.size(), dataset.image_ids[image.name], boxes
+        )
     for kind, make in makers.items():
         rows[kind], level = measure_maps(partial(make, source), parts, kind, run)
         if run:

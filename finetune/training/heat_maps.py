@@ -1,6 +1,6 @@
 """Boxes from heat maps, and whether the peak of a map hits the defect."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,23 @@ def detections(
     dataset: Dataset, images: Images, maps: Sequence[Map], classes: Sequence[int], level: float, middle: float
 ) -> list[dict[str, Any]]:
     """COCO results from maps, at full image size, scored by peak / (peak + middle); ``classes`` are N, from 1."""
-    found = []
-    for name, (width, height), heat, category in zip(images.names, images.sizes, maps, classes, strict=True):
-        fx, fy = width / heat.shape[1], height / heat.shape[0]
-        for region, peak in regions_above(heat, level):
-            x, y, w, h = region.box
-            found.append(
-                {
-                    "image_id": dataset.image_ids[name],
-                    "category_id": int(category),
-                    "bbox": [round(v, 2) for v in (x * fx, y * fy, w * fx, h * fy)],
-                    "score": round(peak / (peak + middle), 5),
-                }
-            )
-    return found
+    return [
+        {"image_id": dataset.image_ids[name], **found}
+        for name, size, heat, category in zip(images.names, images.sizes, maps, classes, strict=True)
+        for found in boxes_of(heat, size, int(category), level, middle)
+    ]
+
+
+def boxes_of(heat: Map, size: tuple[int, int], category: int, level: float, middle: float) -> Iterator[dict[str, Any]]:
+    """COCO results without an image's id from its map, at its full ``size`` (width, height)."""
+    fx, fy = size[0] / heat.shape[1], size[1] / heat.shape[0]
+    for region, peak in regions_above(heat, level):
+        x, y, w, h = region.box
+        yield {
+            "category_id": category,
+            "bbox": [round(v, 2) for v in (x * fx, y * fy, w * fx, h * fy)],
+            "score": round(peak / (peak + middle), 5),
+        }
 
 
 def level_from_val(maps: Sequence[Map], labels: NDArray[Any]) -> float:
@@ -50,10 +53,12 @@ def level_from_val(maps: Sequence[Map], labels: NDArray[Any]) -> float:
 
 def to_full_size(images: Images, maps: Sequence[Map]) -> Mapping[str, Map]:
     """Image name -> map at the size of the image file."""
-    return {
-        name: np.asarray(cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR), np.float32)
-        for name, size, heat in zip(images.names, images.sizes, maps, strict=True)
-    }
+    return {name: full_size(heat, size) for name, size, heat in zip(images.names, images.sizes, maps, strict=True)}
+
+
+def full_size(heat: Map, size: tuple[int, int]) -> Map:
+    """A map at the ``size`` (width, height) of its image."""
+    return np.asarray(cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def pointing_game(dataset: Dataset, part: str, images: Images, maps: Sequence[Map]) -> dict[str, float]:

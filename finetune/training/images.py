@@ -48,23 +48,29 @@ def load_images(dataset: Dataset, part: str, imgsz: int) -> Images:
     sizes = []
     with progress(labels, len(labels), f"reading {part}") as names:
         for index, name in enumerate(names):
-            pixels[index], size = _square(dataset, part, name, imgsz)
-            sizes.append(size)
+            image = read_image(dataset.image_file(part, name), cv2.IMREAD_COLOR_RGB)
+            sizes.append((image.shape[1], image.shape[0]))
+            pixels[index] = to_square(image, imgsz)
     classes = [0 if label is None else label + 1 for label in labels.values()]
     return Images(list(labels), torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(classes), sizes)
 
 
+def to_square(image: NDArray[np.uint8], imgsz: int) -> NDArray[np.uint8]:
+    """An image, H x W x 3, as ``imgsz`` x ``imgsz`` x 3."""
+    shrinks = min(image.shape[:2]) > imgsz
+    resized = cv2.resize(image, (imgsz, imgsz), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def one_image(image: NDArray[np.uint8], imgsz: int) -> Tensor:
+    """An image, H x W x 3, RGB, as a batch of one like ``Images.pixels``: 1 x 3 x S x S, uint8."""
+    return torch.from_numpy(to_square(image, imgsz)).permute(2, 0, 1).contiguous()[None]
+
+
 def load_image(dataset: Dataset, part: str, name: str, imgsz: int) -> Images:
     """One image of a part as ``load_images`` has it, but without its label: it counts as good."""
-    pixels, size = _square(dataset, part, name, imgsz)
-    return Images([name], torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(), torch.zeros(1).long(), [size])
-
-
-def _square(dataset: Dataset, part: str, name: str, imgsz: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """An image as S x S x 3, RGB, and the width and height of its file."""
     image = read_image(dataset.image_file(part, name), cv2.IMREAD_COLOR_RGB)
-    way = cv2.INTER_AREA if min(image.shape[:2]) > imgsz else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (imgsz, imgsz), interpolation=way)), (image.shape[1], image.shape[0])
+    return Images([name], one_image(image, imgsz), torch.zeros(1).long(), [(image.shape[1], image.shape[0])])
 
 
 def normalise(pixels: Tensor, arch: str) -> Tensor:

@@ -1,0 +1,110 @@
+"""Records of measurements, and README's table of results drawn from them.
+
+    python benchmarks/results.py RUN...      # write docs/measurements/results/*.json of finished runs, no image in them
+    python benchmarks/results.py             # draw README's table from all records (`make results`)
+
+A record holds what must be known of a figure: command, commit, start, dataset and split, seed, scores, CPU seconds.
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import click
+
+from converters.cli.command import command
+from converters.cli.options import FOLDER, out_option
+from converters.cli.terminal import to_json
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "docs/measurements/results"
+BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
+KEPT = (
+    "command",
+    "commit",
+    "start",
+    "dataset",
+    "split_sha256",
+    "model",
+    "device",
+    "train_seconds",
+    "train_cpu_seconds",
+)
+SHOWN = {  # measure -> its name in the table; a model shows those that it has
+    "map50": "mAP50",
+    "map": "mAP50-95",
+    "macro_f1": "macro-F1",
+    "auroc": "image AUROC",
+    "pixel_ap": "pixel AP",
+    "aupro_0.3": "AUPRO",
+    "iou": "IoU",
+    "pointing": "pointing",
+}
+
+
+def record_of(run: Path, out: Path) -> dict[str, Any]:
+    """What run.json and the saved predictions say of test, as `compare` measures it."""
+    from finetune.comparison.evidence import gather, plain
+    from finetune.runs.dataset import open_dataset
+    from finetune.runs.predictions import PredictionSet
+    from finetune.runs.run_folder import read_record, read_run
+
+    dataset = open_dataset(out, read_record(run)["dataset"])
+    record = read_run(run, dataset)
+    sets = sorted(path for path in (run / "predictions").iterdir() if path.is_dir())
+    measured = {path.name: plain([gather(PredictionSet(path), dataset)]) for path in sets}
+    return {
+        "schema": 1,
+        **{key: record.get(key) for key in KEPT},
+        "seed": record["settings"]["seed"],
+        "test": {name: {key: round(value, 4) for key, value in values.items()} for name, values in measured.items()},
+        "trainer": record["metrics"].get("test", {}),
+    }
+
+
+def rows(records: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Data, model with its start, figures, and CPU time: means over the seeds and folds of one model."""
+    alike = defaultdict(list)
+    for record in records:
+        for name, scores in record["test"].items():
+            alike[record["dataset"].partition("@kfold")[0], record["model"], record["start"], name].append(
+                (record, {**record["trainer"], **scores})
+            )
+    found = []
+    for (dataset, model, start, name), members in sorted(alike.items()):
+        scores = [scores for _, scores in members]
+        known = [key for key in SHOWN if all(isinstance(one.get(key), float) for one in scores)]
+        figures = ", ".join(f"{SHOWN[key]} {fmean(one[key] for one in scores):.2f}" for key in known)
+        seconds = [record.get("train_cpu_seconds") or record.get("train_seconds") for record, _ in members]
+        cost = f"{fmean(seconds) / 60:.0f} min" if all(seconds) else "-"
+        what = model if name in ("tuned", "") else f"{model}, {name}"
+        found.append((dataset, f"{what}, from {start}", figures, f"{len(members)} x {cost}"))
+    return found
+
+
+@command()
+@click.argument("runs", nargs=-1, type=FOLDER)
+@out_option
+def main(runs: tuple[Path, ...], out: Path) -> None:
+    """Write the records of finished RUNS; without any, draw README's table of results."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for run in runs:
+        record = record_of(run, out)
+        path = RESULTS / f"{record['dataset']}-{run.parent.name}-{run.name}.json".replace("/", "_")
+        path.write_text(to_json(record), "utf-8")
+        click.echo(path)
+    if runs:
+        return
+    records = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    table = ["| data | model and its start | on test | runs x training time |", "|---|---|---|---|"]
+    table += [f"| {' | '.join(row)} |" for row in rows([record for record in records if "trainer" in record])]
+    readme = REPOSITORY / "README.md"
+    before, _, rest = readme.read_text("utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(before + BEGIN + "\n".join(table) + "\n" + END + after, "utf-8")
+
+
+if __name__ == "__main__":
+    main(prog_name="python benchmarks/results.py")
