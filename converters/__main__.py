@@ -1,12 +1,11 @@
 """``python -m converters COMMAND``: every converter under one name, and ``all`` formats in one pass."""
 
-from importlib import import_module
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import click
 
-from converters.cli.command import OneLineErrors, command
-from converters.cli.errors import DatasetError
+from converters.cli.command import Commands, command
 from converters.datasets.options import conversion_options, formats_option, simplify_option
 
 COMMANDS = (
@@ -26,19 +25,13 @@ COMMANDS = (
 )
 
 
-class Commands(OneLineErrors, click.Group):
-    """Imports a command's module when it is called, so that ``--help`` comes at once."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command:
-        if name not in COMMANDS:
-            raise DatasetError(f"no such command {name!r}; there are {', '.join(COMMANDS)}")
-        return convert_all if name == "all" else import_module(f"converters.{name}").main
+class Converters(Commands):
+    modules: ClassVar[Mapping[str, str]] = {name: f"converters.{name}" for name in COMMANDS} | {
+        "all": "converters.__main__:convert_all"
+    }
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Converters, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Masks become YOLO, COCO, PNG-mask and VOC datasets on one recorded split."""
 

@@ -2,13 +2,15 @@
 
 import csv
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import REPOSITORY
 
-from finetune import predict
+from finetune import export, predict
 from finetune.comparison.evidence import gather
 from finetune.measures.heat_levels import to_values
 from finetune.runs.dataset import open_dataset
@@ -57,11 +59,28 @@ def check_same_as_saved(run: Path, out: Path, to: Path, set_name: str = "tuned",
     assert page.count("<li>") >= len(names) and "http" not in page
 
 
-def check_heat(look, run: Path, dataset, name: str) -> None:
+def check_heat(look, run: Path, dataset, name: str, set_name: str = "tuned") -> None:
     """A predictor's heat map of an image of test is the saved one."""
     from finetune.prediction.image_files import read_pixels
 
-    saved = PredictionSet(run / "predictions" / "tuned")
+    saved = PredictionSet(run / "predictions" / set_name)
     before = to_values(saved.heatmap("test", name), saved.about["heatmap_middle"])
     heat = look(read_pixels(dataset.image_file("test", name), 10**8)).heat
     assert heat is not None and np.allclose(heat, before, rtol=2e-3, atol=1e-4)
+
+
+def check_export(run: Path, out: Path, file: Path) -> None:
+    """Exported, checked, and judged by the example for line PCs: the saved scores within 2e-3, and the heat map."""
+    exported = CliRunner().invoke(export.main, [str(run), "--out", str(out), "--to", str(file), "--check"])
+    assert exported.exit_code == 0, (exported.output, exported.exception)
+    assert "largest difference" in exported.output and "no verdict flips" in exported.output
+    dataset, saved = open_dataset(out, "tile"), PredictionSet(run / "predictions" / "tuned")
+    space = runpy.run_path(str(REPOSITORY / "docs" / "examples" / "line_pc.py"))
+    model, scores, threshold = space["load"](str(file)), saved.scores(dataset, "test"), gather(saved, dataset).threshold
+    assert scores is not None
+    for name in dataset.images("test"):
+        defective, score, _, heat = space["judge"](model, dataset.image_file("test", name))
+        assert score == pytest.approx(scores[name][0], abs=2e-3) and defective == (scores[name][0] >= threshold)
+        if heat is not None:
+            before = to_values(saved.heatmap("test", name), saved.about["heatmap_middle"])
+            assert np.allclose(heat, before, rtol=0.01, atol=0.01 * before.max())

@@ -19,7 +19,7 @@ from sklearn import metrics
 pytest.importorskip("torchcam")
 
 import torch
-from predicted import check_heat, check_same_as_saved
+from predicted import check_export, check_heat, check_same_as_saved
 
 from finetune import classifier
 from finetune.classification import ladder, training
@@ -798,3 +798,4 @@ def test_new_images_get_the_answers_of_the_evaluation(finished, out, tmp_path):
     check_same_as_saved(folder, out, tmp_path / "to")
     dataset = open_dataset(out, "tile")
     check_heat(open_predictor(folder, out, "cpu", None, None).look, folder, dataset, dataset.images("test")[-1])
+    check_export(folder, out, tmp_path / "model.onnx")

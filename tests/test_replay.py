@@ -32,7 +32,7 @@ def written(option: click.Parameter) -> list[str]:
     if isinstance(kind, click.Choice):
         return [option.opts[0], kind.choices[0]]
     if isinstance(kind, click.IntRange):
-        return [option.opts[0], str(kind.min)]
+        return [option.opts[0], str(max(1, kind.min or 1))]
     return [option.opts[0], {"float range": "0.5", "integer": "1"}.get(kind.name, "some")]
 
 
@@ -205,7 +205,7 @@ def test_every_option_of_a_recipe_is_replayed_and_can_be_overruled(script, tmp_p
         for other in getattr(option, "secondary_opts", []):
             assert params(script, "--config", file, other) == params(script, "--category", "x", other)
         if len(words) == 2 and not isinstance(option.type, click.Choice):
-            least = getattr(option.type, "min", None) or 0
+            least = max(0, getattr(option.type, "min", None) or 0)
             other = {"integer": 7, "integer range": least + 1, "float range": 0.25}.get(option.type.name, "another")
             given = (option.opts[0], other)
             assert params(script, "--config", file, *given) == params(script, "--category", "x", *given), option.name

@@ -11,17 +11,19 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from conftest import converted, refusal, write_category
+from predicted import check_heat, check_same_as_saved
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 
 from converters.cli.errors import DatasetError
 from finetune.comparison.evidence import gather
+from finetune.runs.answers import Answer, Predictor
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.predictions import PredictionSet
 from finetune.sam_decoder import main
 from finetune.segmentation import steps as training
 from finetune.segmentation.evaluation import Row, answer, components, filled, gain, overlap, summarise
-from finetune.segmentation.finished import export_run
+from finetune.segmentation.finished import export_run, predictor
 from finetune.segmentation.images import binary, covered, images_of, seen_as
 from finetune.segmentation.models import (
     Origin,
@@ -459,6 +461,12 @@ def test_run_from_dataset_to_comparison(out: Path, dataset: Dataset, tmp_path: P
         assert about["clicks"] == {"gt-box": 2, "jittered-box": 2, "one-point": 1, "three-points": 3}.get(kind, 0)
         assert (found.answer.kind == "heat maps") == (not about["oracle"])
     assert "of random weights" not in result.output and "random weights" in result.output
+    check_same_as_saved(run, out, tmp_path / "to", "auto")
+    given = json.loads((boxes / "test.json").read_text())
+    name = next(name for name in dataset.images("test") if dataset.image_ids[name] == given[0]["image_id"])
+    own = [entry for entry in given if entry["image_id"] == given[0]["image_id"]]
+    asked = predictor(run, dataset, "cpu", None, Predictor(lambda _: Answer([], own), dataset.classes, 0.5))
+    check_heat(asked.look, run, dataset, name, "yolo-box")
     load_sam("tiny", export_run(run, dataset, "cpu", tmp_path / "e.pth"), Tiny(side=64))
     again = sam_decoder(out, tmp_path / "runs", *arguments, "--overwrite")
     assert "0 are to be made" in again.output  # the embeddings were kept

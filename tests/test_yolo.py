@@ -108,7 +108,7 @@ def test_what_would_end_a_run_late_is_refused_first(tmp_path):
     converted("to_yolo", big, tmp_path / "out")
     line = refusal(run_yolo("--category", "mixed", *options[2:], "--crop", 32))
     assert "--crop: looks at whole images on one scale, and those of val and test have 48 to 96 px" in line
-    few = write_category(tmp_path / "data", "few", {"crack": masks["crack"][:2]}, good=(4, 0))
+    few = write_category(tmp_path / "data", "few", {"crack": masks["crack"][:2]}, good=(1, 0))
     converted("to_yolo", few, tmp_path / "out")
     assert "the val part holds no image" in refusal(run_yolo("--category", "few", *options[2:]))
     assert not (tmp_path / "runs").exists()

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY, converted, refusal, tree, write_category
+from predicted import check_same_as_saved
 from two_cpus import TwoCpus
 
 pytest.importorskip("ultralytics")
@@ -187,7 +188,7 @@ def test_folds_are_told_of_each_set_and_finished_ones_are_kept(vectors, tmp_path
 
     def train(request: world_training.Request, recipe: Recipe, dataset: Dataset) -> dict:
         trained.append(dataset.name)
-        settings = request.settings() | asdict(recipe)
+        settings = request.settings() | asdict(recipe) | {"start": "random"}
         run = start_run(request.folder(dataset), dataset, settings, request.overwrite, settings)
         run.finish(**RESULTS)
         return world_training.measures_in(RESULTS)
@@ -396,6 +397,7 @@ def test_three_results_without_clip_network_or_trace_elsewhere(out, vectors, tmp
     unit = prompted.txt_feats[0] / prompted.txt_feats[0].norm(dim=-1, keepdim=True)
     assert np.allclose(learned, unit.numpy(), atol=1e-3)
 
+    check_same_as_saved(folder, out, tmp_path / "to")
     best = YOLOWorld(str(folder / "prompt-tuned" / "weights" / "best.pt"))
     best.val(
         data=str(folder / "data" / "data.yaml"), imgsz=64, device="cpu", project=str(tmp_path / "val"), plots=False

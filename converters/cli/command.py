@@ -1,7 +1,9 @@
 """The click commands of this project: errors in one line, options that would do nothing refused."""
 
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, ClassVar
 
 import click
 from click.core import ParameterSource
@@ -70,6 +72,24 @@ class Command(OneLineErrors):
             raise
         except OSError as error:
             raise DatasetError(f"{error.filename or 'file system'}: {error.strerror or error}") from error
+
+
+class Commands(OneLineErrors, click.Group):
+    """A group whose commands lie in ``modules`` (name -> module with a ``main``), imported when one is called.
+
+    So that ``--help`` comes at once.
+    """
+
+    modules: ClassVar[Mapping[str, str]] = {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.modules)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        if name not in self.modules:
+            raise DatasetError(f"no such command {name!r}; there are {', '.join(self.modules)}")
+        module, _, attribute = self.modules[name].partition(":")
+        return getattr(import_module(module), attribute or "main")
 
 
 def command(**settings: Any) -> Any:

@@ -53,7 +53,8 @@ def read_yaml(path: Path, model: type[M], step: str = "", as_text: bool = False)
     that comes twice is a fault, where otherwise the last one counts.
     """
     try:
-        value = yaml.load(path.read_text("utf-8"), _Text if as_text else yaml.SafeLoader)
+        loader = (_Text if as_text else yaml.SafeLoader)(path.read_text("utf-8"))
+        value = loader.get_single_data()
     except OSError as error:
         raise DatasetError(_line(path, error.strerror, step)) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -27,7 +27,6 @@ def evaluate(
     An image's score is d / (d + middle): d is its largest distance of a cell, middle the median of that over val's good
     images. Regions are found where a map is above what most pixels of val's good images stay under: no defect is
     looked at. With ``types``, scores are probabilities, and regions are found where val's images are told apart best.
-    What an answer costs is under ``cost``.
     """
     found = {part: distance_maps(backbone, arch, memory, images, device, part) for part, images in parts.items()}
     (maps, largest, cells), good = found["val"], (parts["val"].labels == 0).numpy()
@@ -36,13 +35,7 @@ def evaluate(
     known = [heat for heat, is_good in zip(maps, good, strict=True) if is_good] or maps
     level = level_from_val(maps, ~good) if types else level_from_val(known, np.zeros(len(known)))
     unnamed = [float("nan")] * len(run.dataset.classes)
-
-    def answer(name: str) -> object:
-        image = load_image(run.dataset, "test", name, parts["test"].pixels.shape[-1])
-        named = types(residual_table(backbone, arch, memory, image, device, name)) if types else None
-        return named, to_full_size(image, distance_maps(backbone, arch, memory, image, device, name)[0])
-
-    measured: dict[str, Any] = {"cost": cost_of_answers(answer, parts["test"].names, device)}
+    measured: dict[str, Any] = {}
     for part, images in parts.items():
         maps, peaks = found[part][0], np.array(found[part][1])
         defect = images.labels.numpy() > 0

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from converters.cli.errors import DatasetError
 from finetune.anomaly.evaluation import SET, evaluate
 from finetune.anomaly.features import build_backbone, features_of
+from finetune.anomaly.graph import Graph
 from finetune.anomaly.memory import distances_of, smoothed
 from finetune.anomaly.recipe import Recipe
 from finetune.anomaly.residuals import Types, residuals_of
@@ -23,6 +24,7 @@ from finetune.runs.run_folder import Run, finished_run, write_record
 from finetune.training.checkpoints import load_state
 from finetune.training.heat_maps import boxes_of, full_size
 from finetune.training.images import load_images, one_image
+from finetune.training.onnx_files import write_onnx
 from finetune.training.processes import prepare_device
 from finetune.training.published import start_weights
 
@@ -42,7 +44,7 @@ def evaluate_again(
     parts = {part: load_images(dataset, part, recipe.imgsz) for part in ("val", "test")}
     run = Run(folder, dataset, record["settings"])
     measured = evaluate(run, backbone, recipe.arch, memory, types, parts, str(memory.device))
-    write_record(folder, record | measured.pop("cost") | {"metrics": measured})
+    write_record(folder, record | {"metrics": measured})
 
 
 def predictor(
@@ -81,3 +83,15 @@ def load_run(
     state = load_state(folder / "memory.pt", "RUN")
     types = Types(state) if recipe.labels == "class" else None
     return recipe, backbone, state["memory"].to(device), types
+
+
+def export_run(folder: Path, dataset: Dataset, device: str, to: Path | None) -> Path:
+    """Write network and memory as one ONNX file: ``to``, by default normality.onnx in the run."""
+    record, source = finished_run(folder, dataset, NEEDED), PredictionSet(folder / "predictions" / SET)
+    recipe, backbone, memory, types = load_run(folder, record["settings"], "cpu", None)
+    if types:
+        raise DatasetError(f"{folder}: names defects (--labels class), which has no ONNX yet; use predict.py")
+    (usual,) = known_about(source, "score_middle")
+    about = {"model": record["model"], "classes": dataset.classes, "threshold": image_threshold(source, dataset)}
+    graph = Graph(backbone, recipe.arch, memory, recipe.imgsz, usual)
+    return write_onnx(graph, recipe.imgsz, ("score", "heat"), to or folder / "normality.onnx", about)

@@ -12,16 +12,18 @@ from converters.cli.errors import DatasetError
 from converters.cli.terminal import table, to_json
 from finetune.anomaly.evaluation import MODEL, evaluate
 from finetune.anomaly.features import build_backbone
+from finetune.anomaly.finished import predictor
 from finetune.anomaly.memory import remember
 from finetune.anomaly.recipe import Recipe
 from finetune.anomaly.residuals import learn_types
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset, choose_dataset, open_dataset
-from finetune.runs.run_folder import run_folder, start_run
+from finetune.runs.run_folder import read_record, run_folder, start_run, write_record
 from finetune.training.checkpoints import save_state
 from finetune.training.images import load_images
 from finetune.training.processes import prepare_device
 from finetune.training.published import start_name, start_weights
+from finetune.training.timing import cost_of
 
 
 def learn_normality(
@@ -67,7 +69,6 @@ def learn_normality(
         weights_sha256=known["weights_sha256"],
         train_seconds=round(seconds, 1),
         train_cpu_seconds=round(cpu_seconds, 1),
-        **measured.pop("cost"),
         weights_bytes=sum(parameter.nbytes for parameter in backbone.parameters())
         + (run.folder / "memory.pt").stat().st_size,
         device=device,
@@ -75,6 +76,7 @@ def learn_normality(
         remembered=len(memory),
         metrics=measured,
     )
+    write_record(run.folder, read_record(run.folder) | cost_of(predictor(run.folder, dataset, device), dataset, device))
     if as_json:
         click.echo(to_json(measured["test"]), nl=False)
     else:

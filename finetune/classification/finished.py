@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from finetune.classification.evaluation import SET, answer_cost, evaluate
 from finetune.classification.grad_cam import mapper
+from finetune.classification.graph import Graph
 from finetune.classification.loop import Job, load_network, logits_of_pixels
 from finetune.classification.recipes import Attempt
 from finetune.measures.decisions import softmax
@@ -18,6 +19,7 @@ from finetune.runs.predictions import PredictionSet
 from finetune.runs.run_folder import Run, finished_run, write_record
 from finetune.training.heat_maps import boxes_of, full_size
 from finetune.training.images import load_images, one_image
+from finetune.training.onnx_files import write_onnx
 from finetune.training.processes import prepare_device
 
 NEEDED = ("model.pt",)
@@ -68,3 +70,16 @@ def predictor(
         return Answer(scores, found, full_size(heat, shape))
 
     return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level)
+
+
+def export_run(folder: Path, dataset: Dataset, device: str, to: Path | None) -> Path:
+    """Write the network as an ONNX file that takes images as they come: ``to``, by default classifier.onnx in the run.
+
+    Its scores are calibrated; there is no heat map in it.
+    """
+    record, source = finished_run(folder, dataset, NEEDED), PredictionSet(folder / "predictions" / SET)
+    job = job_of(record["settings"], dataset, "cpu")
+    about = {"model": record["model"], "classes": dataset.classes, "threshold": image_threshold(source, dataset)}
+    network, attempt = load_network(job, folder / "model.pt"), job.attempt
+    graph = Graph(network, attempt.arch, attempt.imgsz, record["metrics"]["temperature"])
+    return write_onnx(graph, attempt.imgsz, ("score", "classes"), to or folder / "classifier.onnx", about)

@@ -9,6 +9,7 @@ from torch import nn
 from converters.cli.errors import DatasetError
 from finetune.classification.evaluation import MODEL, answer_cost, evaluate
 from finetune.classification.figures import plot
+from finetune.classification.finished import predictor
 from finetune.classification.grad_cam import check_heat_maps
 from finetune.classification.imbalance import HEADS
 from finetune.classification.loop import Job, Standing, fit, new_network, retrain_head
@@ -16,12 +17,13 @@ from finetune.classification.recipes import Attempt
 from finetune.classification.table import Result
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset
-from finetune.runs.run_folder import Run, check_begun, start_run
+from finetune.runs.run_folder import Run, check_begun, read_record, start_run, write_record
 from finetune.training.backbones import known_networks, start_from
 from finetune.training.checkpoints import save_state
 from finetune.training.images import Images, load_images
 from finetune.training.processes import leads, prepare_device, wait_for_all
 from finetune.training.published import start_name, start_weights
+from finetune.training.timing import cost_of
 from finetune.training.weights import RANDOM
 
 
@@ -71,9 +73,9 @@ def train_and_evaluate(
         chosen_epoch=stages[-1].best_epoch,
         history=stages[-1].history,
         pretrain_history=stages[0].history if pretrain else [],
-        **answer_cost(dataset, job, network),
         metrics=measured,
     )
+    write_record(folder, read_record(folder) | cost_of(predictor(folder, dataset, job.device), dataset, job.device))
     epochs = sum(stage.epoch for stage in stages)
     return Result(job.attempt, labels, found, measured["test"], epochs, cpu_seconds, seconds)
 

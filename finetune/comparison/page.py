@@ -62,6 +62,7 @@ def render(report: dict[str, Any], evidence: dict[str, dict[str, list[Evidence]]
         headlines=[name for name in HEADLINES if any(name in row["measures"] for row in report["rows"])],
         levels=list(dict.fromkeys(measure.level for measure in MEASURES.values())),
         best=best_of(report),
+        chosen=chosen_from(report),
         colours={row["name"]: index % COLOURS + 1 for index, row in enumerate(report["rows"])},
         charts=make_charts(evidence, oracles),
         chart_box=(WIDTH, HEIGHT, LEFT, BOTTOM),
@@ -79,13 +80,22 @@ def render(report: dict[str, Any], evidence: dict[str, dict[str, list[Evidence]]
 
 def best_of(report: dict[str, Any]) -> dict[str, float]:
     """The best value of each measure among the automatic models, where there are two or more to choose from."""
-    best = {}
-    for name, measure in MEASURES.items():
-        found = [row["measures"].get(name, {}).get("value") for row in report["rows"] if not row["oracle"]]
-        known = [value for value in found if value is not None]
-        if len(known) > 1:
-            best[name] = min(known) if measure.lower_is_better else max(known)
-    return best
+    found = {name: _values(report, name) for name in MEASURES}
+    return {
+        name: min(values) if MEASURES[name].lower_is_better else max(values)
+        for name, values in found.items()
+        if len(values) > 1
+    }
+
+
+def chosen_from(report: dict[str, Any]) -> dict[str, int]:
+    """The number of automatic models with each measure."""
+    return {name: len(_values(report, name)) for name in MEASURES}
+
+
+def _values(report: dict[str, Any], name: str) -> list[float]:
+    found = [row["measures"].get(name, {}).get("value") for row in report["rows"] if not row["oracle"]]
+    return [value for value in found if value is not None]
 
 
 def forest_reach(report: dict[str, Any]) -> float:

@@ -51,9 +51,11 @@ COSTS = (
 Values = dict[str, Sampled]  # by the measure's name
 SENTENCES = {"auroc": "Defective images", "map50": "Boxes around defects", "dice": "Pixels of defects"}
 WITHIN, BEYOND, FEW_SEEDS = "within noise", "beyond noise", f"fewer than {SEEDS_FOR_A_CLAIM} seeds"
+UNTOLD = "noise unknown"  # no resample differs, or the measure is undefined in most
 IN_WORDS = {
     WITHIN: "The interval includes zero: other test images or trainings could reverse this.",
     BEYOND: f"The interval does not include zero, with {SEEDS_FOR_A_CLAIM} or more seeds: beyond noise.",
+    UNTOLD: "No resample of the test images differs, so that nothing tells the noise.",
     FEW_SEEDS: f"The interval does not include zero, but with {FEW_SEEDS} another training could reverse this.",
 }
 
@@ -199,7 +201,9 @@ def difference(ours: Sampled, theirs: Sampled, measure: Measure) -> dict[str, An
 
 def verdict(p: float | None, seeds: int) -> str:
     """What a difference may be called, which needs three seeds of both models to be BEYOND noise."""
-    if p is None or p > 1 - LEVEL:
+    if p is None:
+        return UNTOLD
+    if p > 1 - LEVEL:
         return WITHIN
     return FEW_SEEDS if seeds < SEEDS_FOR_A_CLAIM else BEYOND
 
@@ -483,8 +487,6 @@ def _leader(
         return f"{task}: {leader.name} and {second.name} tie at {shown}, best of {len(able)} on test.{trivial}"
     span = "" if gap["low"] is None else f" (95 % interval of the difference {reach(gap, measure)})"
     words = IN_WORDS[verdict(gap["p"], min(len(leader.answers), len(second.answers)))]
-    if gap["p"] is None:
-        words = "No resample of the test images differs, so that nothing tells the noise."
     return (
         f"{task}: {leader.name} leads with {shown}, best of {len(able)} on test, {abs(gap['value']):.{measure.digits}f}"
         f" ahead of {second.name}{span}. {words}{trivial}"

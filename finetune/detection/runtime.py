@@ -125,7 +125,7 @@ def precision(device: torch.device) -> str | bool:
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else False
 
 
-def peak_gpu_memory_mb(device: str) -> int | None:
+def gpu_peak_memory_mb(device: str) -> int | None:
     """Most memory that this process has held on its GPU so far; None without one, or of several (own processes)."""
     known = torch.cuda.is_available() and torch.cuda.is_initialized() and "," not in device
     return round(torch.cuda.max_memory_allocated() / (1 << 20)) if known else None

@@ -67,7 +67,7 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
         pretrained_on=request.pretrain,
         synthetic_images=sum(len(part.synthetic_images) for part in parts),
         pretrain_synthetic_images=len(first.synthetic_images) if first else 0,
-        peak_gpu_memory_mb=runtime.peak_gpu_memory_mb(request.device),
+        gpu_peak_memory_mb=runtime.gpu_peak_memory_mb(request.device),
         resumed=request.resume,
         **measured.pop("cost"),
         metrics=measured,

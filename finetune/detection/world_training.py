@@ -159,7 +159,7 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
         random_text_weights=is_random(words),
         weights_sha256=run.settings["weights_sha256"],
         text_model=words.source,
-        peak_gpu_memory_mb=runtime.peak_gpu_memory_mb(request.device),
+        gpu_peak_memory_mb=runtime.gpu_peak_memory_mb(request.device),
         resumed=request.resume,
         sets=results,
         **results["tuned"],

@@ -5,8 +5,8 @@ score intervals say of so many images; the noise of trainings is the spread betw
 test images, as readers see the same cases in studies of radiologists, whose analysis this is: a measure's variance is
 the covariance that its trainings share over resampled images, plus their sample variance / S, with Student's t for the
 latter. N. Obuchowski, H. Rockette, Communications in Statistics - Simulation and Computation 1995; degrees of freedom:
-S. Hillis, Statistics in Medicine 2007. With one seed, only the noise of images is known. `benchmarks/coverage.py`
-shows what all of this covers.
+S. Hillis, Statistics in Medicine 2007. With one seed, only the noise of images is known; and with several that agree by
+chance, no less than that is taken. `benchmarks/coverage.py` shows what all of this covers.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 Bounds = tuple[float, float]
 EDGE = 0.001  # as if of 500 images half a one more were right, and half a one more wrong: the empirical logit
 NEAR, ROUNDING = 1e-6, 1e-15
+LARGE = 1e9  # degrees of freedom: a normal distribution
 SEEDS_FOR_A_CLAIM = 3  # fewer trainings say nothing about the noise between them
 
 
@@ -89,18 +90,19 @@ def mean_interval(sampled: Sampled, of_images: Bounds | None = None) -> Bounds |
         return None
     middle = float(_logit(mean))
     if of_images is not None:
-        below, above = middle - float(_logit(of_images[0])), float(_logit(of_images[1])) - middle
+        below, above, least = middle - float(_logit(of_images[0])), float(_logit(of_images[1])) - middle, 0.0
     else:
         resampled, shared = sampled.draws.mean(axis=0), _covariance(sampled)
         spread = float(np.nanvar(resampled))
         if isnan(shared) or spread < ROUNDING:
             return None
-        part = min(1.0, max(0.0, shared) / spread)
-        below = above = float(ndtri((1 + LEVEL) / 2)) * sqrt(part) * float(np.nanstd(_logit(resampled)))
+        least = float(ndtri((1 + LEVEL) / 2)) * float(np.nanstd(_logit(resampled)))
+        below = above = least * sqrt(min(1.0, max(0.0, shared) / spread))
     size = len(sampled.values)
     slope = float(_logit(mean + NEAR) - _logit(mean - NEAR)) / (2 * NEAR)
     seeds = slope * float(stdtrit(size - 1, (1 + LEVEL) / 2)) * sqrt(sampled.variance) if size > 1 else 0.0
-    return _from_logit(middle - hypot(below, seeds)), _from_logit(middle + hypot(above, seeds))
+    down, up = (max(least, hypot(reach, seeds)) for reach in (below, above))
+    return _from_logit(middle - down), _from_logit(middle + up)
 
 
 def _logit(value: Any) -> Any:
@@ -120,18 +122,20 @@ def difference_test(ours: Sampled, theirs: Sampled) -> dict[str, Any]:
     """
     value = ours.mean - theirs.mean
     shared = [_covariance(ours), _covariance(theirs), _covariance(ours, theirs)]
-    images = max(0.0, shared[0] + shared[1] - 2 * shared[2])  # NaN where a measure is undefined in most resamples
-    seeds = [one.variance for one in (ours, theirs)]
-    if isnan(value) or any(map(isnan, shared)):
+    if isnan(value) or any(map(isnan, shared)):  # undefined in most resamples
         return {"value": None if isnan(value) else value, "low": None, "high": None, "p": None}
-    variance = images + sum(seeds)
-    if variance < ROUNDING:
-        same = abs(value) < 1e-9
+    seeds = [one.variance for one in (ours, theirs)]
+    both = max(0.0, shared[0] + shared[1] - 2 * shared[2]) + sum(seeds)
+    images = float(np.nanvar(ours.draws.mean(axis=0) - theirs.draws.mean(axis=0)))
+    if max(both, images) < ROUNDING:
+        same = abs(value) < ROUNDING
         return {"value": value, "low": 0.0 if same else None, "high": 0.0 if same else None, "p": 1.0 if same else None}
     doubt = sum(part**2 / (len(one.values) - 1) for part, one in zip(seeds, (ours, theirs), strict=True) if part)
-    freedom = min(variance**2 / doubt, 1e9) if doubt else 1e9
-    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * sqrt(variance)
-    p = 2 * float(stdtr(freedom, -abs(value) / sqrt(variance)))
+    half, p = 0.0, 0.0
+    for variance, freedom in ((images, LARGE), (both, min(LARGE, both**2 / doubt) if doubt else LARGE)):
+        if variance >= ROUNDING:
+            half = max(half, float(stdtrit(freedom, (1 + LEVEL) / 2)) * sqrt(variance))
+            p = max(p, 2 * float(stdtr(freedom, -abs(value) / sqrt(variance))))
     return {"value": value, "low": value - half, "high": value + half, "p": p}
 
 

@@ -6,8 +6,12 @@ import click
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
+from finetune.prediction.export_check import check_export
 from finetune.prediction.families import open_run
+from finetune.runs.predictions import PredictionSet
 from finetune.runs.run_folder import read_record
+
+WHOLE = ("CNN classifier", "nearest good patches")  # models whose ONNX takes an image as it comes
 
 
 def predict_again(
@@ -22,11 +26,13 @@ def predict_again(
         click.echo(f"{folder}: val and test of {dataset.name} predicted again; the measures are in its run.json")
 
 
-def export(folder: Path, out: Path, to: Path | None, device: str) -> None:
-    """Write the run's model as a file that other programs load, and say where it lies."""
+def export(folder: Path, out: Path, to: Path | None, device: str, check: bool) -> None:
+    """Write the run's model as a file that other programs load, say where it lies and, if asked, how true it is."""
     room, dataset = open_run(folder, out)
-    if not hasattr(room, "export_run"):
-        raise DatasetError(
-            f"{folder}: there is no export of a {read_record(folder)['model']} yet; YOLO and SAM have one"
-        )
-    click.echo(room.export_run(folder, dataset, device, to))
+    model = read_record(folder)["model"]
+    if check and model not in WHOLE:
+        raise DatasetError(f"--check: is for files that judge whole images, of {' or '.join(WHOLE)}, not a {model}")
+    file = room.export_run(folder, dataset, device, to)
+    click.echo(file)
+    if check:
+        click.echo(check_export(file, PredictionSet(folder / "predictions" / "tuned"), dataset))

@@ -165,26 +165,14 @@ def cells(kind: str, found: dict[str, Any]) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def prompt_cost(segmenter: Segmenter, images: Sequence[MarkedImage], device: str) -> Cost:
-    """What an answer to one box costs, the encoder's work included: no cache."""
+def prompt_cost(segmenter: Segmenter, images: Sequence[MarkedImage], device: str) -> dict[str, float | None]:
+    """What an image and one box cost, encoder and decoder, from the image's file; see ``cost_of_answers``."""
+    by_name = {image.name: image for image in images}
 
-    def ask_once(image: MarkedImage) -> object:
+    def answered(name: str) -> object:
+        image = by_name[name]
         size = image.size()
         box = Prompt(box=np.array([0, 0, size[1], size[0]], np.float32))
         return list(answer(segmenter, encode(segmenter, [(image, 0)]), [box], size))
 
-    by_name = {image.name: image for image in images}
-    return cost_of_answers(lambda name: ask_once(by_name[name]), list(by_name), device)
-
-
-def map_cost(
-    make: Callable[[Source, MarkedImage], Map], segmenter: Segmenter, images: Sequence[MarkedImage], detector: Cost
-) -> Cost:
-    """What a map costs, the encoder's work included, and that of the detector before it (unknown: None; none: {})."""
-    by_name, fresh = {image.name: image for image in images}, partial(encode, segmenter)
-    device = str(segmenter.sam.device)
-    own = cost_of_answers(lambda name: make(fresh, by_name[name]), list(by_name), device)
-    if not detector:
-        return own
-    known, before = own["seconds_per_image"], detector["seconds_per_image"]
-    return own | {"seconds_per_image": None if known is None or before is None else round(known + before, 5)}
+    return cost_of_answers(answered, list(by_name), device)

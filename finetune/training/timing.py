@@ -6,9 +6,22 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 
+import cv2
 import torch
 
+from finetune.runs.answers import Predictor
+from finetune.runs.dataset import Dataset, read_image
+
 IMAGES = 20
+
+
+def cost_of(predictor: Predictor, dataset: Dataset, device: str) -> dict[str, float | None]:
+    """What a finished run's answers to images of test cost; see ``cost_of_answers``."""
+
+    def answer(name: str) -> object:
+        return predictor.look(read_image(dataset.image_file("test", name), cv2.IMREAD_COLOR_RGB))
+
+    return cost_of_answers(answer, dataset.images("test"), device)
 
 
 def cost_of_answers(answer: Callable[[str], object], names: Sequence[str], device: str) -> dict[str, float | None]:
