@@ -12,8 +12,7 @@ from finetune.measures.decisions import measure
 from finetune.measures.heat_levels import middle_of
 from finetune.runs.run_folder import Run
 from finetune.training.heat_maps import detections, level_from_val, pointing_game, to_full_size
-from finetune.training.images import Images, load_image
-from finetune.training.timing import cost_of_answers
+from finetune.training.images import Images
 
 MODEL = "nearest good patches"
 SET = "tuned"

@@ -21,11 +21,9 @@ from finetune.measures.decisions import (
     softmax,
 )
 from finetune.measures.heat_levels import middle_of
-from finetune.runs.dataset import Dataset
 from finetune.runs.run_folder import Run
 from finetune.training.heat_maps import detections, level_from_val, pointing_game, to_full_size
-from finetune.training.images import Images, load_image
-from finetune.training.timing import cost_of_answers
+from finetune.training.images import Images
 
 MODEL = "CNN classifier"
 SET = "tuned"
@@ -54,19 +52,6 @@ def evaluate(
         measured[name] |= looked.get(name, {})
     run.describe_set(SET, model=MODEL, prompt=None, oracle=False, label="class", **about)
     return measured, probabilities, decisions
-
-
-def answer_cost(dataset: Dataset, job: Job, network: nn.Module) -> dict[str, float | None]:
-    """What an answer costs: the scores and, where the classifier makes them, the heat map."""
-
-    def answer(name: str) -> object:
-        images = load_image(dataset, "test", name, job.attempt.imgsz)
-        scores = logits_of(network, images, job)
-        if not job.attempt.heatmaps:
-            return scores
-        return to_full_size(images, grad_cam(network, job.attempt.arch, images, 1, job.device)[0])
-
-    return cost_of_answers(answer, dataset.images("test"), job.device)
 
 
 def decision_rule(

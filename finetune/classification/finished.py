@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.classification.evaluation import SET, answer_cost, evaluate
+from finetune.classification.evaluation import SET, evaluate
 from finetune.classification.grad_cam import mapper
 from finetune.classification.graph import Graph
 from finetune.classification.loop import Job, load_network, logits_of_pixels
@@ -37,9 +37,8 @@ def evaluate_again(
     settings = record["settings"]
     job = job_of(settings, dataset, device)
     parts = {part: load_images(dataset, part, job.attempt.imgsz) for part in ("val", "test")}
-    network = load_network(job, folder / "model.pt")
-    measured, *_ = evaluate(Run(folder, dataset, settings), job, network, parts)
-    write_record(folder, record | answer_cost(dataset, job, network) | {"metrics": measured})
+    measured, *_ = evaluate(Run(folder, dataset, settings), job, load_network(job, folder / "model.pt"), parts)
+    write_record(folder, record | {"metrics": measured})
 
 
 def job_of(settings: dict[str, Any], dataset: Dataset, device: str) -> Job:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from converters.cli.errors import DatasetError
-from finetune.classification.evaluation import MODEL, answer_cost, evaluate
+from finetune.classification.evaluation import MODEL, evaluate
 from finetune.classification.figures import plot
 from finetune.classification.finished import predictor
 from finetune.classification.grad_cam import check_heat_maps

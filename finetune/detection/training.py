@@ -56,6 +56,7 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
     with told_to_resume(run.folder, runs.has_last), runtime.out_of_memory_named(recipe):
         best = train_in_turn(model, parts, request, recipe, run, size)
         cost = runs.cost_of(run.seconds, runtime.cpu_seconds() - cpu, request.resume)
+        cost["train_gpu_peak_memory_mb"] = runtime.gpu_peak_memory_mb(request.device)
         model = runtime.load_model(request.arch, best, request.task)
         tiles = dataset if dataset.tiles else None
         measured = evaluate(model, run, request.task, size, request.device, tiles=tiles)
@@ -67,7 +68,6 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
         pretrained_on=request.pretrain,
         synthetic_images=sum(len(part.synthetic_images) for part in parts),
         pretrain_synthetic_images=len(first.synthetic_images) if first else 0,
-        gpu_peak_memory_mb=runtime.gpu_peak_memory_mb(request.device),
         resumed=request.resume,
         **measured.pop("cost"),
         metrics=measured,

@@ -40,7 +40,6 @@ from finetune.segmentation.steps import Source
 from finetune.training.timing import cost_of_answers
 
 MODEL = "SAM decoder"
-Cost = dict[str, float | None]
 ABOUT = {"model": MODEL, "label": "mask"}  # of every set
 
 
@@ -76,8 +75,8 @@ def evaluate(
 ) -> dict[str, list[Row]]:
     """Rows of test for each prompt kind; with a run, predictions for val and test are written as its sets.
 
-    ``detector`` is the time in which an image's boxes were found, s, if that is known. Without a run (before the
-    training) the learned tokens know nothing yet, and are left out.
+    ``detector`` is the time in which an image's boxes were found, s; None if that isn't known. Without a run (before
+    the training) the learned tokens know nothing yet, and are left out.
     """
     rows = {kind: ask_person(segmenter, source, parts, dataset, kind, run) for kind in ORACLES}
     makers: dict[str, Callable[[Source, MarkedImage], Map]] = {}
@@ -92,7 +91,7 @@ def evaluate(
         if run:
             heatmap = {"heatmap": "chance of a defect", "heatmap_middle": 1.0}
             prompt = None if kind == AUTO else "box"
-            cost = map_cost(make, segmenter, parts["test"], {"seconds_per_image": detector} if kind == BOXES else {})
+            cost = map_cost(make, segmenter, parts["test"], detector if kind == BOXES else 0.0)
             run.describe_set(kind, **ABOUT, prompt=prompt, oracle=False, clicks=0, **heatmap, **level, **cost)
     return rows
 
@@ -176,3 +175,16 @@ def prompt_cost(segmenter: Segmenter, images: Sequence[MarkedImage], device: str
         return list(answer(segmenter, encode(segmenter, [(image, 0)]), [box], size))
 
     return cost_of_answers(answered, list(by_name), device)
+
+
+def map_cost(
+    make: Callable[[Source, MarkedImage], Map],
+    segmenter: Segmenter,
+    images: Sequence[MarkedImage],
+    before: float | None,
+) -> dict[str, float | None]:
+    """What an image's map costs, encoder and decoder, and the ``before`` seconds of its detector (None: unknown)."""
+    by_name, fresh = {image.name: image for image in images}, partial(encode, segmenter)
+    cost = cost_of_answers(lambda name: make(fresh, by_name[name]), list(by_name), str(segmenter.sam.device))
+    own = cost["seconds_per_image"]
+    return cost | {"seconds_per_image": None if own is None or before is None else round(own + before, 5)}

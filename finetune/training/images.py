@@ -67,12 +67,6 @@ def one_image(image: NDArray[np.uint8], imgsz: int) -> Tensor:
     return torch.from_numpy(to_square(image, imgsz)).permute(2, 0, 1).contiguous()[None]
 
 
-def load_image(dataset: Dataset, part: str, name: str, imgsz: int) -> Images:
-    """One image of a part as ``load_images`` has it, but without its label: it counts as good."""
-    image = read_image(dataset.image_file(part, name), cv2.IMREAD_COLOR_RGB)
-    return Images([name], one_image(image, imgsz), torch.zeros(1).long(), [(image.shape[1], image.shape[0])])
-
-
 def normalise(pixels: Tensor, arch: str) -> Tensor:
     """N x 3 x S x S of 0..255 -> float32 with the mean and deviation that the weights of ``arch`` were trained with."""
     shape = (1, 3, 1, 1)
