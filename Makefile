@@ -5,7 +5,7 @@ DEMO := --category washer
 SCRATCH := --weights none --overwrite
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo install lint test test-slow benchmark clean
+.PHONY: demo install lint test test-slow benchmark results clean
 
 demo: install
 	$(BIN)/python -m converters.sample --to data/sample --overwrite
@@ -14,10 +14,10 @@ demo: install
 	$(BIN)/python -m converters all --root data/sample $(DEMO) --overwrite
 	$(BIN)/python -m converters.verify datasets_out/washer
 	$(BIN)/python -m converters.augment --dataset washer --count 400 --overwrite
-	$(BIN)/python finetune/normality.py $(DEMO) $(SCRATCH)
+	$(BIN)/python finetune/normality.py $(DEMO) --overwrite
+	$(BIN)/python finetune/normality.py $(DEMO) --overwrite --labels class --run types
 	$(BIN)/python finetune/classifier.py $(DEMO) $(SCRATCH) --attempt plain --imgsz 128 --epochs 6
 	$(BIN)/python finetune/yolo.py $(DEMO) $(SCRATCH) --arch yolo11n-light --pretrain washer@paste-400 --pretrain-epochs 1 --epochs 6 --crop 128 --imgsz 128 --lr 0.003 --mosaic 0 --degrees 180
-	$(BIN)/python finetune/yolo_world.py $(DEMO) $(SCRATCH) --text-weights none --epochs 2 --imgsz 128
 	$(BIN)/python finetune/sam_decoder.py $(DEMO) $(SCRATCH) --arch tiny --train all --auto --boxes runs/washer/yolo/seed-0 --warm-up 600 --epochs 2
 	$(BIN)/python finetune/compare.py $(DEMO)
 	@echo
@@ -48,6 +48,9 @@ test-slow: install
 
 benchmark: install
 	$(BIN)/python benchmarks/convert.py data/sample/washer
+
+results: install
+	$(BIN)/python benchmarks/results.py
 
 clean:
 	rm -rf .venv data/sample datasets_out/washer previews runs

@@ -1,7 +1,7 @@
-"""Records of measurements, and README's table of results drawn from them.
+"""Records of measurements, and a table drawn from them.
 
     python benchmarks/results.py RUN...      # write docs/measurements/results/*.json of finished runs, no image in them
-    python benchmarks/results.py             # draw README's table from all records (`make results`)
+    python benchmarks/results.py             # draw docs/measurements/README.md from all records (`make results`)
 
 A record holds what must be known of a figure: command, commit, start, dataset and split, seed, scores, CPU seconds.
 """
@@ -20,7 +20,7 @@ from converters.cli.terminal import to_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "docs/measurements/results"
-BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
+HEAD = "# Results\nDrawn from the records in `results/` by `make results`: means over the runs of a model.\n\n"
 KEPT = (
     "command",
     "commit",
@@ -58,6 +58,7 @@ def record_of(run: Path, out: Path) -> dict[str, Any]:
     return {
         "schema": 1,
         **{key: record.get(key) for key in KEPT},
+        "run": run.parent.name,
         "seed": record["settings"]["seed"],
         "test": {name: {key: round(value, 4) for key, value in values.items()} for name, values in measured.items()},
         "trainer": record["metrics"].get("test", {}),
@@ -69,17 +70,17 @@ def rows(records: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     alike = defaultdict(list)
     for record in records:
         for name, scores in record["test"].items():
-            alike[record["dataset"].partition("@kfold")[0], record["model"], record["start"], name].append(
-                (record, {**record["trainer"], **scores})
-            )
+            alike[
+                record["dataset"].partition("@kfold")[0], record["model"], record["start"], record["run"], name
+            ].append((record, {**record["trainer"], **scores}))
     found = []
-    for (dataset, model, start, name), members in sorted(alike.items()):
+    for (dataset, model, start, run, name), members in sorted(alike.items()):
         scores = [scores for _, scores in members]
         known = [key for key in SHOWN if all(isinstance(one.get(key), float) for one in scores)]
         figures = ", ".join(f"{SHOWN[key]} {fmean(one[key] for one in scores):.2f}" for key in known)
         seconds = [record.get("train_cpu_seconds") or record.get("train_seconds") for record, _ in members]
         cost = f"{fmean(seconds) / 60:.0f} min" if all(seconds) else "-"
-        what = model if name in ("tuned", "") else f"{model}, {name}"
+        what = f"{model} ({run})" if name in ("tuned", "") else f"{model} ({run}), {name}"
         found.append((dataset, f"{what}, from {start}", figures, f"{len(members)} x {cost}"))
     return found
 
@@ -88,7 +89,7 @@ def rows(records: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 @click.argument("runs", nargs=-1, type=FOLDER)
 @out_option
 def main(runs: tuple[Path, ...], out: Path) -> None:
-    """Write the records of finished RUNS; without any, draw README's table of results."""
+    """Write the records of finished RUNS; without any, draw the table of all records."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     for run in runs:
         record = record_of(run, out)
@@ -100,10 +101,7 @@ def main(runs: tuple[Path, ...], out: Path) -> None:
     records = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"))]
     table = ["| data | model and its start | on test | runs x training time |", "|---|---|---|---|"]
     table += [f"| {' | '.join(row)} |" for row in rows([record for record in records if "trainer" in record])]
-    readme = REPOSITORY / "README.md"
-    before, _, rest = readme.read_text("utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(before + BEGIN + "\n".join(table) + "\n" + END + after, "utf-8")
+    (RESULTS.parent / "README.md").write_text(HEAD + "\n".join(table) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

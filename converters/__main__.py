@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import click
 
 from converters.cli.command import Commands, command
-from converters.datasets.options import conversion_options, formats_option, simplify_option
+from converters.datasets.options import conversion_options, simplify_option
 
 COMMANDS = (
     "all",
@@ -26,8 +26,8 @@ COMMANDS = (
 
 
 class Converters(Commands):
-    modules: ClassVar[Mapping[str, str]] = {name: f"converters.{name}" for name in COMMANDS} | {
-        "all": "converters.__main__:convert_all"
+    modules: ClassVar[Mapping[str, str]] = {
+        name: "converters.__main__:convert_all" if name == "all" else f"converters.{name}" for name in COMMANDS
     }
 
 
@@ -37,19 +37,17 @@ def main() -> None:
 
 
 @command()
-@formats_option
 @simplify_option
 @conversion_options
-def convert_all(formats: tuple[str, ...], **options: Any) -> None:
-    """Write yolo, yolo-seg, coco, masks and voc, or what --formats says, reading each mask once."""
+def convert_all(**options: Any) -> None:
+    """Write yolo, yolo-seg, coco, masks and voc, reading each mask once."""
     from converters.datasets.conversion import run
     from converters.formats.coco import CocoWriter
     from converters.formats.png_masks import MasksWriter
     from converters.formats.voc import VocWriter
-    from converters.formats.yolo import DetectWriter, ObbWriter, SegmentWriter
+    from converters.formats.yolo import DetectWriter, SegmentWriter
 
-    writers = (DetectWriter, SegmentWriter, ObbWriter, CocoWriter, MasksWriter, VocWriter)
-    run([writer for writer in writers if writer.folder in formats], **options)
+    run([DetectWriter, SegmentWriter, CocoWriter, MasksWriter, VocWriter], **options)
 
 
 if __name__ == "__main__":

@@ -50,4 +50,5 @@ def _fitted(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def save_picture(path: Path, picture: Rgb) -> None:
     path.parent.mkdir(exist_ok=True)
-    cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    settings = [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if path.suffix == ".jpg" else []
+    cv2.imwrite(str(path), picture[..., ::-1], settings)
