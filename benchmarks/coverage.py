@@ -1,16 +1,16 @@
 """What the report's intervals cover, and how often it calls equal models different, by simulation.
 
-    python benchmarks/coverage.py [--repeats 500] [--json]
+    python benchmarks/coverage.py [--repeats 500] [--to docs/measurements/results/coverage.json]
 
 Each repeat draws test images and trainings of two equal models, measures them as `finetune/compare.py` does, and asks
-whether the intervals hold the true value (that of 40,000 images and all trainings) and whether the models are called
+whether the intervals hold the true value (that of 20,000 images and all trainings) and whether the models are called
 different. An image is difficult for all trainings, and for each in a way of its own (both: noise of images); a
 training is more or less skilled (noise of seeds). With noise of seeds alone there are so many images that theirs
 matters little. Exit status 1 where a bound is broken by more than chance explains.
 """
 
-import json
 import sys
+import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,14 +24,15 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from converters.cli.terminal import table
+from converters.cli.terminal import table, to_json
 from finetune.measures import scores
 from finetune.measures.bootstrap import resample
 from finetune.measures.intervals import Sampled, auroc_interval, difference_test, holm, mean_interval, share_interval
+from finetune.runs.run_folder import git_commit
 
 Floats = NDArray[np.float64]
 RESAMPLES = 200
-MANY = 40_000  # images that stand for all
+MANY = 20_000  # images that stand for all
 SEEDS = (3, 5, 10)
 CALLED_AT = 1.0  # the threshold of image scores
 EXACT, RESAMPLED, TOO_OFTEN = (0.92, 1.0), (0.92, 0.98), 0.06  # bounds of coverage, and of calling equals different
@@ -95,16 +96,16 @@ def sample(images: Images, answers: list[Answer], weights: Floats) -> dict[str, 
     for answer in answers:
         levels = scores.score_levels(images.defect, answer.scores, weights)
         called = answer.scores >= CALLED_AT
-        kinds = [
-            side & judged for judged in (called, ~called) for side in (images.defect, ~images.defect)
-        ]  # found, false, missed, passed
+        # found, false alarms, missed, passed
+        kinds = [side & judged for judged in (called, ~called) for side in (images.defect, ~images.defect)]
         rates = scores.decisions(*(weights @ kind for kind in kinds))
         found["AUROC"].append(scores.auroc(levels))
         found["false alarms"].append(rates["false_alarms"] / 100)
         found["AP"].append(scores.average_precision(levels))
         found["F1"].append(rates["f1"])
         found["Dice"].append(2 * (weights @ answer.found) / (weights @ (answer.found + answer.false + images.area)))
-    return {name: Sampled(np.array(draws)[:, 0], np.array(draws)[:, 1:]) for name, draws in found.items()}
+    size = len(images.defect)
+    return {name: Sampled(np.array(draws)[:, 0], np.array(draws)[:, 1:], size) for name, draws in found.items()}
 
 
 def true_values(noise: Noise, random: np.random.Generator) -> dict[str, float]:
@@ -112,7 +113,7 @@ def true_values(noise: Noise, random: np.random.Generator) -> dict[str, float]:
     many = replace(noise, size=MANY)
     images = draw_images(many, random)
     measured = []
-    for quantile in (np.arange(50) + 0.5) / 50 if noise.seeds else [0.5]:
+    for quantile in (np.arange(25) + 0.5) / 25 if noise.seeds else [0.5]:
         answer = train(images, many, noise.seeds * norm.ppf(quantile), random)
         called = answer.scores >= CALLED_AT
         measured.append(
@@ -207,10 +208,9 @@ def run(repeats: int, seeds: tuple[int, ...] = SEEDS, seed: int = 0) -> list[dic
     found.append({"case": f"Dice, {MODELS} models, 3 seeds, Holm", "different": any_different(repeats // 2, 3, random)})
     for one in found:
         low, high = EXACT if one["case"].startswith(("AUROC", "share", "false alarms")) else RESAMPLED
-        covered, different = one.get("covered", low), one.get("different", 0.0)
-        one["kept"] = low - chance(low, repeats) <= covered <= high + chance(
-            high, repeats
-        ) and different <= TOO_OFTEN + chance(TOO_OFTEN, repeats)
+        least, most, often = low - chance(low, repeats), high + chance(high, repeats), TOO_OFTEN
+        one["kept"] = least <= one.get("covered", low) <= most
+        one["kept"] &= one.get("different", 0.0) <= often + chance(often, repeats)
     return found
 
 
@@ -222,16 +222,25 @@ def chance(share: float, repeats: int) -> float:
 @click.command()
 @click.option("--repeats", type=click.IntRange(10), default=500, help="Number of simulated comparisons a case.")
 @click.option("--seed", default=0, help="Of the simulation.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(repeats: int, seed: int, as_json: bool) -> None:
+@click.option("--to", type=click.Path(path_type=Path), help="JSON file to write as well.")
+def main(repeats: int, seed: int, to: Path | None) -> None:
     """Print the share of intervals that hold the truth, and of equal models that are called different."""
+    began = time.process_time()
     found = run(repeats, seed=seed)
-    if as_json:
-        click.echo(json.dumps({"repeats": repeats, "seed": seed, "cases": found}, indent=1))
-    else:
-        shown = [[f"{one[key]:.3f}" if key in one else "" for key in ("covered", "different")] for one in found]
-        rows = [[one["case"], *cells, "" if one["kept"] else "BROKEN"] for one, cells in zip(found, shown, strict=True)]
-        click.echo(table(rows, ["case", "covered", "called different", ""], "simple"))
+    shown = [[f"{one[key]:.3f}" if key in one else "" for key in ("covered", "different")] for one in found]
+    rows = [[one["case"], *cells, "" if one["kept"] else "BROKEN"] for one, cells in zip(found, shown, strict=True)]
+    click.echo(table(rows, ["case", "covered", "called different", ""], "simple"))
+    if to is not None:
+        record = {
+            "schema": 1,
+            "command": f"python benchmarks/coverage.py --repeats {repeats} --seed {seed} --to {to}",
+            "commit": git_commit(),
+            "seed": seed,
+            "repeats": repeats,
+            "cpu_seconds": round(time.process_time() - began, 1),
+            "cases": found,
+        }
+        to.write_text(to_json(record), "utf-8")
     sys.exit(0 if all(one["kept"] for one in found) else 1)
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -219,6 +220,59 @@ def test_markdown_tells_costs_too(root: Path, runs: Path, tmp_path: Path) -> Non
 def test_rare_types_carry_a_warning(report: dict) -> None:
     few = {known["class"]: known["few"] for known in report["test"]["classes"]}
     assert few["rare"]
+    for known, entry in zip(report["test"]["classes"], row_of(report, "yolo")["classes"], strict=True):
+        assert known["images"] < 10 and entry["ap50"]["low"] is None  # too few for an interval
+        assert entry["found"]["images"] == [known["images"]] and entry["found"]["low"] < entry["found"]["high"]
+
+
+def test_image_measures_say_of_how_many_images(report: dict) -> None:
+    good, defective = report["test"]["good"], report["test"]["images"] - report["test"]["good"]
+    found = row_of(report, "yolo")["measures"]
+    sizes = {name: one.get("images") for name, one in found.items() if "images" in one}
+    assert sizes == {"auroc": [good, defective], "recall": [defective], "false_alarms": [good]}
+
+
+def test_p_values_are_corrected_over_the_rows_of_a_measure(report: dict) -> None:
+    tested = [one for row in report["rows"] if (one := row["differences"].get("dice"))]
+    smallest = min(tested, key=lambda one: one["p"])
+    assert len(tested) > 2 and smallest["p_holm"] == pytest.approx(min(1, len(tested) * smallest["p"]))
+
+
+def test_image_measures_that_brightness_reaches_are_struck_through(tmp_path: Path) -> None:
+    folder = write_category(
+        tmp_path / "data", masks={"crack": [discs(index, 0) for index in range(12)]}, good=(4, 12), size=SIZE
+    )
+    for path in (folder / "test" / "crack").iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED) // 4)  # the darker, the more defective
+    dataset = Dataset(converted("all", folder, tmp_path / "out"))
+    write_run(tmp_path / "runs", dataset, "classifier", {"tuned": ("class", 0.9)})
+    result = compare(tmp_path, tmp_path / "runs")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "runs/widget/report/report.json").read_text())
+    grey = {one["name"]: one["measures"] for one in report["trivial"]}["mean grey level"]
+    assert grey["auroc"]["value"] == grey["balanced_accuracy"]["value"] == 1.0 and grey["auroc"]["low"] < 0.9
+    found = row_of(report, "classifier")["measures"]
+    assert {name for name, one in found.items() if "reached_by" in one} == {
+        "auroc", "ap", "f1", "balanced_accuracy", "recall", "false_alarms"
+    }  # fmt: skip
+    assert "reached_by" not in found["dice"]
+    assert any("image measures prove nothing where they are struck through" in banner for banner in report["banners"])
+    assert "mean grey level alone does as well" in report["sentences"][0]
+    assert "~~1.00 [" in (tmp_path / "runs/widget/report/report.md").read_text()
+    assert "<s>1.00</s>" in (tmp_path / "runs/widget/report/index.html").read_text()
+
+
+def test_trivial_scores_equal_scikit_learns(report: dict, widget: Dataset) -> None:
+    """Which way round they count comes from val."""
+    aurocs = {}
+    for part in ("val", "test"):
+        labels = [label is not None for label in widget.labels(part).values()]
+        files = [widget.image_file(part, name) for name in widget.images(part)]
+        grey = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).mean() for path in files]
+        aurocs[part] = [sk.roc_auc_score(labels, values) for values in (grey, [path.stat().st_size for path in files])]
+    expected = [test if val >= 0.5 else 1 - test for val, test in zip(*aurocs.values(), strict=True)]
+    found = {one["name"]: one["measures"]["auroc"]["value"] for one in report["trivial"]}
+    assert [found["mean grey level"], found["file size"]] == pytest.approx(expected)
     assert report["test"]["prevalence"] == pytest.approx(0.03, abs=0.02)
 
 

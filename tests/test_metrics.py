@@ -232,8 +232,7 @@ def test_resamples_keep_classes_and_duplicates_together() -> None:
     groups = ["a", "a", *"bcde", *"fghij"]
     weights = resample(strata, groups, 200, np.random.default_rng(0))
     assert (weights[:, 0] == weights[:, 1]).all()
-    sizes = weights[:, 1:6].sum(axis=1), weights[:, 6:].sum(axis=1)
-    assert all(size == pytest.approx(5) for size in sizes)
+    assert weights[:, 1:6].sum(axis=1) == pytest.approx(5) and weights[:, 6:].sum(axis=1) == pytest.approx(5)
     assert weights.std(axis=0).min() > 0
     assert (weights == resample(strata, groups, 200, np.random.default_rng(0))).all()
 
@@ -243,6 +242,8 @@ def test_interval_of_a_mean_is_as_wide_as_theory_says() -> None:
     weights = resample(["all"] * 100, list(range(100)), 2000, np.random.default_rng(1))
     low, high = interval(weights @ values / 100)
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 10, rel=0.1)
+    weights = resample(["all"] * 3, list(range(3)), 20_000, np.random.default_rng(1))
+    assert (weights @ values[:3] / 3).var() == pytest.approx(values[:3].var(ddof=1) / 3, rel=0.03)  # unbiased
 
 
 def test_interval_of_what_is_mostly_undefined_is_none() -> None:

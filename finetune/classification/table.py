@@ -54,12 +54,12 @@ def summarise(label: str, results: Sequence[Result]) -> dict[str, Any]:
 
 
 def cells(row: dict[str, Any]) -> tuple[Any, ...]:
-    low, high = row["macro_f1_interval"]
+    interval = row["macro_f1_interval"]
     looked = f"{row['pointing']:.2f} ({row['pointing_chance']:.2f})" if "pointing" in row else "-"
     return (
         row["what"],
         f"{row['macro_f1']:.3f}",
-        f"{low:.2f} to {high:.2f}",
+        "-" if interval is None else "{:.2f} to {:.2f}".format(*interval),
         *(f"{row[key]:.3f}" for key in ("accuracy", "balanced_accuracy", "auroc")),
         looked,
         f"{row['mAP50']:.3f}" if "mAP50" in row else "-",

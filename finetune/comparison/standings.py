@@ -133,7 +133,11 @@ class ResampledTest:
         values = [plain(evidence) for evidence in seeds]
         resampled = [measure(evidence, self.weights) for evidence in seeds]
         return {
-            name: Sampled(np.array([one[name] for one in values]), np.stack([one[name] for one in resampled]))
+            name: Sampled(
+                np.array([one[name] for one in values]),
+                np.stack([one[name] for one in resampled]),
+                int(self.images.sum()),
+            )
             for name in values[0]
             if all(name in one for one in values)
         }
@@ -146,7 +150,7 @@ class ResampledTest:
         good, classes = int(self.images[0]), self.images[1:]
         images: list[int] | None = None
         bounds, scale = None, 100 if name == "false_alarms" else 1
-        sampled = Sampled(sampled.values / scale, sampled.draws / scale)
+        sampled = Sampled(sampled.values / scale, sampled.draws / scale, sampled.images)
         known, kind = not math.isnan(sampled.mean), name.rpartition("/")[2]
         if name == "auroc" and known:
             images = [good, int(classes.sum())]
@@ -477,7 +481,7 @@ def _leader(
     """
     measure, leader = MEASURES[key], rows[able[0]]
     found = entries[able[0]]["measures"][key]
-    shown = f"{measure.label} {cell(found, measure)}"
+    shown = f"{measure.label} {cell({side: found[side] for side in ('value', 'low', 'high')}, measure)}"
     trivial = f" But {found['reached_by']} alone does as well." if "reached_by" in found else ""
     if len(able) == 1:
         return f"{task}: only {leader.name} does this, with {shown}.{trivial}"

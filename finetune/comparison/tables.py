@@ -83,7 +83,7 @@ def summary(report: dict[str, Any], style: str, oracle: bool) -> str:
         for row in rows
     ]
     body += [
-        [one["name"], "none", "-", *(cell(one["measures"].get(name), MEASURES[name]) for name in shown)]
+        [one["name"], "val's classes", "-", *(cell(one["measures"].get(name), MEASURES[name]) for name in shown)]
         for one in report["trivial"]
         if not oracle
     ]

@@ -1,4 +1,4 @@
-"""What no model is needed for: one number of a whole image as its defect score, against which image measures stand.
+"""What no model is needed for: one number of a whole image as its defect score, beside which image measures stand.
 
 Where such a number tells defective images as well as a model, the model's image measures prove nothing.
 """
@@ -31,7 +31,8 @@ def trivial_evidence(test: Truth, val: Truth) -> dict[str, Evidence]:
     found = {}
     for name in TRIVIAL:
         scores, tuning = numbers[test][name], numbers[val][name]
-        told = _auroc(val, tuning) if 0 < (val.labels > 0).mean() < 1 else _auroc(test, scores)
+        both_sides = 0 < np.count_nonzero(val.labels) < len(val.labels)
+        told = _auroc(val, tuning) if both_sides else _auroc(test, scores)
         sign = -1.0 if told < 0.5 else 1.0  # NaN, too, where test shows one side only
         threshold = best_threshold(val.labels > 0, sign * tuning) if val.names else None
         untold = np.full((len(scores), len(test.dataset.classes)), np.nan)
@@ -65,5 +66,6 @@ def _reached(measures: dict[str, Any], trivial: list[dict[str, Any]], name: str)
     """The best of the trivial scores, where it is no worse than the model."""
     ours = measures.get(name, {}).get("value")
     known = [(one["measures"][name]["value"], one["name"]) for one in trivial if name in one["measures"]]
-    best, whose = max((pair for pair in known if pair[0] is not None), default=(None, None))
+    known = [pair for pair in known if pair[0] is not None]
+    best, whose = max(known, key=lambda pair: pair[0], default=(None, None))
     return whose if ours is not None and best is not None and best >= ours else None

@@ -85,13 +85,16 @@ def defect_auroc(labels: Array, probabilities: Array) -> float:
     return float(roc_auc_score(defect, 1 - probabilities[:, 0])) if defect.any() and not defect.all() else float("nan")
 
 
-def f1_interval(labels: Array, decisions: Sequence[Array], seed: int = 0) -> tuple[float, float]:
-    """95 % interval of macro-F1, averaged over S trainings, for other images (resampled in classes) and trainings."""
+def f1_interval(labels: Array, decisions: Sequence[Array], seed: int = 0) -> tuple[float, float] | None:
+    """95 % interval of macro-F1, averaged over S trainings, for other images (resampled in classes) and trainings.
+
+    None where no resample differs, as for a model that calls every image the same.
+    """
     generator = np.random.default_rng(seed)
     weights = resample(list(labels), range(len(labels)), RESAMPLES, generator)
     weights = np.concatenate([np.ones((1, len(labels))), weights])
     values = np.stack([_weighted_f1(labels, found, weights) for found in decisions])
-    return mean_interval(Sampled(values[:, 0], values[:, 1:])) or (float("nan"), float("nan"))
+    return mean_interval(Sampled(values[:, 0], values[:, 1:], len(labels)))
 
 
 def _weighted_f1(labels: Array, decisions: Array, weights: Array) -> Array:

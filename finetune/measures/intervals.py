@@ -23,7 +23,7 @@ from finetune.measures.bootstrap import LEVEL
 
 Floats = NDArray[np.float64]
 Bounds = tuple[float, float]
-EDGE = 0.001  # as if of 500 images half a one more were right, and half a one more wrong: the empirical logit
+EDGE = 1 / 16  # of an image: how near to 0 or 1 a measure is taken to be at most, so that it has a logit
 NEAR, ROUNDING = 1e-6, 1e-15
 LARGE = 1e9  # degrees of freedom: a normal distribution
 SEEDS_FOR_A_CLAIM = 3  # fewer trainings say nothing about the noise between them
@@ -35,6 +35,7 @@ class Sampled:
 
     values: Floats  # (S,)
     draws: Floats  # S x B, in B resamples of the images; NaN where it is undefined
+    images: int  # test images
 
     @property
     def mean(self) -> float:
@@ -88,30 +89,35 @@ def mean_interval(sampled: Sampled, of_images: Bounds | None = None) -> Bounds |
     mean = sampled.mean
     if isnan(mean):
         return None
-    middle = float(_logit(mean))
+    edge = EDGE / sampled.images
+    middle = float(_logit(mean, edge))
     if of_images is not None:
-        below, above, least = middle - float(_logit(of_images[0])), float(_logit(of_images[1])) - middle, 0.0
+        below, above, least = (
+            middle - float(_logit(of_images[0], edge)),
+            float(_logit(of_images[1], edge)) - middle,
+            0.0,
+        )
     else:
         resampled, shared = sampled.draws.mean(axis=0), _covariance(sampled)
         spread = float(np.nanvar(resampled))
         if isnan(shared) or spread < ROUNDING:
             return None
-        least = float(ndtri((1 + LEVEL) / 2)) * float(np.nanstd(_logit(resampled)))
+        least = float(ndtri((1 + LEVEL) / 2)) * float(np.nanstd(_logit(resampled, edge)))
         below = above = least * sqrt(min(1.0, max(0.0, shared) / spread))
     size = len(sampled.values)
-    slope = float(_logit(mean + NEAR) - _logit(mean - NEAR)) / (2 * NEAR)
+    slope = float(_logit(mean + NEAR, edge) - _logit(mean - NEAR, edge)) / (2 * NEAR)
     seeds = slope * float(stdtrit(size - 1, (1 + LEVEL) / 2)) * sqrt(sampled.variance) if size > 1 else 0.0
     down, up = (max(least, hypot(reach, seeds)) for reach in (below, above))
-    return _from_logit(middle - down), _from_logit(middle + up)
+    return _from_logit(middle - down, edge), _from_logit(middle + up, edge)
 
 
-def _logit(value: Any) -> Any:
+def _logit(value: Any, edge: float) -> Any:
     """The logit of a measure, drawn in a little from 0 and 1, where it has none."""
-    return logit(EDGE + (1 - 2 * EDGE) * value)
+    return logit(edge + (1 - 2 * edge) * value)
 
 
-def _from_logit(value: float) -> float:
-    return min(1.0, max(0.0, (float(expit(value)) - EDGE) / (1 - 2 * EDGE)))
+def _from_logit(value: float, edge: float) -> float:
+    return min(1.0, max(0.0, (float(expit(value)) - edge) / (1 - 2 * edge)))
 
 
 def difference_test(ours: Sampled, theirs: Sampled) -> dict[str, Any]:
@@ -145,8 +151,8 @@ def _covariance(ours: Sampled, theirs: Sampled | None = None) -> float:
     The variance of a model's only training. NaN where a measure is undefined in most resamples.
     """
     both = [ours.draws] if theirs is None else [ours.draws, theirs.draws]
-    known = ~np.asarray(np.isnan(np.concatenate(both)).any(axis=0))
-    if known.sum() < max(2, len(known) / 2):
+    known = np.isfinite(np.concatenate(both)).all(axis=0)
+    if known.sum() < max(2, known.size / 2):
         return nan
     centred = [draws[:, known] - draws[:, known].mean(axis=1, keepdims=True) for draws in both]
     found = centred[0] @ centred[-1].T / (known.sum() - 1)
