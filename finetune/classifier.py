@@ -31,7 +31,8 @@ from converters.cli.options import (
     synthetic_share_option,
 )
 from finetune.classification.recipes import ATTEMPTS, IMBALANCE, USUAL, Attempt
-from finetune.runs.replay import config_option
+from finetune.runs.dataset import choose_dataset
+from finetune.runs.replay import as_begun, config_option
 
 OWN: dict[str, Any] = {"default": None, "show_default": "the attempt's"}
 
@@ -61,7 +62,7 @@ OWN: dict[str, Any] = {"default": None, "show_default": "the attempt's"}
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default=Attempt.precision,
               help="Arithmetic of training; auto: what is fastest on the device.")  # fmt: skip
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")
-@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run, with its own settings.")
 @seed_option
 @config_option
 @overwrite_option
@@ -73,6 +74,9 @@ def main(**options: Any) -> None:
     and test), model.pt, and the learning curve, confusion matrix and reliability as PNG. `--attempt all`,
     `--imbalance all` and `--repeat` write a table to RUNS/DATASET/RUN-table.md and .json.
     """
+    if options["resume"] and not options["overwrite"]:
+        dataset = choose_dataset(options["out"], options["dataset_name"])
+        options = as_begun(options, options["runs"] / dataset / options["name"] / f"seed-{options['seed']}")
     from finetune.classification.ladder import train_classifiers
 
     train_classifiers(**options)

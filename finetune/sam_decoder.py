@@ -30,7 +30,8 @@ from converters.cli.options import (
     seed_option,
     synthetic_share_option,
 )
-from finetune.runs.replay import config_option
+from finetune.runs.dataset import choose_dataset
+from finetune.runs.replay import as_begun, config_option
 from finetune.segmentation.settings import ARCHS, RANDOM_RATE, REFERENCE, WARM_UP, Recipe, Request, Tiny
 
 
@@ -72,7 +73,7 @@ from finetune.segmentation.settings import ARCHS, RANDOM_RATE, REFERENCE, WARM_U
 @click.option("--patience", type=click.IntRange(1), default=Recipe.patience, help="Epochs without gain before a stop.")
 @click.option("--cache-gb", type=Number(0), default=50.0, help="Maximum size of RUNS/.cache/embeddings, GB.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="Device to train on: cpu, cuda, cuda:1.")
-@click.option("--resume", is_flag=True, help="Continue an interrupted run; give what it was begun with.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run, with its own settings.")
 @seed_option
 @config_option
 @overwrite_option
@@ -85,6 +86,9 @@ def main(out: Path, name: str | None, as_json: bool, **options: Any) -> None:
     (prompts from the truth), yolo-box (--boxes) and auto (--auto).
     """
     request = Request(**options)
+    if request.resume:
+        folder = request.runs / choose_dataset(out, name) / request.run_name / f"seed-{request.seed}"
+        request = Request(**as_begun(options, folder))
     from finetune.segmentation.training import train_sam
 
     train_sam(request, out, name, as_json)

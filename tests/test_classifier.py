@@ -483,7 +483,10 @@ def test_a_run_with_other_settings_is_not_resumed(out, tmp_path):
     options = (*FAST, "--attempt", "deep", "--epochs", 1, "--no-heatmaps")
     assert run(out, tmp_path, *options).exit_code == 0
     assert "was begun with lr 0.001, not 0.5" in refusal(run(out, tmp_path, *options, "--resume", "--lr", 0.5))
-    assert run(out, tmp_path, *options, "--resume").exit_code == 0
+    begun = json.loads((tmp_path / "tile" / "classifier" / "seed-0" / "run.json").read_text())["settings"]
+    result = run(out, tmp_path, "--resume")  # what is not given is as the run was begun with
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert json.loads((tmp_path / "tile" / "classifier" / "seed-0" / "run.json").read_text())["settings"] == begun
 
 
 def test_a_run_goes_on_with_the_weights_that_it_was_begun_with_alone(out, tmp_path):
@@ -637,9 +640,9 @@ def test_a_run_of_two_stages_goes_on_in_either(out, made, tmp_path, monkeypatch,
     monkeypatch.setattr(fitting, "one_epoch", real)
     if epoch > 1:
         assert "was interrupted" in refusal(run(out, tmp_path, *FAST, *options, "--run", "broken"))
-    alone = ("--attempt", "deep", "--epochs", 2, "--run", "broken", "--resume")
-    assert "was begun with pretrain_epochs 2, not None" in refusal(run(out, tmp_path, *FAST, *alone))
-    trained(out, tmp_path, *options, "--run", "broken", "--resume")
+    other = ("--pretrain-epochs", 1, "--run", "broken", "--resume")
+    assert "was begun with pretrain_epochs 2, not 1" in refusal(run(out, tmp_path, *other))
+    trained(out, tmp_path, "--run", "broken", "--resume")
     whole, broken = (tmp_path / "tile" / name / "seed-0" for name in ("whole", "broken"))
     assert scores_of(broken) == scores_of(whole)
     histories = [json.loads((folder / "run.json").read_text())["pretrain_history"] for folder in (whole, broken)]

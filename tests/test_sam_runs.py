@@ -103,7 +103,7 @@ def test_interrupted_run_ends_as_an_unbroken_one(
     assert "begun with batch 4, not 3" in refusal(sam_decoder(out, tmp_path, *WHOLE, "--batch", 3, "--resume"))
     monkeypatch.setattr("finetune.segmentation.training.warm_up", None)  # not repeated
     monkeypatch.setattr(sam_fitting, "learn", learn)
-    result = sam_decoder(out, tmp_path, *WHOLE, "--resume")
+    result = sam_decoder(out, tmp_path, "--resume")  # what is not given is as the run was begun with
     assert result.exit_code == 0, result.output
     folder = folder_of(tmp_path)
     assert (folder / "tuned.pt").read_bytes() == (unbroken / "tuned.pt").read_bytes()

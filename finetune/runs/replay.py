@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from converters.cli.command import ARGUMENTS
+from converters.cli.command import ARGUMENTS, given_options
 from converters.cli.errors import DatasetError
 from converters.cli.options import FOLDER
 
@@ -21,6 +21,7 @@ from converters.cli.options import FOLDER
 MOMENTARY = ("--config", "--overwrite", "--resume", "--json")
 DATASET = ("--category", "--data")  # two ways of naming it
 TOLD_BY_DATA = ("--category", "--out", "--task", "--folds")  # what --data takes the place of
+SETTINGS = "settings.json"  # what a run was begun with, for --resume
 REPLAY = "finetune.runs.replay"  # key of click's ctx.meta
 
 
@@ -74,6 +75,23 @@ def _replay(ctx: click.Context, parameter: click.Parameter, file: Path | None) -
     ctx.default_map = {options[flag].name: value for flag, value in replayed.items()}
     ctx.meta[REPLAY] = Replay(file, record, frozenset(own))
     ctx.meta[ARGUMENTS] = [word for flag, value in (replayed | own).items() for word in _written(options[flag], value)]
+
+
+def as_begun(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """``options`` of the command at work, those not given as the interrupted run in ``folder`` was begun with.
+
+    Those that are given otherwise stay, for the run to refuse. Without such a run, all stay.
+    """
+    from converters.cli.door import read_json  # with pydantic, which --help does without
+
+    ctx, settings = click.get_current_context(), folder / SETTINGS
+    if not settings.is_file():
+        return dict(options)
+    begun = _said(ctx, read_json(settings, dict[str, Any])["command"][1:])
+    known = {option.opts[0]: option for option in ctx.command.params}
+    given = given_options(ctx)
+    missing = {known[flag].name: known[flag].type_cast_value(ctx, value) for flag, value in begun.items()}
+    return {name: value if name in given else missing.get(name, value) for name, value in options.items()}
 
 
 def _read_run(file: Path) -> Mapping[str, Any]:

@@ -29,9 +29,8 @@ from converters.cli.terminal import to_json
 from finetune.measures.heat_levels import to_levels
 from finetune.runs.dataset import Dataset
 from finetune.runs.records import RunRecord
-from finetune.runs.replay import DATASET, command_line, current_replay
+from finetune.runs.replay import DATASET, SETTINGS, command_line, current_replay
 
-SETTINGS = "settings.json"  # what a run was begun with, for --resume
 PACKAGES = ("torch", "torchvision", "ultralytics", "segment-anything", "numpy", "opencv-python", "pycocotools")
 
 
