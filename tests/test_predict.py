@@ -11,7 +11,7 @@ from PIL import Image
 from predicted import run_predict
 
 from converters.cli.errors import DatasetError
-from finetune.measures.masks import encode
+from converters.masks.rle import encode
 from finetune.prediction import new_images
 from finetune.prediction.image_files import find_images
 from finetune.runs.answers import Answer, Predictor

@@ -7,11 +7,11 @@ from typing import Any
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress, table
+from converters.masks.rle import encode
 from finetune.detection.figures import draw_figures, measure
 from finetune.detection.recipe import FORMATS
 from finetune.detection.tiles import on_whole_images
 from finetune.measures.boxes import SIZES, BoxEvaluation
-from finetune.measures.masks import encode
 from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import image_scores
 from finetune.runs.run_folder import Run, read_record, synthetic_images_of

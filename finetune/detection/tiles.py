@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torchvision.ops import batched_nms, box_convert
 
-from finetune.measures.masks import decode, encode
+from converters.masks.rle import encode
+from finetune.measures.masks import decode
 from finetune.runs.dataset import Dataset
 
 EDGE = 1.5  # px: a box that ends this near to the border of its tile is cut off there

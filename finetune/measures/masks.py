@@ -13,12 +13,6 @@ TOP = 65535  # the highest value of a 16-bit map
 GOOD_PIXELS = 0.99  # share of good pixels that stay under the level where no mask shows a defect
 
 
-def encode(mask: NDArray[Any]) -> dict[str, Any]:
-    """A mask, H x W of 0 and 1, as COCO's compressed RLE, which JSON can hold."""
-    encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
-
-
 def merged(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """A COCO segmentation (polygons, RLE or compressed RLE) as one compressed RLE of pycocotools."""
     if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):

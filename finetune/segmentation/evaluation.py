@@ -18,8 +18,9 @@ from pycocotools import mask as coco_mask
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
+from converters.masks.rle import encode
 from finetune.measures.bootstrap import interval, resample
-from finetune.measures.masks import TOP, best_level, encode, rings
+from finetune.measures.masks import TOP, best_level, rings
 from finetune.measures.masks import decode as decode_mask
 from finetune.measures.pixels import BOUNDARY_RATIOS, boundary
 from finetune.runs.dataset import Dataset
