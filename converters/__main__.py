@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import click
 
 from converters.cli.command import Commands, command
-from converters.datasets.options import conversion_options, simplify_option
+from converters.datasets.options import conversion_options, formats_option, simplify_option
 
 COMMANDS = (
     "all",
@@ -37,17 +37,19 @@ def main() -> None:
 
 
 @command()
+@formats_option
 @simplify_option
 @conversion_options
-def convert_all(**options: Any) -> None:
-    """Write yolo, yolo-seg, coco, masks and voc, reading each mask once."""
+def convert_all(formats: tuple[str, ...], **options: Any) -> None:
+    """Write yolo, yolo-seg, coco, masks and voc, or what --formats says, reading each mask once."""
     from converters.datasets.conversion import run
     from converters.formats.coco import CocoWriter
     from converters.formats.png_masks import MasksWriter
     from converters.formats.voc import VocWriter
-    from converters.formats.yolo import DetectWriter, SegmentWriter
+    from converters.formats.yolo import DetectWriter, ObbWriter, SegmentWriter
 
-    run([DetectWriter, SegmentWriter, CocoWriter, MasksWriter, VocWriter], **options)
+    writers = (DetectWriter, SegmentWriter, ObbWriter, CocoWriter, MasksWriter, VocWriter)
+    run([writer for writer in writers if writer.folder in formats], **options)
 
 
 if __name__ == "__main__":

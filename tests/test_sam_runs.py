@@ -23,6 +23,7 @@ from finetune.runs.run_folder import Run
 from finetune.sam_decoder import main
 from finetune.segmentation import loop as sam_fitting
 from finetune.segmentation.embedding_sources import encode, recolour
+from finetune.segmentation.evaluation import seconds_of_boxes
 from finetune.segmentation.finished import evaluate_again, export_run
 from finetune.segmentation.images import MarkedImage, images_of
 from finetune.segmentation.loop import fit
@@ -164,13 +165,29 @@ def test_finished_run_is_measured_anew_with_the_same_predictions(out: Path, tmp_
     with pytest.raises(DatasetError, match=f"--weights {other}: {folder} began with others"):
         evaluate_again(folder, dataset, "cpu", weights=other)
     evaluate_again(folder, dataset, "cpu", weights=moved)
-    assert contents(folder / "predictions") == before
+    after = contents(folder / "predictions")
+    told = [json.loads(side.pop("auto/set.json")) for side in (before, after)]
+    assert after == before and all(about.pop("seconds_per_image") > 0 for about in told) and told[0] == told[1]
     anew = json.loads((folder / "run.json").read_text())
     changes = {key for key in anew.keys() | record.keys() if anew.get(key) != record.get(key)}
     assert changes <= {"seconds_per_image"}
     checkpoint.hardlink_to(moved)
     exported = load_sam("tiny", export_run(folder, dataset, "cpu", tmp_path / "tuned.pth"), SMALL)
     assert hash_of(exported) == hash_of(load_tuned(folder / "tuned.pt").sam)
+
+
+def test_a_detector_s_time_is_known_of_the_same_kind_of_device_and_measurement_alone(out: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(out, "widget")
+    boxes = write_boxes(tmp_path, dataset)
+    assert seconds_of_boxes(boxes, "cpu") is None
+    for facts, device, expected in (
+        ({"device": "cpu", "gpu_peak_memory_mb": None}, "cpu", 0.5),
+        ({"device": "cpu"}, "cpu", None),  # timed in another way
+        ({"device": "cuda:0", "gpu_peak_memory_mb": 9}, "cpu", None),
+        ({"device": "cuda:0", "gpu_peak_memory_mb": 9}, "cuda", 0.5),
+    ):
+        Run(boxes, dataset, {}).finish(model="YOLO", seconds_per_image=0.5, **facts)
+        assert seconds_of_boxes(boxes, device) == expected
 
 
 def write_boxes(folder: Path, dataset: Dataset, score: float = 0.9) -> Path:

@@ -642,5 +642,7 @@ def test_a_damaged_image_is_never_left_out_silently(out, tmp_path, part):
     name = next(name for name, label in dataset.labels(part).items() if label is not None)
     image = copy / "widget" / "yolo" / "images" / part / name
     image.write_bytes(image.read_bytes()[:60])
-    said = refusal(run_yolo("--category", "widget", "--out", copy, "--runs", tmp_path, *FAST))
-    assert name in said and "convert again with --overwrite" in said
+    result = run_yolo("--category", "widget", "--out", copy, "--runs", tmp_path, *FAST)
+    start, said = result.stderr.splitlines()  # what it starts from is said before
+    assert result.exit_code == 2 and start.startswith("widget: YOLO from random weights") and said.startswith("Error: ")
+    assert name in said and said.endswith("convert again with --overwrite")

@@ -44,7 +44,7 @@ BASELINE = "classifier"  # the run that others are compared with, where there is
 COSTS = (
     "Labels used, in clicks: of train to learn from, and of val to choose epochs and thresholds by, which looks at "
     "labels of the same kind alone (good images cost none). An image, s: from its file to the answer with its heat "
-    "map, masks or boxes, one at a time and after a warm-up; a box prompt is given, not detected."
+    "map, masks or boxes, one at a time, the median of 20 after a warm-up; of a model that asks a detector first, with it."
 )
 HEADLINES = ("auroc", "f1", "false_alarms", "macro_f1_defects", "map50", "map", "dice", "pixel_ap", "aupro_0.3")
 PAPER = ("auroc", "map50", "dice", "aupro_0.3")

@@ -1,7 +1,6 @@
 """Predict val and test with a YOLO model, one image at a time, save that, and measure what was saved."""
 
 import statistics
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,20 @@ from finetune.measures.masks import encode
 from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import image_scores
 from finetune.runs.run_folder import Run, read_record, synthetic_images_of
+from finetune.training.timing import cost_of_answers
 
 LEAST_SCORE = 0.001  # average precision wants the whole curve, not only the sure detections
 
 
-def predict(model: Any, dataset: Dataset, task: str, part: str, imgsz: int, device: str) -> Iterator[dict[str, Any]]:
-    """Detections on a part of the split as COCO results, at full image size.
+def predict(
+    model: Any, dataset: Dataset, task: str, part: str, names: Sequence[str], imgsz: int, device: str
+) -> Iterator[dict[str, Any]]:
+    """Detections on images of a part as COCO results, at full image size.
 
     Images go one by one: ultralytics would take a list of them as one batch, and pad them to a common shape.
     """
     folder = dataset.format(FORMATS[task]) / "images" / part
     settings = settings_of(imgsz, device)
-    names = dataset.images(part)
     with progress(names, len(names), f"predicting {part}") as bar:
         for name in bar:
             answers = model.predict(str(folder / name), **settings)
@@ -73,27 +74,36 @@ def evaluate(
     """Predict val and test, save both as the set ``name``, and measure the saved boxes; ``about`` goes to set.json.
 
     With ``tiles`` of the run's dataset, the model looks at these, and what it finds is put together on whole images.
-    Returns measures by part, and the seconds that an image of test took, from file to boxes.
+    Returns measures by part, and what an answer costs under ``cost``.
     """
     dataset = run.dataset
-    found, seconds = {}, 0.0
+    found = {}
+    looked = {name: [name] for part in ("val", "test") for name in dataset.images(part)}  # what is shown of each
+    if tiles and tiles.tiles:
+        looked = {name: [] for name in looked}
+        for tile in (tile for part in ("val", "test") for tile in tiles.images(part)):
+            looked[tiles.tiles["tiles"][tile]["image"]].append(tile)
+
+    def answer(part: str, names: Sequence[str]) -> list[dict[str, Any]]:
+        seen = [one for name in names for one in looked[name]]
+        results = list(predict(model, tiles or dataset, task, part, seen, imgsz, device))
+        return on_whole_images(results, tiles) if tiles else results
+
     for part in ("val", "test"):
-        started = time.perf_counter()
-        found[part] = list(predict(model, tiles or dataset, task, part, imgsz, device))
-        if tiles:
-            found[part] = on_whole_images(found[part], tiles)
-        seconds = time.perf_counter() - started
+        found[part] = answer(part, dataset.images(part))
         names = dataset.images(part)
         run.write_predictions(
             name, part, found[part], image_scores(names, dataset.image_ids, len(dataset.classes), found[part])
         )
+    where = str(next(model.model.parameters()).device)
+    cost = cost_of_answers(lambda name: answer("test", [name]), dataset.images("test"), where)
     label = "box" if task == "detect" else "mask"
-    run.describe_set(name, **{"model": "YOLO", "prompt": None, "oracle": False, "label": label} | about)
+    run.describe_set(name, **{"model": "YOLO", "prompt": None, "oracle": False, "label": label} | about | cost)
     evaluations = {part: BoxEvaluation(dataset.ground_truth(part), found[part], sizes=tuple(SIZES)) for part in found}
     measured = measure(evaluations)
     title = f"{dataset.name}, {name}, test" + (", SYNTHETIC" if dataset.synthetic else "")
     draw_figures(run.folder / "figures" / name, dataset, evaluations["test"], measured["test"].get("threshold"), title)
-    return measured | {"seconds_per_image": round(seconds / max(1, len(names)), 4)}
+    return measured | {"cost": cost}
 
 
 def metric_rows(metrics: dict[str, Any]) -> Iterable[tuple[str, ...]]:

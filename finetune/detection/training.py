@@ -56,6 +56,7 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
     with told_to_resume(run.folder, runs.has_last), runtime.out_of_memory_named(recipe):
         best = train_in_turn(model, parts, request, recipe, run, size)
         cost = runs.cost_of(run.seconds, runtime.cpu_seconds() - cpu, request.resume)
+        cost["train_gpu_peak_memory_mb"] = runtime.gpu_peak_memory_mb(request.device)
         model = runtime.load_model(request.arch, best, request.task)
         tiles = dataset if dataset.tiles else None
         measured = evaluate(model, run, request.task, size, request.device, tiles=tiles)
@@ -67,9 +68,8 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
         pretrained_on=request.pretrain,
         synthetic_images=sum(len(part.synthetic_images) for part in parts),
         pretrain_synthetic_images=len(first.synthetic_images) if first else 0,
-        gpu_peak_memory_mb=runtime.gpu_peak_memory_mb(request.device),
         resumed=request.resume,
-        seconds_per_image=measured.pop("seconds_per_image"),
+        **measured.pop("cost"),
         metrics=measured,
         **cost,
         **runtime.facts_of(model, best),
@@ -169,7 +169,7 @@ def evaluate_again(folder: Path, dataset: Dataset, device: str) -> None:
     tiles = open_dataset(dataset.folder.parent, settings["tiles"]) if settings["tiles"] else None
     size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
     measured = evaluate(model, run, settings["task"], size, device, tiles=tiles)
-    record |= {"seconds_per_image": measured.pop("seconds_per_image"), "metrics": measured}
+    record |= measured.pop("cost") | {"metrics": measured}
     write_record(folder, record | runtime.facts_of(model, folder / BEST))
 
 

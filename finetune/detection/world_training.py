@@ -116,8 +116,7 @@ def ask(
         "known_by_words_only": list(words.classes) if name == "zero-shot" else [words.kept] if words.kept else [],
     }
     measured = evaluate(model, run, "detect", run.settings["imgsz"], device, name, **about, **cost)
-    seconds = measured.pop("seconds_per_image")
-    return {**cost, "seconds_per_image": seconds, **runtime.facts_of(model, best), "metrics": measured}
+    return {**cost, **measured.pop("cost"), **runtime.facts_of(model, best), "metrics": measured}
 
 
 def is_random(words: Words) -> bool:
@@ -152,6 +151,7 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
                 began, cpu = run.seconds, runtime.cpu_seconds()
                 tune(name, load_start, words, request, recipe, run)
                 cost = runs.cost_of(run.seconds - began, runtime.cpu_seconds() - cpu, request.resume)
+                cost["train_gpu_peak_memory_mb"] = runtime.gpu_peak_memory_mb(request.device)
             results[name] = ask(name, load_start, words, run, request.device, cost)
     run.finish(
         model="YOLO-World",
@@ -160,7 +160,6 @@ def train_and_evaluate(request: Request, recipe: Recipe, dataset: Dataset) -> di
         random_text_weights=is_random(words),
         weights_sha256=run.settings["weights_sha256"],
         text_model=words.source,
-        gpu_peak_memory_mb=runtime.gpu_peak_memory_mb(request.device),
         resumed=request.resume,
         sets=results,
         **results["tuned"],
@@ -224,7 +223,7 @@ def evaluate_again(folder: Path, dataset: Dataset, device: str, weights: Path | 
     if checkpoint and sha256(checkpoint) != record["weights_sha256"]:
         raise DatasetError(f"{folder}: did not start from {checkpoint} as it is now; name that file with --weights")
     for name, found in record["sets"].items():
-        cost = {key: found[key] for key in ("train_seconds", "train_cpu_seconds")}
+        cost = {key: value for key, value in found.items() if key.startswith("train_")}
         load = partial(load_world, settings["arch"], checkpoint, settings["seed"])
         record["sets"][name] = ask(name, load, words, run, device, cost)
     write_record(folder, record | record["sets"]["tuned"])

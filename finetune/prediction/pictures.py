@@ -35,8 +35,8 @@ def overlay(image: Rgb, detections: Sequence[dict[str, Any]], classes: Sequence[
 
 
 def heat_picture(heat: NDArray[np.float32], middle: float) -> Rgb:
-    """A heat map in colour, no larger than SIDE; ``middle``, a usual peak of a good image, is half way up."""
-    level = np.round(255 * heat / (heat + middle)).astype(np.uint8)
+    """A heat map in colour, no larger than SIDE; ``middle``, a usual peak of a good image, is a quarter up."""
+    level = np.round(255 * (heat / (heat + middle)) ** 2).astype(np.uint8)  # squared, so that good parts stay dark
     return np.asarray(cv2.applyColorMap(_fitted(level), cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
 
 

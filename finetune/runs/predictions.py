@@ -21,8 +21,6 @@ from finetune.runs.records import Result, SetRecord
 
 RESULTS_FORMAT = "COCO's results format is needed: whole numbers as ids, scores in 0..1, boxes of x, y, width, height"
 
-BEYOND = 0.05  # of the image's side: a box that ends farther outside is no slip of a detector
-
 
 def image_scores(
     names: Iterable[str], ids: Mapping[str, int], classes: int, detections: Iterable[Mapping[str, Any]]

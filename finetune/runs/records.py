@@ -44,6 +44,7 @@ class RunRecord(TypedDict, total=False):
     train_cpu_seconds: float | None
     seconds_per_image: float | None
     peak_memory_mb: float | None
+    gpu_peak_memory_mb: float | None
     device: str | None
 
 
@@ -63,6 +64,7 @@ class SetRecord(TypedDict, total=False):
     level: float  # of SAM's maps, 0..1
     box_threshold: float | None
     cells: float
+    gpu_peak_memory_mb: float | None
     seconds_per_image: float | None
 
 

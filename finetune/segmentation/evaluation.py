@@ -259,6 +259,19 @@ def read_boxes(folder: Path, dataset: Dataset) -> Boxes:
     return found
 
 
+def seconds_of_boxes(folder: Path, device: str) -> float | None:
+    """Seconds an image in which another run's model found its boxes; None where that isn't known of such a device."""
+    source = boxes_set(folder)
+    record = source.absolute().parents[1]
+    if not (record / "run.json").is_file():
+        return None
+    known = read_record(record)
+    known |= {key: value for key, value in PredictionSet(source).about.items() if key in known}
+    same = torch.device(known.get("device") or "meta").type == torch.device(device).type
+    # what lacks gpu_peak_memory_mb was timed in another way
+    return known["seconds_per_image"] if same and "gpu_peak_memory_mb" in known else None
+
+
 def boxes_sha256(folder: Path | None) -> str | None:
     """Of the files in which another run's boxes lie; None for no run."""
     if folder is None:

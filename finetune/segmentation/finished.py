@@ -80,7 +80,7 @@ def measure_tuned(job: Job, run: Run, source: Source, before: dict[str, list[Row
     """
     segmenter = load_tuned(run.folder / TUNED, job.origin.weights).to(job.device)
     source = source if job.recipe.frozen else partial(encode, segmenter)
-    after = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, run)
+    after = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, run, job.detector_seconds)
     draw_worst(after["gt-box"], run.dataset.classes, run.folder / "worst.png")
     return {
         "parameters": sum(value.numel() for value in segmenter.parameters()),

@@ -1,6 +1,7 @@
 """The report of a run of SAM's decoder: predictions for each kind of prompt, before and after, and a table."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -64,26 +65,34 @@ def judge_of(segmenter: Segmenter, source: Source, val: Sequence[MarkedImage]) -
 
 
 def evaluate(
-    segmenter: Segmenter, source: Source, parts: Parts, dataset: Dataset, boxes: Boxes | None, run: Run | None
+    segmenter: Segmenter,
+    source: Source,
+    parts: Parts,
+    dataset: Dataset,
+    boxes: Boxes | None,
+    run: Run | None,
+    detector: float | None = None,
 ) -> dict[str, list[Row]]:
     """Rows of test for each prompt kind; with a run, predictions for val and test are written as its sets.
 
-    Without one (before the training) the learned tokens know nothing yet, and are left out.
+    ``detector`` is the time in which an image's boxes were found, s; None if that isn't known. Without a run (before
+    the training) the learned tokens know nothing yet, and are left out.
     """
     rows = {kind: ask_person(segmenter, source, parts, dataset, kind, run) for kind in ORACLES}
-    makers: dict[str, Callable[[MarkedImage], Map]] = {}
+    makers: dict[str, Callable[[Source, MarkedImage], Map]] = {}
     if segmenter.tokens is not None and run:
-        makers[AUTO] = lambda image: token_map(segmenter, source([(image, 0)]), image.size())
+        makers[AUTO] = lambda source, image: token_map(segmenter, source([(image, 0)]), image.size())
     if boxes is not None:
-        makers[BOXES] = lambda image: boxes_map(
+        makers[BOXES] = lambda source, image: boxes_map(
             segmenter, source([(image, 0)]), image.size(), dataset.image_ids[image.name], boxes
         )
     for kind, make in makers.items():
-        rows[kind], level = measure_maps(make, parts, kind, run)
+        rows[kind], level = measure_maps(partial(make, source), parts, kind, run)
         if run:
             heatmap = {"heatmap": "chance of a defect", "heatmap_middle": 1.0}
             prompt = None if kind == AUTO else "box"
-            run.describe_set(kind, **ABOUT, prompt=prompt, oracle=False, clicks=0, **heatmap, **level)
+            cost = map_cost(make, segmenter, parts["test"], detector if kind == BOXES else 0.0)
+            run.describe_set(kind, **ABOUT, prompt=prompt, oracle=False, clicks=0, **heatmap, **level, **cost)
     return rows
 
 
@@ -166,3 +175,16 @@ def prompt_cost(segmenter: Segmenter, images: Sequence[MarkedImage], device: str
         return list(answer(segmenter, encode(segmenter, [(image, 0)]), [box], size))
 
     return cost_of_answers(answered, list(by_name), device)
+
+
+def map_cost(
+    make: Callable[[Source, MarkedImage], Map],
+    segmenter: Segmenter,
+    images: Sequence[MarkedImage],
+    before: float | None,
+) -> dict[str, float | None]:
+    """What an image's map costs, encoder and decoder, and the ``before`` seconds of its detector (None: unknown)."""
+    by_name, fresh = {image.name: image for image in images}, partial(encode, segmenter)
+    cost = cost_of_answers(lambda name: make(fresh, by_name[name]), list(by_name), str(segmenter.sam.device))
+    own = cost["seconds_per_image"]
+    return cost | {"seconds_per_image": None if own is None or before is None else round(own + before, 5)}

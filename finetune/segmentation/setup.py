@@ -12,7 +12,7 @@ from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset
 from finetune.runs.run_folder import Run, check_begun, run_folder, start_run
 from finetune.segmentation.embedding_sources import cached_source, encode
-from finetune.segmentation.evaluation import Boxes, Parts, boxes_sha256, read_boxes
+from finetune.segmentation.evaluation import Boxes, Parts, boxes_sha256, read_boxes, seconds_of_boxes
 from finetune.segmentation.images import MarkedImage, images_of
 from finetune.segmentation.models import PUBLISHED, Origin, Segmenter, fetch_published, load_sam
 from finetune.segmentation.settings import MOBILE, TINY, Recipe, Request
@@ -35,6 +35,7 @@ class Job:
     first: list[MarkedImage]  # to train on before the train part; may be empty
     boxes: Boxes | None
     device: str
+    detector_seconds: float | None  # that an image's boxes took on such a device, where that is known
 
 
 def make_job(request: Request, dataset: Dataset, first: Dataset | None) -> Job:
@@ -54,7 +55,14 @@ def make_job(request: Request, dataset: Dataset, first: Dataset | None) -> Job:
     segmenter = Segmenter(load_sam(request.arch, checkpoint, request.tiny), dataset.classes, request.auto).to(device)
     choose_trained(segmenter, recipe)
     return Job(
-        segmenter, recipe, Origin(request.arch, request.tiny, checkpoint, recipe.lora), parts, before, boxes, device
+        segmenter,
+        recipe,
+        Origin(request.arch, request.tiny, checkpoint, recipe.lora),
+        parts,
+        before,
+        boxes,
+        device,
+        seconds_of_boxes(request.boxes, device) if request.boxes else None,
     )
 
 

@@ -53,12 +53,13 @@ def train_and_measure(request: Request, job: Job, run: Run, made: int, synthetic
 
     ``made`` images are in the train part, ``synthetic_before`` in that of --pretrain.
     """
+    cpu = time.process_time()
     segmenter, source = job.segmenter, source_of(request, job)
-    embed_seconds = run.seconds
+    embed_seconds, embed_cpu = run.seconds, time.process_time() - cpu
     before = evaluate(segmenter, source, job.parts, run.dataset, job.boxes, None) if leads() else {}
     began, cpu = run.seconds, time.process_time()
     histories = train(request, job, source, run.folder)
-    seconds, cpu = run.seconds - began, time.process_time() - cpu
+    seconds, cpu = embed_seconds + run.seconds - began, embed_cpu + time.process_time() - cpu
     if not leads():
         return
     save_tuned(segmenter, job.origin, run.folder / TUNED)
