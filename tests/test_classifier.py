@@ -420,11 +420,6 @@ def test_predict_writes_the_same_predictions_and_measures_to_the_bit(finished, o
     assert contents(folder) == before
 
 
-def test_export_of_a_family_that_has_none_says_so(finished, out):
-    line = refusal(CliRunner().invoke(export, [str(finished[0]), "--out", str(out)]))
-    assert f"{finished[0]}: there is no export of a CNN classifier yet; YOLO and SAM have one" in line
-
-
 def test_predict_and_export_want_a_run_of_ours(finished, out, tmp_path):
     record = json.loads((finished[0] / "run.json").read_text())
     for command in ([predict, "--part", "test"], [export]):
