@@ -22,7 +22,16 @@ from converters.datasets.groups import with_groups
 from converters.datasets.records import read_card, read_split
 from converters.datasets.splits import Split, SplitRule
 from converters.datasets.tiles import TileRule
-from converters.formats.writer import TOO_SMALL, DatasetInfo, LabelledImage, Outcome, Planned, Writer, check_length
+from converters.formats.writer import (
+    TOO_SMALL,
+    DatasetInfo,
+    LabelledImage,
+    Outcome,
+    Planned,
+    Rendered,
+    Writer,
+    check_length,
+)
 from converters.masks.instances import Instance, InstanceRule, cropped, find_instances
 from converters.masks.reading import ReadMask, mask_of
 from converters.sources.samples import GOOD, Category, Problem, Sample
@@ -113,11 +122,17 @@ class Job:
             plan.sample, plan.name, plan.part, plan.class_index, self.info.classes, instances, plan.crop
         )
         try:
-            rendered = [writer.render(image) for writer in self.writers]
+            holding = [plan.part in writer.parts for writer in self.writers]
+            rendered = [
+                writer.render(image) if held else Rendered({})
+                for writer, held in zip(self.writers, holding, strict=True)
+            ]
         except DatasetError as error:
             return self._outcome(plan, problem=Problem(plan.key, str(error)))
         if self.folder is not None:
-            self._write(self.folder, image, [done.files for done in rendered])
+            held_by = [writer for writer, held in zip(self.writers, holding, strict=True) if held]
+            files = [done.files for done, held in zip(rendered, holding, strict=True) if held]
+            self._write(self.folder, image, held_by, files)
         return self._outcome(
             plan,
             instances=len(instances),
@@ -144,11 +159,15 @@ class Job:
         instances = [instance for instance in found if instance.area >= self.rule.min_area]
         return instances, len(found) - len(instances)
 
-    def _write(self, folder: Path, image: LabelledImage, rendered: Sequence[dict[str, bytes]]) -> None:
-        for writer, files in zip(self.writers, rendered, strict=True):
+    def _write(
+        self, folder: Path, image: LabelledImage, writers: Sequence[Writer], rendered: Sequence[dict[str, bytes]]
+    ) -> None:
+        for writer, files in zip(writers, rendered, strict=True):
             for path, content in files.items():
                 (folder / writer.folder / path).write_bytes(content)
-        targets = [folder / writer.folder / writer.image_path(image) for writer in self.writers]
+        targets = [folder / writer.folder / writer.image_path(image) for writer in writers]
+        if not targets:
+            return  # an image for thresholds alone, where only formats for training are written
         if image.crop is None and not image.sample.remade:
             staging.place_image(image.sample.image, targets, self.images)
             return
@@ -178,7 +197,7 @@ def convert_dataset(
     if len(classes) > MOST_CLASSES:
         raise DatasetError(f"{name}: {len(classes)} classes, and masks hold {MOST_CLASSES}: try --classes single")
     synthetic = any(category.synthetic for category in categories)
-    info = DatasetInfo(name, classes, split.sha256, synthetic, conversion.simplify)
+    info = DatasetInfo(name, classes, split.sha256, synthetic, conversion.simplify, split.all_parts)
     if conversion.resume and _is_finished(conversion.out / name, split, categories, conversion, writer_types):
         return Summary.from_card(read_card(conversion.out / name))
     plans = plan_images(samples, split.parts, classes, conversion.classes)
@@ -256,7 +275,8 @@ def write_formats(
         for outcome in outcomes:
             summary.add(outcome, running)
             for writer, record in zip(running, outcome.records, strict=False):
-                writer.add(outcome, record)
+                if outcome.part in writer.parts:
+                    writer.add(outcome, record)
     for writer in running:
         writer.finish()
 

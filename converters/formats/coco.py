@@ -8,7 +8,6 @@ from converters.formats.writer import DatasetInfo, LabelledImage, Outcome, Rende
 from converters.masks.instances import Instance
 from converters.masks.polygons import corner_rings, filled_by_parity, simplified
 from converters.masks.rle import rle
-from converters.sources.samples import PARTS
 
 
 def polygons(instance: Instance) -> list[list[int]]:
@@ -36,11 +35,15 @@ def annotation(instance: Instance, category_id: int, segmentation: Any) -> dict[
 class CocoWriter(Writer):
     folder = "coco"
     simplifies = True
-    directories = ("annotations", *(f"images/{part}" for part in PARTS))
+    holds_calibration = True
 
     def __init__(self, info: DatasetInfo) -> None:
         super().__init__(info)
         self.annotations = 0
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        return ("annotations", *(f"images/{part}" for part in self.parts))
 
     def render(self, image: LabelledImage) -> Rendered:
         """No files: the record is the image's entry and its annotations' entries, as JSON without their ids."""
@@ -63,7 +66,9 @@ class CocoWriter(Writer):
 
     def start(self, folder: Path) -> None:
         super().start(folder)
-        self.streams = {(kind, part): self._open(kind, part) for kind in ("images", "annotations") for part in PARTS}
+        self.streams = {
+            (kind, part): self._open(kind, part) for kind in ("images", "annotations") for part in self.parts
+        }
 
     def add(self, outcome: Outcome, record: Any) -> None:
         entry, annotations = record
@@ -88,7 +93,7 @@ class CocoWriter(Writer):
                 for index, name in enumerate(self.info.classes)
             ],
         }
-        for part in PARTS:
+        for part in self.parts:
             with (self.root / "annotations" / f"instances_{part}.json").open("w", encoding="utf-8") as target:
                 target.write(_json(head)[:-1])
                 for kind in ("images", "annotations"):

@@ -25,7 +25,7 @@ from converters.cli.errors import DatasetError
 from converters.formats.writer import LabelledImage
 from converters.masks.instances import Instance
 from converters.masks.polygons import filled_with_lines
-from converters.sources.samples import PARTS
+from converters.sources.samples import CALIBRATION, PARTS
 
 YOLO_TOLERANCE = 0.02  # px: text with 8 decimals, read as float32
 VOC_SETS = ("Main", "Segmentation")
@@ -72,6 +72,7 @@ class Reader(ABC):
     exact = True  # must masks be identical?
     has_masks = True
     has_boxes = True
+    holds_calibration = False
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, list(classes)
@@ -101,11 +102,13 @@ class Reader(ABC):
 
 class CocoReader(Reader):
     name = "pycocotools"
+    holds_calibration = True
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         super().__init__(folder, classes)
         with contextlib.redirect_stdout(io.StringIO()):
-            self.parts = {part: COCO(folder / "annotations" / f"instances_{part}.json") for part in PARTS}
+            files = {part: folder / "annotations" / f"instances_{part}.json" for part in (*PARTS, CALIBRATION)}
+            self.parts = {part: COCO(file) for part, file in files.items() if part in PARTS or file.is_file()}
         self.ids = {entry["file_name"]: entry["id"] for coco in self.parts.values() for entry in coco.imgs.values()}
 
     def split_hash(self) -> str:
@@ -190,6 +193,7 @@ class YoloObbReader(YoloReader):
 class MasksReader(Reader):
     name = "Pillow"
     has_boxes = False
+    holds_calibration = True
 
     def split_hash(self) -> str:
         about = read_json(self.folder / "classes.json", MasksAbout)

@@ -41,7 +41,7 @@ def evaluate_again(
     """
     record = finished_run(folder, dataset, NEEDED)
     recipe, backbone, memory, types = load_run(folder, record["settings"], device, weights)
-    parts = {part: load_images(dataset, part, recipe.imgsz) for part in ("val", "test")}
+    parts = {part: load_images(dataset, part, recipe.imgsz) for part in dataset.judged_parts}
     run = Run(folder, dataset, record["settings"])
     measured = evaluate(run, backbone, recipe.arch, memory, types, parts, str(memory.device))
     write_record(folder, record | {"metrics": measured})

@@ -36,7 +36,7 @@ def evaluate_again(
     record = finished_run(folder, dataset, NEEDED)
     settings = record["settings"]
     job = job_of(settings, dataset, device)
-    parts = {part: load_images(dataset, part, job.attempt.imgsz) for part in ("val", "test")}
+    parts = {part: load_images(dataset, part, job.attempt.imgsz) for part in dataset.judged_parts}
     measured, *_ = evaluate(Run(folder, dataset, settings), job, load_network(job, folder / "model.pt"), parts)
     write_record(folder, record | {"metrics": measured})
 

@@ -1,0 +1,48 @@
+"""The calibration part in the formats: where thresholds are looked for, and nowhere a trainer learns from."""
+
+from pathlib import Path
+
+import pytest
+from conftest import converted, refusal, run_cli, write_category
+
+from converters.datasets.records import read_card, read_split
+from finetune.runs.dataset import Dataset
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    root = tmp_path_factory.mktemp("calibration")
+    options = ("--formats", "yolo,coco,masks,voc", "--good-val", 0.4)
+    return Dataset(converted("all", write_category(root / "data", good=(10, 5)), root / "out", *options))
+
+
+def test_coco_and_masks_hold_it_and_what_trainers_read_does_not(dataset: Dataset) -> None:
+    names = set(dataset.images("calibration"))
+    assert len(names) == 4 and all(name.startswith("train__good__") for name in names)
+    for folder in ("coco", "masks"):
+        assert {path.name for path in (dataset.folder / folder / "images" / "calibration").iterdir()} == names
+    assert dataset.ground_truth("calibration")["annotations"] == []
+    assert "calibration" not in (dataset.folder / "yolo" / "data.yaml").read_text("utf-8")
+    for folder in ("yolo", "voc"):
+        files = {path.stem for path in (dataset.folder / folder).rglob("*") if path.is_file()}
+        assert not files & {Path(name).stem for name in names}
+    assert {row["images"] for row in read_card(dataset.folder)["counts"] if row["part"] == "calibration"} == {4}
+    assert run_cli("verify", dataset.folder).exit_code == 0
+
+
+def test_a_set_of_boxes_alone_gets_coco_for_its_calibration_images(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = Dataset(converted("to_yolo", write_category(tmp_path / "data", good=(10, 5)), out, "--good-val", 0.4))
+    assert found.labels("calibration") == dict.fromkeys(found.images("calibration"))
+    assert found.image_file("calibration", found.images("calibration")[0]).parts[-4:-1] == (
+        "coco",
+        "images",
+        "calibration",
+    )
+    assert read_split(found.folder)["good_val"] == 0.4  # the format that was added kept the split
+
+
+def test_official_is_refused_where_there_is_nothing_to_keep_to(tmp_path: Path) -> None:
+    folder = write_category(tmp_path / "data", good=(10, 0))
+    line = refusal(run_cli("to_coco", "--root", folder, "--out", tmp_path / "out", "--protocol", "official"))
+    assert "there is no test/good: take another --protocol" in line
