@@ -1,6 +1,7 @@
 """Scores of images that a model did not learn from, for thresholds, and the operating points that follow from them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,10 @@ class HeldOut:
         if point.kind == "rejects":
             there, what = len(self.good[part]), f"good images in {part}"
         elif not self.looks_at_defects:
-            return "looks at good images alone, and this takes defects of val"
+            return "looks at good images alone, and this needs defects of val"
         else:
             there, what = len(self.defective), "defective images in val"
-        return f"takes {point.images_needed} {what}, and there are {there}"
+        return f"needs {point.images_needed} {what}, which has {there}"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,13 @@ def measured_points(source: PredictionSet, dataset: Dataset) -> list[dict[str, A
     return found
 
 
+def points_of_run(folder: Path, dataset: Dataset) -> dict[str, list[dict[str, Any]]]:
+    """``measured_points`` of each set of a run that no oracle prompted, and that was asked on val and test."""
+    sets = (PredictionSet(path) for path in sorted((folder / "predictions").glob("*")) if path.is_dir())
+    asked = (one for one in sets if one.has("val") and one.has("test") and not one.about.get("oracle"))
+    return {one.name: measured_points(one, dataset) for one in asked if dataset.images("val")}
+
+
 def units_of(truth: Truth, side: NDArray[np.bool_]) -> set[str]:
     """What counts once of some of a part's images: groups of images that belong together, and images alone."""
     return {group for group, wanted in zip(truth.groups, side.tolist(), strict=True) if wanted}
-

@@ -28,6 +28,7 @@ from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from finetune.measures.heat_levels import to_levels
 from finetune.runs.dataset import Dataset
+from finetune.runs.held_out import points_of_run
 from finetune.runs.records import RunRecord
 from finetune.runs.replay import DATASET, SETTINGS, command_line, current_replay
 
@@ -111,6 +112,7 @@ class Run:
             "seconds": round(self.seconds, 1),
             "peak_memory_mb": peak_memory_mb(),
             **synthetic_facts(self.dataset),
+            "operating_points": points_of_run(self.folder, self.dataset),
             **results,
         }
         write_record(self.folder, record)
