@@ -67,7 +67,7 @@ def predictor(
             scores, kind = [1 - good, *named], int(np.argmax(named)) + 1
         return Answer(scores, list(boxes_of(heat, size, kind, level, middle)), full_size(heat, size))
 
-    return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level)
+    return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level, source=source)
 
 
 def load_run(

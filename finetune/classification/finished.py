@@ -68,7 +68,7 @@ def predictor(
         found = list(boxes_of(heat, shape, int(np.argmax(row[1:])) + 1, level, middle))
         return Answer(scores, found, full_size(heat, shape))
 
-    return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level)
+    return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level, source=source)
 
 
 def export_run(folder: Path, dataset: Dataset, device: str, to: Path | None) -> Path:

@@ -28,16 +28,17 @@ def decision_charts(report: dict[str, Any], evidence: dict[str, dict[str, list[E
 
 def cost_chart(price: Price, told: dict[str, Any], first: dict[str, list[Evidence]]) -> Chart:
     """Cost on test as the threshold falls; dots: at the threshold from val. Dashed: all pass, all are rejected."""
-    lines = {}
+    lines, tops = {}, []
     for name, items in first.items():
         curves = [curve for item in items if (curve := missed_over_rejected(item)) is not None]
         found = told[name]["cost"]
         if curves:
             dots = [] if "why" in found else [(found["rejects"]["value"], found["per_1000"]["value"])]
-            lines[name] = Line(np.stack([GRID, price.per_1000(np.mean(curves, axis=0), GRID)]).T, dots)
+            costs = price.per_1000(np.mean(curves, axis=0), GRID)
+            lines[name] = Line(np.stack([GRID, costs]).T, dots)
+            tops.append(float(costs.max()))
     pass_all, reject_all = price.per_1000(1, 0), price.per_1000(0, 1)
-    highest = max((np.max(line.points, axis=0)[1] for line in lines.values()), default=0.0)
-    ticks = round_ticks(max(pass_all, reject_all, highest))
+    ticks = round_ticks(max(pass_all, reject_all, *tops))
     axes = Axis("good images rejected", 0, 1, SHARE), Axis("cost of 1000 images", 0, ticks[-1], ticks)
     return draw("Cost over false rejects", *axes, lines, [[(0, cost), (1, cost)] for cost in (pass_all, reject_all)])
 

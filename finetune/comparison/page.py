@@ -142,7 +142,7 @@ def _chart(
         points = np.mean(curves, axis=0).T if curves else []  # a fold without defects has none
         if curves or marks:
             lines[model] = Line(points, [tuple(np.mean(marks, axis=0))] if marks else [])
-    ticks = np.linspace(*x_range, 4 if x_range != (0.0, 1.0) else 5)
+    ticks = np.linspace(*x_range, 4 if x_range != (0.0, 1.0) else 5).tolist()
     return draw(title, Axis(x, *x_range, ticks), Axis(y, 0.0, 1.0, SHARE), lines, [chance] if chance else [])
 
 

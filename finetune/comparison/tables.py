@@ -193,7 +193,7 @@ def _markdown_of_decisions(report: dict[str, Any]) -> Iterator[str]:
 
 def _shares(found: dict[str, Any], *names: str) -> list[str]:
     """Shares in percent with their intervals, or why there are none."""
-    shown = []
+    shown: list[str] = []
     for name in names:
         one = found.get(name)
         if one is None:

@@ -39,8 +39,9 @@ def predictor(folder: Path, dataset: Dataset, device: str, world: bool) -> Predi
         found = [{key: value for key, value in entry.items() if key != "image_id"} for entry in found]
         return Answer(detections_scores(found, len(dataset.classes)), found)
 
-    threshold = image_threshold(PredictionSet(folder / "predictions" / "tuned"), dataset)
-    return Predictor(look, dataset.classes, threshold, least=threshold)
+    source = PredictionSet(folder / "predictions" / "tuned")
+    threshold = image_threshold(source, dataset)
+    return Predictor(look, dataset.classes, threshold, least=threshold, source=source)
 
 
 def tile_rule(tiles: Dataset) -> TileRule:

@@ -7,7 +7,6 @@ A. Lippman-Hand, If Nothing Goes Wrong, Is Everything All Right?, JAMA 1983).
 """
 
 from dataclasses import dataclass
-from math import ceil
 
 from scipy.special import betainc, betaincinv
 
@@ -42,7 +41,7 @@ def upper_bound(failures: float, images: float, confidence: float = ASKED) -> fl
 
 
 def images_to_prove(failures: float, images: int, limit: float, keeps_failing: bool) -> int | None:
-    """How many more images prove the limit with ASKED: if none of them fails, or if failures go on at the rate seen.
+    """How many more images prove the limit with ASKED: if none of them fails, or if they fail at the rate seen.
 
     0 where it is proved; None where no number does, since the rate seen is above the limit.
     """
@@ -51,8 +50,7 @@ def images_to_prove(failures: float, images: int, limit: float, keeps_failing: b
         return None
 
     def proved(more: int) -> bool:
-        seen = failures + ceil(rate * more - 1e-9)
-        return confidence_below(seen, images + more, limit) >= ASKED
+        return confidence_below(failures + rate * more, images + more, limit) >= ASKED
 
     high = 1
     while not proved(high):
@@ -62,7 +60,7 @@ def images_to_prove(failures: float, images: int, limit: float, keeps_failing: b
     low = 0
     if proved(0):
         return 0
-    while high - low > 1:  # not quite monotone where a failure comes in: the last step below is looked at
+    while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if proved(middle) else (middle, high)
     return high

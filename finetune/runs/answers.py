@@ -33,6 +33,7 @@ class Predictor:
     middle: float = 1.0  # a usual peak of a good image's heat map
     level: float | None = None  # of heat maps whose regions are its detections
     least: float = 0.0  # score of a detection that is shown
+    source: PredictionSet | None = None  # the set whose predictions for val the threshold is from
 
 
 def tuning_truth(source: PredictionSet, dataset: Dataset) -> Truth:

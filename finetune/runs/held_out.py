@@ -82,11 +82,12 @@ def read_held_out(source: PredictionSet, dataset: Dataset) -> HeldOut:
     return held_out(source, dataset, tuning, np.array([scores[name][0] for name in tuning.names]))
 
 
-def rejects_threshold(source: PredictionSet, dataset: Dataset, share: float) -> float:
+def rejects_threshold(source: PredictionSet | None, dataset: Dataset, share: float) -> float:
     """The threshold that a new good image reaches with a chance of ``share``; from calibration, else from val.
 
     Raises DatasetError where these hold too few good images for it.
     """
+    assert source is not None
     known, point = read_held_out(source, dataset), Point("rejects", share)
     part = next(iter(known.good))
     found = known.threshold(point, part)

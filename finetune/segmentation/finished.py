@@ -127,4 +127,5 @@ def predictor(
         return Answer(answer.scores or detections_scores(found, classes), found, (answer.heat / TOP).astype(np.float32))
 
     threshold = boxes.threshold if boxes else image_threshold(source, dataset)
-    return Predictor(look, dataset.classes, threshold, least=threshold if boxes else 0.0)
+    judged_by = boxes.source if boxes else source
+    return Predictor(look, dataset.classes, threshold, least=threshold if boxes else 0.0, source=judged_by)
