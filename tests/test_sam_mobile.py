@@ -104,12 +104,6 @@ def test_a_mobile_sam_is_not_exported(tmp_path: Path) -> None:
         export_run(tmp_path / "run", dataset, "cpu", None)
 
 
-def test_missing_timm_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "timm.models.tiny_vit", None)
-    with pytest.raises(DatasetError, match="timm is not installed: pip install"):
-        build_sam("mobile_sam")
-
-
 def test_published_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
