@@ -6,7 +6,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import converted, refusal, write_category
-from ultralytics.models.sam.build import build_mobile_sam
 
 from converters.cli.errors import DatasetError
 from finetune.runs.dataset import open_dataset
@@ -15,7 +14,7 @@ from finetune.sam_decoder import main
 from finetune.segmentation.finished import export_run
 from finetune.segmentation.models import add_lora, build_sam, fetch_published, framed, hash_of, load_sam, merge_lora
 
-pytest.importorskip("timm")
+build_mobile_sam = pytest.importorskip("ultralytics.models.sam.build").build_mobile_sam
 
 
 @pytest.fixture(scope="module")
