@@ -255,5 +255,6 @@ def _described(curve: Curve, sizes: NDArray[np.float64]) -> dict[str, Any]:
         "slope": curve.slope,
         "a90": curve.a90,
         "a90_95": curve.a90_95,
+        "largest": float(sizes.max()),  # beyond which a90 would be guessed, not seen
         "curve": np.stack([grid, curve.at(grid)]).T.round(4).tolist(),
     }

@@ -15,7 +15,7 @@ from finetune.comparison.decision_charts import decision_charts
 from finetune.comparison.evidence import Evidence
 from finetune.comparison.gallery import KINDS, make_cases
 from finetune.comparison.published import SHOWN
-from finetune.comparison.tables import COSTS, HEADLINES, MEASURES, cell
+from finetune.comparison.tables import COSTS, HEADLINES, MEASURES, cell, defect_size
 from finetune.measures import boxes, pixels, scores
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -80,6 +80,7 @@ def make_environment() -> Environment:
     )
     environment.filters |= {"size": human_size, "duration": human_duration, "quantity": human_quantity}
     environment.filters |= {"breakable": breakable, "amount": human_amount, "symbols": with_symbols}
+    environment.filters["defect_size"] = defect_size
     return environment
 
 

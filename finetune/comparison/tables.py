@@ -187,9 +187,14 @@ def _markdown_of_decisions(report: dict[str, Any]) -> Iterator[str]:
     body = []
     for name, told in decided:
         one = told["detection"]
-        bound = "no bound" if one.get("a90_95") is None else f"{one['a90_95']:.3g}"
-        body.append([name, *([f"{one['a90']:.3g}", bound, "-"] if "a90" in one else ["-", "-", one["why"]])])
+        shown = [defect_size(one.get(key), one.get("largest", 0)) for key in ("a90", "a90_95")]
+        body.append([name, *([*shown, "-"] if "a90" in one else ["-", "-", one["why"]])])
     yield table(body, ["model", "a90, px", "a90/95, px", "why none"], "github")
+
+
+def defect_size(size: float | None, largest: float) -> str:
+    """A size in px; what lies beyond the largest defect seen, or is unbounded, is told as above that."""
+    return f"above {largest:.0f}" if size is None or size > largest else f"{size:.3g}"
 
 
 def _shares(found: dict[str, Any], *names: str) -> list[str]:
