@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from conftest import converted, refusal, run_cli, write_category
 
+from converters.cli.errors import DatasetError
 from converters.datasets.records import read_card, read_split
-from finetune.runs.dataset import Dataset
+from finetune.detection.runs import check_trainable
+from finetune.runs.dataset import Dataset, how_to_make
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,14 @@ def test_a_set_of_boxes_alone_gets_coco_for_its_calibration_images(tmp_path: Pat
         "calibration",
     )
     assert read_split(found.folder)["good_val"] == 0.4  # the format that was added kept the split
+
+
+def test_trainers_that_need_defects_refuse_the_official_protocol(tmp_path: Path) -> None:
+    folder = write_category(tmp_path / "data", good=(10, 4))
+    converted("all", folder, tmp_path / "out", "--formats", "yolo,coco", "--protocol", "official")
+    with pytest.raises(DatasetError, match="train part shows no defect to learn from"):
+        check_trainable(Dataset(tmp_path / "out" / "widget@official"), 1, "cpu")
+    assert "--protocol official" in how_to_make(tmp_path / "out", "screw@official")
 
 
 def test_official_is_refused_where_there_is_nothing_to_keep_to(tmp_path: Path) -> None:

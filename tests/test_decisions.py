@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -236,6 +237,22 @@ def test_a_defect_is_found_where_its_image_is_called_and_a_tenth_of_it_is_marked
     )
     assert told["found"] == sum(size["count"] for size in told["sizes"])
     assert "curve" in told or "why" in told
+
+
+def test_good_images_of_folders_that_differ_are_told_apart(tmp_path: Path) -> None:
+    category = write_category(tmp_path / "data", masks={"crack": 10}, good=(40, 110), size=SIZE)
+    for path in (category / "test" / "good").iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) // 3)  # darker than those of train/good
+    dataset = Dataset(converted("to_coco", category, tmp_path / "out", "--good-val", 0.5))
+    write_run(tmp_path / "runs", dataset, "yolo", {"tuned": ("box", 0.7)}, parts=("val", "test", "calibration"))
+    result = compare(tmp_path, tmp_path / "runs", "--report", tmp_path / "report")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))
+    assert report["folders_apart"]["auroc"] == 1.0
+    points = [one for one in decisions(report, "yolo")["points"] if one["point"] == "rejects <= 5 %"]
+    assert [(one["from"], one["of"]) for one in points] == [("calibration", 20), ("val", 22)]
+    assert points[1]["rejects_of_calibration"]["of"] == 20 and "rejects_of_calibration" not in points[0]
+    assert "look different" in (tmp_path / "report/index.html").read_text("utf-8")
 
 
 def test_tables_are_there_as_csv(root: Path, report: dict[str, Any]) -> None:

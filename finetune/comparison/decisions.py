@@ -61,13 +61,14 @@ def describe_decisions(row: Row, asked: Asked, apart: dict[str, Any] | None) -> 
 def folders_apart(datasets: Sequence[Dataset]) -> dict[str, Any] | None:
     """How one number of an image tells good images of ``train/`` from those of ``test/``; None where none does.
 
-    Asked where there are images for calibration, which come from ``train/`` while test's good ones may not.
+    A threshold from held-out images of ``train/`` may then not hold for test's good ones, which are of ``test/``.
     """
     values: dict[str, list[NDArray[Any]]] = {"train": [], "test": []}
-    for truth in (truth_of(one, part) for one in datasets if one.has_calibration for part in one.judged_parts):
+    for truth in (truth_of(one, part) for one in datasets for part in one.judged_parts):
         table = np.array(list(statistics_of(truth).values())).T
         for name, label, row in zip(truth.names, truth.labels.tolist(), table, strict=True):
-            if not label and (folder := name.partition("__")[0]) in values:
+            folder = next((part for part in name.split("__")[:2] if part in values), None)  # behind a category's name
+            if folder and not label:
                 values[folder].append(row)
     found = probe_of(*map(np.array, values.values())) if all(values.values()) else None
     if found is None or found.auroc <= found.chance:
@@ -77,11 +78,16 @@ def folders_apart(datasets: Sequence[Dataset]) -> dict[str, Any] | None:
 
 def operating_points(seeds: Seeds, apart: bool) -> list[dict[str, Any]]:
     """POINTS by the good images for calibration, else by val's; by both where the folders they are from differ."""
-    held = seeds[0][0].held_out
-    assert held is not None
-    parts = list(held.good) if apart else list(held.good)[:1]
+    parts = common_parts([item for items in seeds for item in items])
+    parts = parts if apart else parts[:1]
     found = [_point(seeds, point, part) for point in POINTS if point.kind == "rejects" for part in parts]
     return found + [_point(seeds, point, "val") for point in POINTS if point.kind == "recall"]
+
+
+def common_parts(items: Sequence[Evidence]) -> list[str]:
+    """The parts of whose good images all of them have scores; that for calibration in front, where there is one."""
+    held = [item.held_out.good if item.held_out else {} for item in items]
+    return [part for part in held[0] if all(part in one for one in held)]
 
 
 def _point(seeds: Seeds, point: Point, part: str) -> dict[str, Any]:
@@ -177,7 +183,7 @@ def acceptance(items: Sequence[Evidence], accept: Sequence[Requirement]) -> dict
     thresholds, source = [item.threshold for item in items], "val"
     if limit is not None:
         point, held = Point("rejects", limit), [item.held_out for item in items if item.held_out]
-        part = next(iter(held[0].good))
+        part = common_parts(items)[0]
         wanted = [one.threshold(point, part) for one in held]
         if all(value is not None for value in wanted):
             thresholds, source = wanted, f"{part}, for {point}"

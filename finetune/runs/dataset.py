@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SUFFIXES = {  # what the converters add to a category's name, and the options that make them do so
     r"tile-(\d+)": "--tile {}",
     r"kfold-(\d+)-(\d+)": "--protocol kfold --folds {} --fold {}",
+    r"official": "--protocol official",
     r"few-shot-(\d+)-s(-?\d+)": "--protocol few-shot --shots {} --seed {}",
     r"few-shot-(\d+)-per-type-s(-?\d+)": "--protocol few-shot --shots {} --per type --seed {}",
 }
