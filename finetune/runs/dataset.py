@@ -354,12 +354,14 @@ def whole_images(out: Path, dataset: Dataset) -> Dataset:
 
 
 def check_apart(first: Dataset, dataset: Dataset) -> None:
-    """Raise DatasetError if training on ``first`` would show images of the val or test part of ``dataset``."""
-    held_back = {sha256(dataset.image_file(part, name)) for part in ("val", "test") for name in dataset.images(part)}
+    """Raise DatasetError if training on ``first`` would show images of ``dataset`` that are held back."""
+    parts = dataset.judged_parts
+    held_back = {sha256(dataset.image_file(part, name)): part for part in parts for name in dataset.images(part)}
     for name in first.images("train"):
-        if sha256(first.image_file("train", name)) in held_back:
+        if part := held_back.get(sha256(first.image_file("train", name))):
+            purpose = "thresholds" if part == CALIBRATION else "val or test"
             raise DatasetError(
-                f"--pretrain {first.name}: its train part holds {name}, which {dataset.name} keeps for val or test: "
+                f"--pretrain {first.name}: its train part holds {name}, which {dataset.name} keeps for {purpose}: "
                 "make it from the same split"
             )
     base = first.split.get("base")
