@@ -66,9 +66,18 @@ def find_categories(root: Path, wanted: str | None, layout: str = "auto") -> lis
         for line in told(Aside(path.name, "folders of images that are no category, not taken") for path in others):
             click.echo(line, err=True)
     if layout == "auto":
-        for guess in sorted({layouts[path] for path in chosen} - {"mvtec"}):
-            click.echo(f"layout: {guess}, guessed from {LAYOUTS[guess].TREE}; --layout names another", err=True)
+        for line in dict.fromkeys(filter(None, map(_guessed, chosen))):
+            click.echo(line, err=True)
     return chosen
+
+
+def _guessed(folder: Path) -> str:
+    """What is told of a guess: from what, and the second best; nothing of a folder that can only be MVTec AD's."""
+    first, *others = _layouts_of(folder)
+    if first == "mvtec" and not others:
+        return ""
+    instead = f", or else {others[0]} ({LAYOUTS[others[0]].TREE})" if others else ""
+    return f"layout: {first}, guessed from {LAYOUTS[first].TREE}{instead}; --layout names another"
 
 
 def _named(root: Path, found: list[Path], wanted: str | None) -> list[Path]:
@@ -83,8 +92,14 @@ def _named(root: Path, found: list[Path], wanted: str | None) -> list[Path]:
 
 def find_layout(folder: Path, layout: str = "auto") -> str:
     """The layout whose category this folder is; empty if it is none, or not of the layout that was asked for."""
-    names = LAYOUTS if layout == "auto" else (layout,)
-    return next((name for name in names if LAYOUTS[name].is_category(folder)), "")
+    if layout != "auto":
+        return layout if LAYOUTS[layout].is_category(folder) else ""
+    return next(_layouts_of(folder), "")
+
+
+def _layouts_of(folder: Path) -> Iterator[str]:
+    """The layouts that a folder could have, the likeliest first."""
+    return (name for name, reader in LAYOUTS.items() if reader.is_category(folder))
 
 
 def read_category(
@@ -133,7 +148,7 @@ def _not_taken(folder: Path, entries: Iterable[Listed | Problem | Aside]) -> Ite
         if isinstance(entry, Listed):
             said.add(str(entry.image))
             said.update(map(str, mask_files(entry.mask) if entry.mask else ()))
-        elif isinstance(entry, Problem):
+        else:
             said.add(str(folder / entry.file))
     for path in files_below(folder):
         if looks_like_image(path) and said.isdisjoint((str(path), str(path.parent))):
