@@ -20,6 +20,7 @@ def dataset(make_category, tmp_path, monkeypatch) -> Path:
     out = tmp_path / "out"
     folder = make_category()
     converted("to_yolo", folder, out, "--task", "obb")
+    converted("to_coco", folder, out, "--style", "roboflow")
     return converted("all", folder, out)
 
 
@@ -32,11 +33,12 @@ def test_every_format_agrees_and_the_dataset_stays_as_written(dataset):
     result = verify(dataset)
     assert result.exit_code == 0, result.output
     assert "All formats agree" in result.stdout
-    assert [line.split()[0] for line in result.stdout.splitlines()[3:9]] == [
+    assert [line.split()[0] for line in result.stdout.splitlines()[3:10]] == [
         "yolo",
         "yolo-seg",
         "yolo-obb",
         "coco",
+        "coco-roboflow",
         "masks",
         "voc",
     ]
@@ -69,8 +71,7 @@ def one_pixel_less(path: Path) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def move_polygon(dataset: Path) -> None:
-    path = dataset / "coco" / "annotations" / "instances_test.json"
+def move_polygon(path: Path) -> None:
     content = json.loads(path.read_text("utf-8"))
     content["annotations"][0]["segmentation"][0][0] += 1
     path.write_text(json.dumps(content), "utf-8")
@@ -99,7 +100,9 @@ DAMAGES = {
     ),
     "a VOC class list is emptied": lambda d: (d / "voc" / "ImageSets" / "Main" / "crack_test.txt").write_text(""),
     "a rotated box is larger than it need be": loosen,
-    "a COCO polygon moves": move_polygon,
+    "a COCO polygon moves": lambda d: move_polygon(d / "coco" / "annotations" / "instances_test.json"),
+    "a Roboflow polygon moves": lambda d: move_polygon(d / "coco-roboflow" / "test" / "_annotations.coco.json"),
+    "a Roboflow image is missing": lambda d: first(d / "coco-roboflow" / "valid", "*crack*.png").unlink(),
     "a YOLO box moves": lambda d: shift_label(d, "yolo"),
     "a YOLO polygon moves": lambda d: shift_label(d, "yolo-seg"),
     "a rotated box moves": lambda d: shift_label(d, "yolo-obb"),

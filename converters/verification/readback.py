@@ -87,9 +87,13 @@ class Reader(ABC):
     def image_path(self, image: LabelledImage) -> Path:
         return self.folder / "images" / image.part / image.name
 
+    def image_files(self, part: str) -> set[str]:
+        """File names of the images that lie in a part's folder."""
+        return {path.name for path in (self.folder / "images" / part).iterdir()}
+
     def members(self, part: str) -> set[str]:
         """File names of the images that the format counts to a part."""
-        return {path.name for path in (self.folder / "images" / part).iterdir()}
+        return self.image_files(part)
 
     @abstractmethod
     def load(self, image: LabelledImage) -> Iterator[Found]:
@@ -105,8 +109,11 @@ class CocoReader(Reader):
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         super().__init__(folder, classes)
         with contextlib.redirect_stdout(io.StringIO()):
-            self.parts = {part: COCO(folder / "annotations" / f"instances_{part}.json") for part in PARTS}
+            self.parts = {part: COCO(self.annotation_file(part)) for part in PARTS}
         self.ids = {entry["file_name"]: entry["id"] for coco in self.parts.values() for entry in coco.imgs.values()}
+
+    def annotation_file(self, part: str) -> Path:
+        return self.folder / "annotations" / f"instances_{part}.json"
 
     def split_hash(self) -> str:
         hashes = {check(coco.dataset, CocoAbout, part).info.split_sha256 for part, coco in self.parts.items()}
@@ -114,7 +121,7 @@ class CocoReader(Reader):
 
     def members(self, part: str) -> set[str]:
         listed = {entry["file_name"] for entry in self.parts[part].imgs.values()}
-        return listed if listed == super().members(part) else set()
+        return listed if listed == self.image_files(part) else set()
 
     def load(self, image: LabelledImage) -> Iterator[Found]:
         coco = self.parts[image.part]
@@ -126,6 +133,20 @@ class CocoReader(Reader):
             if pixels is not None:
                 pixels = Instance(pixels.y0, pixels.x0, pixels.mask.T, pixels.area)
             yield Found(self.classes.index(name), np.array([x, y, x + width, y + height], float), pixels)
+
+
+class RoboflowReader(CocoReader):
+    """In the folders that RF-DETR, SAM 3 and Roboflow look for, where annotations lie beside the images."""
+
+    def annotation_file(self, part: str) -> Path:
+        return self.folder / {"val": "valid"}.get(part, part) / "_annotations.coco.json"
+
+    def image_path(self, image: LabelledImage) -> Path:
+        return self.annotation_file(image.part).with_name(image.name)
+
+    def image_files(self, part: str) -> set[str]:
+        annotations = self.annotation_file(part)
+        return {path.name for path in annotations.parent.iterdir()} - {annotations.name}
 
 
 class YoloReader(Reader):
