@@ -21,6 +21,8 @@ from converters.cli.door import Checked, check, read_yaml
 from converters.cli.errors import DatasetError
 from converters.importing.mask_folder import (
     ANOTHER_PATH,
+    NO_LABEL_FILE,
+    OTHER_TYPE,
     OUTSIDE,
     Finder,
     LabelledFile,
@@ -174,7 +176,7 @@ def _decode_all(image: Path, names: dict[int, str], width: int, height: int, tel
     if not labels.is_file():
         if beside.is_file():
             raise DatasetError(f"its labels lie beside it, in {beside.name}: move such files to {labels.parent}")
-        tell("no label file, taken as good", 1)
+        tell(NO_LABEL_FILE, 1)
         return
     for number, row in enumerate(labels.read_text("utf-8-sig", "replace").splitlines(), start=1):
         if not row.strip():
@@ -207,7 +209,7 @@ def list_files(data_yaml: Path) -> tuple[list[LabelledFile], list[Aside]]:
     found: dict[Path, Found] = {}
     for entry in (entry for entry in entries if isinstance(entry, Found)):
         if entry.path.suffix.lower() not in SUFFIXES and not label_file(entry.path).is_file():
-            asides.append(Aside(str(entry.path), "images of other types than are read, without a label, not taken"))
+            asides.append(Aside(str(entry.path), OTHER_TYPE))
         elif found.setdefault(entry.path.parent.resolve() / entry.path.name, entry) is not entry:
             asides.append(Aside(str(entry.path), "images that data.yaml names twice, taken once"))
     if not found:
