@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import blobs, converted, refusal, run_cli, save_mask, save_noise
+from conftest import REPOSITORY, blobs, converted, refusal, run_cli, save_mask, save_noise
 from PIL import Image
 
+from converters.__main__ import COMMANDS
 from converters.cli.errors import DatasetError
+from converters.datasets.completion import COMMANDS as WRITING
+from converters.datasets.options import FORMATS
 from converters.masks.reading import mask_of
 from converters.sources.layouts import LAYOUTS
 from converters.sources.reading import find_categories, find_layout, read_category
 from converters.sources.samples import Category
+from converters.verification.readers import readers
 
 SIZE = (48, 40)
 
@@ -217,6 +221,26 @@ def test_every_layout_converts_and_verifies(layout: str, tmp_path: Path) -> None
 
 def test_every_layout_but_mvtec_has_a_tree_here() -> None:
     assert set(WRITERS) == set(LAYOUTS) - {"mvtec"}
+
+
+def rows_of(heading: str) -> list[list[str]]:
+    """The rows of the first table under a heading of docs/formats.md, without code marks."""
+    section = (
+        (REPOSITORY / "docs" / "formats.md").read_text("utf-8").partition(f"## {heading}\n")[2].partition("## ")[0]
+    )
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_tables_of_layouts_and_formats_are_those_of_the_code() -> None:
+    assert [row[:2] for row in rows_of("Layouts of source folders")] == [[n, r.TREE] for n, r in LAYOUTS.items()]
+    importers = [name for name in COMMANDS if name.startswith("from_")]
+    assert [row[0] for row in rows_of("Labels of annotation programs")] == importers
+    formats = {row[0]: row[1:3] for row in rows_of("Formats of datasets")}
+    known = {
+        name: [WRITING[name], reader.name.replace("fillPoly", "ultralytics")] for name, reader in readers().items()
+    }
+    assert list(formats) == list(FORMATS) and formats == known
 
 
 def with_validation(make_category: Callable[..., Path]) -> Path:
