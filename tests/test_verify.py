@@ -2,15 +2,17 @@
 
 import json
 import shutil
+import tracemalloc
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import Result
-from conftest import converted, refusal, run_cli, tree
+from conftest import blobs, converted, refusal, run_cli, tree
 from PIL import Image
 
-from converters.verification import readers
+from converters.verification import comparing, readers
 
 
 @pytest.fixture
@@ -178,6 +180,24 @@ def test_left_out_files_and_small_instances_are_no_differences(make_category, tm
     assert run_cli("all", *options).exit_code == 1
     result = verify(tmp_path / "out" / "widget")
     assert result.exit_code == 0, result.output
+
+
+def test_memory_does_not_grow_with_the_number_of_instances(make_category, tmp_path):
+    """All masks of the large image at once would take 210 MB; its readers hand them on one by one."""
+    pytest.importorskip("ultralytics.data.dataset")  # its own memory is none of ours
+    large = np.zeros((1024, 1024), np.uint8)
+    for x, y in product(range(20), range(10)):
+        large[30 + 100 * y : 40 + 100 * y, 20 + 50 * x : 32 + 50 * x] = 1
+    dataset = converted(
+        "all", make_category(masks={"crack": [large, *[blobs(n, (48, 40)) for n in range(2)]]}), tmp_path
+    )
+    tracemalloc.start()
+    results = comparing.verify(dataset)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [line for result in results for line in comparing.failures(result)] == []
+    assert {result.boxes for result in results if result.boxes} == {200 + 2 * 2}
+    assert peak < 40e6, f"{peak / 1e6:.0f} MB"
 
 
 @pytest.mark.slow

@@ -138,11 +138,13 @@ def find_images(base: Path, part: str, place: Path) -> Iterator[Found | Aside]:
 
 
 def label_file(image: Path) -> Path:
-    """The label file of an image: the last ``images`` folder of its path is ``labels`` there."""
+    """The label file of an image: the last ``images`` folder of its path is ``labels`` there. Also .TXT is taken."""
     parts = list(image.parts)
     if "images" in parts[:-1]:
         parts[len(parts) - 2 - parts[-2::-1].index("images")] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    path = Path(*parts).with_suffix(".txt")
+    upper = path.with_suffix(".TXT")
+    return upper if upper.is_file() and not path.is_file() else path
 
 
 def decode_row(row: str, width: int, height: int, tell: Tell = lambda *_: None) -> tuple[int, Mask]:
@@ -244,7 +246,7 @@ def _left(images: list[Found], places: set[Path]) -> Iterator[Aside]:
     folders = {next((above for above in label.parents if above.name == "labels"), label.parent) for label in used}
     there = {path for folder in folders for path in files_below(folder)}
     for path in sorted(there - used - places):
-        if path.suffix == ".txt" and path.name not in CLASS_LISTS and "images" not in path.parts:
+        if path.suffix.lower() == ".txt" and path.name not in CLASS_LISTS and "images" not in path.parts:
             yield Aside(str(path), "label files without an image, not taken")
     roots = {folder for image in images for folder in image.path.parents if folder.name == "images"}
     for root in sorted(roots):

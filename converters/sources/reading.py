@@ -27,12 +27,14 @@ from converters.sources.samples import (
     fits_text_files,
     folders,
     hidden_images,
+    is_note,
     looks_like_image,
     mask_files,
     summed_up,
     told,
 )
 
+NOTE = "texts and documents among the images, not taken"
 ELSEWHERE = "images where this layout looks for none, not taken"
 SYNTHETIC = "synthetic.json"  # lies in every category folder that `converters.sample` writes
 
@@ -40,6 +42,8 @@ SYNTHETIC = "synthetic.json"  # lies in every category folder that `converters.s
 def find_root(root: Path | None) -> Path:
     """The folder to read: ``--root``, else ``$MVTEC_ROOT``, else ``data/mvtec_anomaly_detection``."""
     found = root or Path(os.environ.get("MVTEC_ROOT") or DEFAULT_ROOT)
+    if found.is_file():
+        raise DatasetError(f"{found}: is a file, and a folder is needed: unpack it, or name the folder that it lies in")
     if not found.is_dir():
         raise DatasetError(
             f"{found}: no such folder. Name your data with --root DIR (or $MVTEC_ROOT), get MVTec AD with "
@@ -114,7 +118,7 @@ def read_category(
         raise DatasetError(f"{folder}: a category needs {LAYOUTS['mvtec' if layout == 'auto' else layout].TREE}")
     if not fits_text_files(folder.name):
         raise DatasetError(f"{folder.name!a}: {NO_TEXT}")
-    entries = list(LAYOUTS[name].list_images(folder))
+    entries = [_unless_note(folder, entry) for entry in LAYOUTS[name].list_images(folder)]
     listed = sorted(
         (entry for entry in entries if isinstance(entry, Listed)),
         key=lambda entry: entry.image.relative_to(folder).as_posix(),
@@ -139,6 +143,19 @@ def read_category(
         layout=name,
         asides=tuple(summed_up((*noted, *remade, *_not_taken(folder, entries)))),
     )
+
+
+def _unless_note(folder: Path, entry: Listed | Problem | Aside) -> Listed | Problem | Aside:
+    """An entry of a reader; of a text or document where images are looked for, what is told of it.
+
+    What a reader says of tables, which lie beside these folders, stays.
+    """
+    if isinstance(entry, Aside):
+        return entry
+    path = entry.image if isinstance(entry, Listed) else folder / entry.file
+    if path.parent == folder or not is_note(path) or not path.is_file():
+        return entry
+    return Aside(path.relative_to(folder).as_posix(), NOTE)
 
 
 def _not_taken(folder: Path, entries: Iterable[Listed | Problem | Aside]) -> Iterator[Aside]:
