@@ -162,7 +162,7 @@ def test_images_without_a_file_are_good_and_told_and_other_json_is_not_taken(tmp
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a wrong mask": (as_shape("dent", find_instances(boxed(1, 1, 2, 2))[0]) | {"points": [[1, 1], [3, 3]]}, "2 x 2 px"),
-    "no mask": ({"shape_type": "mask", "points": [[1, 1], [3, 3]]}, "is an empty file"),
+    "no mask": ({"shape_type": "mask", "points": [[1, 1], [3, 3]]}, "a PNG in base64"),
     "no base64": ({"shape_type": "mask", "points": [[1, 1], [3, 3]], "mask": "?"}, "a PNG in base64"),
     "a mask outside": (
         {"shape_type": "mask", "points": [[47, 1], [48, 1]], "mask": in_base64(np.ones((1, 2)))},
@@ -188,6 +188,7 @@ def test_shapes_that_make_no_mask_are_refused_by_name(tmp_path: Path, name: str)
     [
         ({"imagePath": "gone.png"}, "0.json: imagePath: 'gone.png' is not there"),
         ({"imagePath": ""}, "0.json: imagePath: "),
+        ({"imagePath": "."}, "0.json: imagePath: '.' is not there"),
         ({"shapes": [{"label": "dent", "points": [[1]]}]}, "0.json: shapes.0.points.0: "),
         ({"imageWidth": 7}, "0.png: is 48 x 40 px (upright), its JSON file says 7 x 40"),
     ],

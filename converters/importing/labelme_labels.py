@@ -5,7 +5,6 @@ Pillow, in the order of the file; those of one label and ``group_id`` are one in
 """
 
 import base64
-import binascii
 import math
 import os
 from collections import defaultdict
@@ -147,7 +146,7 @@ def _find_image(file: Path, name: str, finder: Finder) -> tuple[Path, bool]:
     path = PureWindowsPath(name).as_posix()  # as labelme reads it
     if not path.startswith("/") and is_file(file.parent / path):
         return _normal(file.parent / path), True
-    beside = file.with_name(path.rpartition("/")[2] or name)
+    beside = file.parent / path.rpartition("/")[2]
     found = beside if is_file(beside) else finder.find(path)[0]
     if found is None:
         raise DatasetError(f"{file}: imagePath: {name!a} is not there: put the image beside this file")
@@ -227,8 +226,8 @@ def _draw(draw: ImageDraw.ImageDraw, shape: Shape, value: int, size: tuple[int, 
 def _paste(canvas: Image.Image, shape: Shape, value: int) -> None:
     try:
         (x0, y0), (x1, y1) = ((int(x), int(y)) for x, y in shape.points)
-        data = base64.b64decode(shape.mask or "", validate=True)
-    except (ValueError, binascii.Error):
+        data = base64.b64decode(shape.mask or "?", validate=True)
+    except ValueError:
         raise DatasetError("needs two points and a PNG in base64") from None
     if not (0 <= x0 <= x1 < canvas.width and 0 <= y0 <= y1 < canvas.height):
         raise DatasetError(f"lies outside the image, from {x0}, {y0} to {x1}, {y1}")
