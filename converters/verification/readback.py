@@ -272,11 +272,25 @@ def _from_maps(classes: NDArray[Any], instances: NDArray[Any]) -> Iterator[Found
     """Of two H x W maps; none where one has foreground that the other has not."""
     if ((classes > 0) != (instances > 0)).any():
         return
+    rows = _rows_of_ids(instances)
     for number in range(1, int(instances.max(initial=0)) + 1):
-        pixels = Instance.of((instances == number).view(np.uint8))
+        top, bottom = rows.get(number, (0, 1))
+        found = Instance.of((instances[top:bottom] == number).view(np.uint8))
+        pixels = Instance(found.x0, found.y0 + top, found.mask, found.area)
         x0, y0, x1, y1 = pixels.xyxy
         values = np.unique(classes[y0:y1, x0:x1][pixels.mask > 0])
         yield Found(int(values[0]) - 1 if len(values) == 1 else -1, None, pixels)
+
+
+def _rows_of_ids(instances: NDArray[Any]) -> dict[int, tuple[int, int]]:
+    """Id -> its first row and the one behind its last, in one pass over the map instead of one for each id."""
+    rows: dict[int, tuple[int, int]] = {}
+    for y in np.flatnonzero(instances.any(axis=1)).tolist():
+        row = instances[y]
+        changes = np.concatenate([row[:1], row[1:][row[1:] != row[:-1]]])
+        for number in set(changes.tolist()) - {0}:
+            rows[number] = rows.get(number, (y, y))[0], y + 1
+    return rows
 
 
 def _pixels(path: Path) -> NDArray[Any]:
