@@ -14,7 +14,7 @@ from finetune.runs.dataset import Dataset, how_to_make
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     root = tmp_path_factory.mktemp("calibration")
-    options = ("--formats", "yolo,coco,masks,voc", "--good-val", 0.4)
+    options = ("--formats", "yolo,coco,coco-roboflow,masks,voc", "--good-val", 0.4)
     return Dataset(converted("all", write_category(root / "data", good=(10, 5)), root / "out", *options))
 
 
@@ -25,7 +25,7 @@ def test_coco_and_masks_hold_it_and_what_trainers_read_does_not(dataset: Dataset
         assert {path.name for path in (dataset.folder / folder / "images" / "calibration").iterdir()} == names
     assert dataset.ground_truth("calibration")["annotations"] == []
     assert "calibration" not in (dataset.folder / "yolo" / "data.yaml").read_text("utf-8")
-    for folder in ("yolo", "voc"):
+    for folder in ("yolo", "voc", "coco-roboflow"):
         files = {path.stem for path in (dataset.folder / folder).rglob("*") if path.is_file()}
         assert not files & {Path(name).stem for name in names}
     assert {row["images"] for row in read_card(dataset.folder)["counts"] if row["part"] == "calibration"} == {4}
