@@ -69,8 +69,11 @@ def check_heat(look, run: Path, dataset, name: str, set_name: str = "tuned") -> 
     assert heat is not None and np.allclose(heat, before, rtol=2e-3, atol=1e-4)
 
 
-def check_export(run: Path, out: Path, file: Path) -> None:
-    """Exported, checked, and judged by the example for line PCs: the saved scores within 5e-3, and the heat map."""
+def check_export(run: Path, out: Path, file: Path) -> str:
+    """Exported, checked, and judged by the example for line PCs: the saved scores within 5e-3, and the heat map.
+
+    What was printed.
+    """
     exported = CliRunner().invoke(export.main, [str(run), "--out", str(out), "--to", str(file), "--check"])
     assert exported.exit_code == 0, (exported.output, exported.exception)
     assert "largest difference" in exported.output and "no verdict flips" in exported.output
@@ -85,3 +88,4 @@ def check_export(run: Path, out: Path, file: Path) -> None:
         if heat is not None:
             before = to_values(saved.heatmap("test", name), saved.about["heatmap_middle"])
             assert np.allclose(heat, before, rtol=0.01, atol=0.01 * before.max())
+    return exported.output

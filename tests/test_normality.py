@@ -20,10 +20,12 @@ from finetune.anomaly.features import build_backbone
 from finetune.anomaly.finished import evaluate_again
 from finetune.anomaly.memory import coreset, distance_maps, remember
 from finetune.anomaly.recipe import Recipe
+from finetune.prediction.image_files import read_pixels
 from finetune.prediction.new_images import open_predictor
 from finetune.runs.dataset import open_dataset
 from finetune.runs.predictions import PredictionSet
 from finetune.training.images import normalise
+from finetune.training.onnx_files import judge_of
 from finetune.training.published import embedded_weights
 
 pytest.importorskip("torchcam")
@@ -93,6 +95,25 @@ def test_a_run_scores_defects_higher_and_names_no_classes(out, tmp_path):
     check_same_as_saved(folder, out, tmp_path / "to")
     check_heat(open_predictor(folder, out, "cpu", None, None).look, folder, dataset, dataset.images("test")[-1])
     check_export(folder, out, tmp_path / "model.onnx")
+
+
+def test_a_run_that_names_defects_says_the_same_again_and_as_onnx(out, tmp_path):
+    result = run(out, tmp_path, "--weights", "none", "--labels", "class")
+    assert result.exit_code == 0, (result.output, result.exception)
+    folder = tmp_path / "tile" / "normality" / "seed-0"
+    check_same_as_saved(folder, out, tmp_path / "to")
+    said = check_export(folder, out, tmp_path / "model.onnx")
+    record = json.loads((folder / "run.json").read_text())
+    for part in ("val", "test"):
+        (row,) = [line.split() for line in said.splitlines() if line.split()[:3] == ["tuned", part, "macro-F1"]]
+        assert float(row[3]) == pytest.approx(record["metrics"][part]["macro_f1"], abs=1e-4)
+    rows = (folder / "predictions" / "tuned" / "test_scores.csv").read_text().splitlines()[1:]
+    judge = judge_of(tmp_path / "model.onnx", 2)
+    dataset = open_dataset(out, "tile")
+    for row in rows:
+        name, *before = row.split(",")
+        answer = judge(read_pixels(dataset.image_file("test", name), 10**8))
+        assert np.allclose(answer.scores, [float(value) for value in before], atol=0.01)
 
 
 def test_scores_of_a_class_called_defect_are_not_those_of_the_image(out, tmp_path):

@@ -171,8 +171,12 @@ def test_finished_run_is_measured_anew_with_the_same_predictions(out: Path, tmp_
     anew = json.loads((folder / "run.json").read_text())
     changes = {key for key in anew.keys() | record.keys() if anew.get(key) != record.get(key)}
     assert changes <= {"seconds_per_image"}
+    with pytest.raises(
+        DatasetError, match=f"{checkpoint}: the training began with this checkpoint: name where .* --weights"
+    ):
+        export_run(folder, dataset, "cpu", tmp_path / "tuned.pth")
+    exported = load_sam("tiny", *export_run(folder, dataset, "cpu", tmp_path / "tuned.pth", moved), SMALL)
     checkpoint.hardlink_to(moved)
-    exported = load_sam("tiny", export_run(folder, dataset, "cpu", tmp_path / "tuned.pth"), SMALL)
     assert hash_of(exported) == hash_of(load_tuned(folder / "tuned.pt").sam)
 
 

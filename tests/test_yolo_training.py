@@ -23,6 +23,7 @@ from finetune import yolo
 from finetune.detection import finished, runtime, training
 from finetune.detection.evaluation import predict
 from finetune.measures.boxes import box_metrics
+from finetune.prediction.export_check import check_export
 from finetune.runs.dataset import open_dataset
 
 pytestmark = pytest.mark.slow
@@ -287,7 +288,8 @@ def test_onnxruntime_gives_the_same_boxes(out, learned):
     from ultralytics import YOLO
 
     best = learned / "train" / "weights" / "best.pt"
-    exported = finished.export_run(learned, open_dataset(out, "plate"), "", None)
+    dataset = open_dataset(out, "plate")
+    (exported,) = finished.export_run(learned, dataset, "", None)
     session = onnx_runtime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     model = YOLO(str(best))
     images = sorted((learned / "train-data" / "images" / "test").iterdir())
@@ -303,3 +305,10 @@ def test_onnxruntime_gives_the_same_boxes(out, learned):
         np.testing.assert_allclose(rows[np.argsort(-rows[:, 4])], theirs[np.argsort(-theirs[:, 4])], atol=0.05)
         compared += len(rows)
     assert compared >= 8
+    told = check_export(finished.exported(learned, dataset, [exported]), learned, dataset)
+    rows = [line.split() for line in told.splitlines() if line.startswith("tuned  ")]
+    assert [row[1:3] for row in rows] == [[part, what] for part in ("val", "test") for what in ("AUROC", "AP", "mAP50")]
+    record = json.loads((learned / "run.json").read_text("utf-8"))
+    assert float(rows[-1][3]) == pytest.approx(record["metrics"]["test"]["mAP50"], abs=1e-4)
+    assert all(float(then) == pytest.approx(float(now), abs=0.02) for *_, then, now in rows)
+    assert told.count("no verdict flips") == 2
