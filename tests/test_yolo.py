@@ -552,7 +552,7 @@ def test_folds_that_were_not_trained_alike_are_not_put_together(tmp_path, monkey
 
 
 def test_an_export_goes_by_the_settings_of_the_run(out, tmp_path, monkeypatch):
-    folder, settings = begun(tmp_path, "widget", imgsz=96)
+    folder, settings = begun(tmp_path, "widget", imgsz=96, tiles=None)
     dataset = open_dataset(out, "widget")
     Run(folder, dataset, settings).finish(model="YOLO")
     best = folder / "train" / "weights" / "best.pt"
