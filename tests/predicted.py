@@ -3,12 +3,14 @@
 import csv
 import json
 import runpy
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY
+from PIL import Image
 
 from finetune import export, predict
 from finetune.comparison.evidence import gather
@@ -57,6 +59,30 @@ def check_same_as_saved(run: Path, out: Path, to: Path, set_name: str = "tuned",
         assert (to / "heat_maps" / f"{Path(name).stem}.png").is_file() == (heat is not None)
     page = (to / "index.html").read_text("utf-8")
     assert page.count("<li>") >= len(names) and "http" not in page
+
+
+def check_odd_images(run: Path, out: Path, folder: Path, refused: Sequence[str] = ()) -> None:
+    """What is no image, or of a kind that the converters refuse, is listed and skipped with exit code 1.
+
+    Images of whatever shape get a verdict, but for those ``refused``.
+    """
+    folder.mkdir()
+    odd = {"column": (700, 1, "L"), "dot": (1, 1, "L"), "line": (1, 700, "RGB"), "usual": (20, 30, "RGB")}
+    for name, (height, width, mode) in odd.items():
+        Image.new(mode, (width, height)).save(folder / f"{name}.png")
+    Image.fromarray(np.full((20, 30), 40000, np.uint16)).save(folder / "deep.png")
+    Image.new("RGBA", (30, 20)).save(folder / "sheer.png")
+    whole = (folder / "usual.png").read_bytes()
+    for name, data in {"broken": whole[: len(whole) // 2], "empty": b"", "words": b"no image"}.items():
+        (folder / f"{name}.png").write_bytes(data)
+    result = run_predict(run, folder, "--to", folder.with_name("odd-to"), "--out", out, "--device", "cpu")
+    assert result.exit_code == 1, (result.output, result.exception)
+    skipped = [line.split()[1] for line in result.stderr.splitlines() if line.startswith("skipped: ")]
+    names = ("broken", "empty", "sheer", "words", *refused)
+    assert skipped == sorted(f"{name}.png" for name in names), (result.stderr, result.exception)
+    with (folder.with_name("odd-to") / "verdicts.csv").open(encoding="utf-8") as file:
+        judged = [row["image"] for row in csv.DictReader(file)]
+    assert judged == sorted(f"{name}.png" for name in {*odd, "deep"}.difference(refused))
 
 
 def check_heat(look, run: Path, dataset, name: str, set_name: str = "tuned") -> None:

@@ -11,7 +11,7 @@ import timm
 from click.testing import CliRunner, Result
 from conftest import converted, refusal
 from PIL import Image
-from predicted import check_export, check_heat, check_same_as_saved
+from predicted import check_export, check_heat, check_odd_images, check_same_as_saved
 from test_classifier import SIDE, write_images
 
 from converters.cli.errors import DatasetError
@@ -93,6 +93,7 @@ def test_a_run_scores_defects_higher_and_names_no_classes(out, tmp_path):
     assert heat.shape == (SIDE, SIDE) and heat.dtype == np.uint16
     assert json.loads((folder / "predictions" / "tuned" / "set.json").read_text())["label"] == "good"
     check_same_as_saved(folder, out, tmp_path / "to")
+    check_odd_images(folder, out, tmp_path / "odd")
     check_heat(open_predictor(folder, out, "cpu", None, None).look, folder, dataset, dataset.images("test")[-1])
     check_export(folder, out, tmp_path / "model.onnx")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from conftest import converted, refusal, write_category
-from predicted import check_heat, check_same_as_saved
+from predicted import check_heat, check_odd_images, check_same_as_saved
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 
@@ -463,6 +463,7 @@ def test_run_from_dataset_to_comparison(out: Path, dataset: Dataset, tmp_path: P
         assert (found.answer.kind == "heat maps") == (not about["oracle"])
     assert "of random weights" not in result.output and "random weights" in result.output
     check_same_as_saved(run, out, tmp_path / "to", "auto")
+    check_odd_images(run, out, tmp_path / "odd", refused=["column", "line"])
     given = json.loads((boxes / "test.json").read_text())
     name = next(name for name in dataset.images("test") if dataset.image_ids[name] == given[0]["image_id"])
     own = [entry for entry in given if entry["image_id"] == given[0]["image_id"]]

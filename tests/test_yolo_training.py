@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY, converted, refusal, save_mask, write_category
 from PIL import Image
-from predicted import check_same_as_saved
+from predicted import check_odd_images, check_same_as_saved
 from two_cpus import TwoCpus
 
 pytest.importorskip("ultralytics")
@@ -279,6 +279,7 @@ def test_several_devices_train_together(out, tmp_path):
 
 def test_new_images_get_the_answers_of_the_evaluation(learned, out, tmp_path):
     check_same_as_saved(learned, out, tmp_path / "to")
+    check_odd_images(learned, out, tmp_path / "odd")
 
 
 def test_onnxruntime_gives_the_same_boxes(out, learned):

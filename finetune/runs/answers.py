@@ -30,7 +30,10 @@ Asked = Callable[[str, str, NDArray[np.uint8]], Answer]
 
 @dataclass(frozen=True)
 class Predictor:
-    """A finished run at work: ``look`` takes an image, H x W x 3 of RGB bytes."""
+    """A finished run at work: ``look`` takes an image, H x W x 3 of RGB bytes.
+
+    It raises DatasetError, without a name, for one that the model cannot look at.
+    """
 
     look: Callable[[NDArray[np.uint8]], Answer]
     classes: list[str]

@@ -32,7 +32,7 @@ from finetune.segmentation.evaluation import (
     token_map,
 )
 from finetune.segmentation.exported import Files, write_files
-from finetune.segmentation.images import images_of
+from finetune.segmentation.images import fitted, images_of
 from finetune.segmentation.models import export, framed, load_tuned
 from finetune.segmentation.prompts import Prompt, box_of
 from finetune.segmentation.report import compare_rows, evaluate, prompt_cost
@@ -187,6 +187,8 @@ def predictor(
 
     @torch.no_grad()
     def look(image: NDArray[np.uint8]) -> Answer:
+        if not min(fitted(image.shape[:2], segmenter.sam.image_encoder.img_size)):
+            raise DatasetError(f"is {image.shape[1]} x {image.shape[0]} px: too thin for SAM, which makes it square")
         embedding = segmenter.sam.image_encoder(framed(segmenter.sam, image)[None])
         if cached:
             embedding = embedding.half().float()  # as the cache keeps it, so that answers are the same
