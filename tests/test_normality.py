@@ -17,7 +17,7 @@ from test_classifier import SIDE, write_images
 from converters.cli.errors import DatasetError
 from finetune import normality
 from finetune.anomaly.features import build_backbone
-from finetune.anomaly.finished import evaluate_again
+from finetune.anomaly.finished import evaluate_again, export_run
 from finetune.anomaly.memory import coreset, distance_maps, remember
 from finetune.anomaly.recipe import Recipe
 from finetune.prediction.image_files import read_pixels
@@ -152,9 +152,12 @@ def test_a_finished_run_is_evaluated_again_by_its_own_memory_and_weights(out, tm
     before = scores.read_bytes()
     scores.unlink()
     moved = start.rename(tmp_path / "moved.pt")
-    with pytest.raises(DatasetError, match=r"--weights .*start.pt: no such file"):
-        evaluate_again(folder, dataset, "cpu")
+    gone = r"seed-0: needs its weights: name where they lie now, with --weights \(--weights .*start.pt: no such file"
+    for use in (evaluate_again, lambda *given: export_run(*given, tmp_path / "e.onnx")):
+        with pytest.raises(DatasetError, match=gone):
+            use(folder, dataset, "cpu")
     evaluate_again(folder, dataset, "cpu", weights=moved)
+    assert export_run(folder, dataset, "cpu", tmp_path / "e.onnx", moved) == [tmp_path / "e.onnx"]
     assert scores.read_bytes() == before
     assert json.loads((folder / "run.json").read_text())["metrics"] == record["metrics"]
     torch.save(resnet18().state_dict(), start)

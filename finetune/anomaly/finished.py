@@ -74,9 +74,12 @@ def predictor(
 def load_run(
     folder: Path, settings: dict[str, Any], device: str, weights: Path | None
 ) -> tuple[Recipe, nn.Module, Tensor, Types | None]:
-    """Recipe, network, memory and types of a run; raises DatasetError for other weights than the run's."""
+    """Recipe, network, memory and types of a run; raises DatasetError for weights that are gone, or others."""
     recipe = Recipe(**{item.name: settings[item.name] for item in fields(Recipe)})
-    checkpoint = start_weights(str(weights or recipe.weights), recipe.arch)
+    try:
+        checkpoint = start_weights(str(weights or recipe.weights), recipe.arch)
+    except DatasetError as error:
+        raise DatasetError(f"{folder}: needs its weights: name where they lie now, with --weights ({error})") from None
     if (checkpoint and sha256(checkpoint)) != settings["weights_sha256"]:
         raise DatasetError(f"{folder}: was not made with {checkpoint}: name the file that it was, with --weights")
     device = prepare_device(device)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from finetune.measures.masks import decode, rings
 
-LEAST, SIDE = 512, 1024  # px, the longest side of a picture: small images are enlarged, so that words stay small
+LEAST, SIDE = 512, 1024  # px, the longest side of an overlay: small images are enlarged, so that words stay small
 MARK, HALO = (255, 0, 255), (0, 0, 0)  # RGB
 LETTERS = (cv2.FONT_HERSHEY_SIMPLEX, 0.45)
 QUALITY = 88  # of JPEG
@@ -20,7 +20,7 @@ Rgb = NDArray[np.uint8]
 def overlay(image: Rgb, detections: Sequence[dict[str, Any]], classes: Sequence[str]) -> Rgb:
     """The image with outlines of masks, or boxes without one, and their classes and scores; the surest on top."""
     height, width = image.shape[:2]
-    canvas = _fitted(image)
+    canvas = _fitted(image, LEAST)
     scale, line = max(canvas.shape) / max(height, width), max(canvas.shape) // LEAST + 1  # seen on a small page too
     for found in sorted(detections, key=lambda each: each["score"]):
         x, y, w, h = found["bbox"]
@@ -44,15 +44,15 @@ def _write(canvas: Rgb, text: str, x: int, y: int) -> None:
 
 
 def heat_picture(heat: NDArray[np.float32], middle: float) -> Rgb:
-    """A heat map in colour; ``middle``, a usual peak of a good image, is a quarter up."""
+    """A heat map in colour, no larger than SIDE; ``middle``, a usual peak of a good image, is a quarter up."""
     level = np.round(255 * (heat / (heat + middle)) ** 2).astype(np.uint8)  # squared, so that good parts stay dark
-    return np.asarray(cv2.applyColorMap(_fitted(level), cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
+    return np.asarray(cv2.applyColorMap(_fitted(level, 1), cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
 
 
-def _fitted(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A copy whose longest side is LEAST to SIDE."""
+def _fitted(image: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
+    """A copy whose longest side is ``least`` to SIDE."""
     longest = max(image.shape[:2])
-    scale = min(max(longest, LEAST), SIDE) / longest
+    scale = min(max(longest, least), SIDE) / longest
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, size, interpolation=way), np.uint8)
