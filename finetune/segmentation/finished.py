@@ -42,6 +42,7 @@ from finetune.segmentation.steps import Source
 from finetune.training.processes import prepare_device
 
 TUNED = "tuned.pt"
+MIDDLE = 0.5  # of the chances that its heat maps are of
 
 
 def evaluate_again(
@@ -201,8 +202,9 @@ def predictor(
         return Answer(detections_scores(found, classes), found, (masks.heat / TOP).astype(np.float32))
 
     if boxes is None:
-        return Predictor(look, dataset.classes, image_threshold(PredictionSet(folder / "predictions" / AUTO), dataset))
+        threshold = image_threshold(PredictionSet(folder / "predictions" / AUTO), dataset)
+        return Predictor(look, dataset.classes, threshold, MIDDLE)
     known = boxes.run and boxes_sha256(boxes.run) == record["settings"]["boxes_sha256"]
     own = PredictionSet(folder / "predictions" / BOXES)
     threshold = image_threshold(own, dataset) if known else boxes.threshold
-    return Predictor(look, dataset.classes, threshold, least=threshold)
+    return Predictor(look, dataset.classes, threshold, MIDDLE, least=threshold)
