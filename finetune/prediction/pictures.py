@@ -46,7 +46,7 @@ def _write(canvas: Rgb, text: str, x: int, y: int) -> None:
 def heat_picture(heat: NDArray[np.float32], middle: float) -> Rgb:
     """A heat map in colour, no larger than SIDE; ``middle``, a usual peak of a good image, is a quarter up."""
     cubes = (heat / middle) ** 3  # so that good parts stay dark, and what is twice as hot is three quarters up
-    level = np.round(255 * cubes / (3 + cubes)).astype(np.uint8)
+    level = np.round(255 - 765 / (3 + cubes)).astype(np.uint8)
     return np.asarray(cv2.applyColorMap(_fitted(level, 1), cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
 
 
