@@ -41,7 +41,7 @@ def test_onnxruntime_gives_the_same_masks_on_images_of_any_shape(tmp_path: Path,
         for prompt, points, labels in prompts.values():
             ((expected, score),) = answer(segmenter, embedding, [prompt], size)
             found, told = ask(points, labels)
-            assert found.shape == size and np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
+            assert found.shape == size and np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
             assert min(1, max(0, told)) == pytest.approx(score, abs=0.01)
         maps = token_map(segmenter, embedding, size), files.tokens(image, len(CLASSES))
         assert np.allclose(maps[0].scores, maps[1].scores, atol=0.01)
