@@ -23,6 +23,7 @@ from finetune.anomaly.recipe import Recipe
 from finetune.prediction.image_files import read_pixels
 from finetune.prediction.new_images import open_predictor
 from finetune.runs.dataset import open_dataset
+from finetune.runs.held_out import rejects_threshold
 from finetune.runs.predictions import PredictionSet
 from finetune.runs.run_folder import read_record
 from finetune.training.images import normalise
@@ -113,6 +114,11 @@ def test_the_official_protocol_is_for_models_that_need_no_defects(tmp_path):
     assert {one["from"] for one in points} == {"calibration", "val"}
     again = CliRunner().invoke(predict.main, [str(folder), "--part", "test", "--out", str(tmp_path / "out")])
     assert again.exit_code == 0 and read_record(folder)["operating_points"]["tuned"] == points
+    image, to = dataset.image_file("test", dataset.images("test")[0]), tmp_path / "to"
+    looked = [folder, image, "--to", to, "--out", tmp_path / "out", "--rejects", "50%"]
+    assert CliRunner().invoke(predict.main, [str(word) for word in looked]).exit_code == 0
+    told = float((to / "verdicts.csv").read_text().splitlines()[1].split(",")[3])
+    assert told == pytest.approx(rejects_threshold(source, dataset, 0.5), rel=1e-5)
     asked = [*which, "--out", tmp_path / "out", "--runs", tmp_path / "runs", "--device", "cpu"]
     line = refusal(CliRunner().invoke(classifier.main, [str(word) for word in asked]))
     assert "shows nothing but good images" in line and "finetune/normality.py" in line
