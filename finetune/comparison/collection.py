@@ -136,8 +136,8 @@ def compare_runs(
         where = target / "all" if target else runs[0] / "report"
         with staging.publish(where, overwrite=True) as folder:
             (folder / "report.md").write_text(paper_tables(reports), "utf-8")
-            rows = [{"category": one["name"], **row} for one in reports for row in csv_tables(one)["measures"]]
-            write_csv(folder / "measures.csv", rows)
+            lines = [{"category": one["name"], **line} for one in reports for line in csv_tables(one)["measures"]]
+            write_csv(folder / "measures.csv", lines)
             (folder / "report.json").write_text(to_json(reports), "utf-8")
         if not as_json:
             click.echo(paper_tables(reports) + f"report: {where / 'report.md'}")
