@@ -170,7 +170,7 @@ class Outcome:
         return self.problem is not None and self.problem.reason == TOO_SMALL
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Planned:
     """A sample, or a crop of it, with its number and name in the outputs, its part and its class."""
 
