@@ -12,15 +12,20 @@ images take: start-up. Memory is the process's resident set.
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import click
 import cv2
 import numpy as np
 import psutil
+
+from converters.cli.command import command
+from converters.cli.terminal import table, to_json
 
 MOST_GROWTH, MOST_MEMORY = 1.1, 400  # of the CPU time an image; MB
 SIDE = 64  # px
