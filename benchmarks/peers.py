@@ -74,7 +74,7 @@ def version(python: str, package: str) -> str:
 
 
 def painted(out: Path, shapes: dict[str, tuple[int, int]]) -> tuple[Masks, int]:
-    """What a reader makes of the labels below a folder (COCO files, else YOLO rows), and how many of them are crowds."""
+    """What a reader makes of the labels below a folder (COCO files, else YOLO rows), and how many are crowds."""
     crowds = 0
     found = {name: np.zeros(shape, np.uint8) for name, shape in shapes.items()}
     for path in out.rglob("*.json"):
