@@ -108,7 +108,7 @@ class Journal:
         """The outcomes of the samples that are finished: the first of ``samples``."""
         with self.path.open("rb") as file:
             file.readline()
-            for plans, line in zip(samples, file, strict=False):
+            for plans, line in zip(samples[: self.finished], file, strict=False):
                 told = check_json(line, list[ToldOutcome], str(self.path), ANEW)
                 yield [_outcome(plans[0].sample, dict(one)) for one in told]
 
