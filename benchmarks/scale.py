@@ -84,8 +84,9 @@ def measured(scratch: Path, few: int, many: int) -> dict[str, Any]:
             done.append(convert(scratch / f"images-{count}", scratch / f"out-{count}-{len(done)}"))
 
     convert_few()
-    rounds[many] = [convert(scratch / f"images-{many}", scratch / "out-many", convert_few)]
+    of_many = convert(scratch / f"images-{many}", scratch / "out-many", convert_few)
     convert_few()
+    rounds[many] = [of_many]
     start = fmean(cpu for cpu, _ in rounds.pop(START))
     rows = [
         {
