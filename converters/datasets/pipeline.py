@@ -125,25 +125,19 @@ class Job:
             plan.sample, plan.name, plan.part, plan.class_index, self.info.classes, instances, plan.crop
         )
         try:
-            holding = [plan.part in writer.parts for writer in self.writers]
-            rendered = [
-                writer.render(image) if held else Rendered({})
-                for writer, held in zip(self.writers, holding, strict=True)
-            ]
+            rendered = [writer.render(image) if plan.part in writer.parts else None for writer in self.writers]
         except DatasetError as error:
             return self._outcome(plan, problem=Problem(plan.key, str(error)))
         if self.folder is not None:
-            held_by = [writer for writer, held in zip(self.writers, holding, strict=True) if held]
-            files = [done.files for done, held in zip(rendered, holding, strict=True) if held]
-            self._write(self.folder, image, held_by, files)
+            self._write(self.folder, image, rendered)
         return self._outcome(
             plan,
             instances=len(instances),
             below_min_area=dropped,
             in_between=read.in_between if read else 0,
             ignored=read.ignored if read else 0,
-            records=tuple(done.record for done in rendered),
-            ious=tuple(done.ious for done in rendered),
+            records=tuple(done.record if done else None for done in rendered),
+            ious=tuple(done.ious if done else () for done in rendered),
         )
 
     def _outcome(self, plan: Planned, **became: Any) -> Outcome:
@@ -162,13 +156,14 @@ class Job:
         instances = [instance for instance in found if instance.area >= self.rule.min_area]
         return instances, len(found) - len(instances)
 
-    def _write(
-        self, folder: Path, image: LabelledImage, writers: Sequence[Writer], rendered: Sequence[dict[str, bytes]]
-    ) -> None:
-        for writer, files in zip(writers, rendered, strict=True):
-            for path, content in files.items():
-                (folder / writer.folder / path).write_bytes(content)
-        targets = [folder / writer.folder / writer.image_path(image) for writer in writers]
+    def _write(self, folder: Path, image: LabelledImage, rendered: Sequence[Rendered | None]) -> None:
+        """Write what each writer has made of the image; None is a format that does not hold its part."""
+        targets = []
+        for writer, done in zip(self.writers, rendered, strict=True):
+            if done is not None:
+                for path, content in done.files.items():
+                    (folder / writer.folder / path).write_bytes(content)
+                targets.append(folder / writer.folder / writer.image_path(image))
         if not targets:
             return  # an image for thresholds alone, where only formats for training are written
         if image.crop is None and not image.sample.remade:
