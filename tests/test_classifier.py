@@ -410,6 +410,18 @@ def test_a_short_training_learns_to_tell_the_classes(finished):
     assert all((folder / f"{name}.png").stat().st_size > 5000 for name in ("learning", "confusion", "reliability"))
 
 
+def test_the_default_learns_from_the_installed_start_alone_and_shows_where(out, tmp_path):
+    result = run(out, tmp_path, "--imgsz", 2 * SIDE, "--epochs", 12, "--lr", 1e-2, "--device", "cpu", "--json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    row = json.loads(result.stdout)[0]
+    assert row["macro_f1"] > 0.6 and row["pointing"] > 0.5 + row["pointing_chance"]
+    folder = tmp_path / "tile" / "classifier" / "seed-0"
+    assert json.loads((folder / "run.json").read_text())["start"] == "embedded ImageNet"
+    dataset = open_dataset(out, "tile")
+    check_heat(open_predictor(folder, out, "cpu", None, None).look, folder, dataset, dataset.images("test")[-1])
+    check_export(folder, out, tmp_path / "model.onnx")
+
+
 def test_predictions_are_in_the_shared_format(finished, out):
     folder, _ = finished
     dataset = open_dataset(out, "tile")
