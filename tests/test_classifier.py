@@ -285,7 +285,7 @@ def test_a_defect_of_one_cell_is_seen_by_the_largest_cell_and_lost_in_the_averag
     cells = network.cells(defect)
     assert network(good)[0].tolist() == [0, pytest.approx(-0.8)]
     assert network(defect)[0].tolist() == [0, pytest.approx(1.6 - 0.8, abs=1e-4)]
-    assert network.head(cells.mean((2, 3)))[0, 1].item() == pytest.approx(0.001 - 0.8, abs=1e-4)
+    assert network.head(network.standard(cells.mean((2, 3))))[0, 1].item() == pytest.approx(0.001 - 0.8, abs=1e-4)
     assert cells[0, 5].argmax().item() == 21 * 40 + 33
 
 
@@ -514,7 +514,11 @@ def test_from_maps_the_new_parts_learn_and_the_rest_stays_as_it_was_and_is_looke
     before = fitting.start_network(settings, train, tmp_path, False).state_dict()
     network, _ = fit(settings, train, val, tmp_path, resume=False)
     after = network.state_dict()
-    assert {key.partition(".")[0] for key in after if not torch.equal(after[key], before[key])} == {"cells", "head"}
+    assert {key.partition(".")[0] for key in after if not torch.equal(after[key], before[key])} == {
+        "cells",
+        "standard",
+        "head",
+    }
     seen = dict(settings.looked)
     assert sorted(len(maps.views) for maps in seen.values()) == [1, 2]
     from_maps = fitting.judge(network, seen[next(key for key in seen if val.names[0] in key)], val.labels, 8)

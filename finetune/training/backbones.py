@@ -91,20 +91,21 @@ class CellNet(nn.Module):
     """EfficientNet-Lite0 whose head looks at cells of 8 px: in an average over the image a small defect is lost.
 
     The maps of strides 8 and 16 are standardised, projected to CELL_FEATURES and added at the finer one's size; of
-    each feature, the largest value among all cells enters the head. What comes after these strides is left out.
+    each feature, the largest value among all cells enters the head, standardised as well. What comes after these
+    strides is left out.
     """
 
     def __init__(self, classes: int, dropout: float) -> None:
         super().__init__()
         published = timm.create_model(TIMM)
         self.conv_stem, self.bn1, self.blocks = published.conv_stem, published.bn1, published.blocks[: max(STAGES) + 1]
-        self.cells = Cells()
+        self.cells, self.standard = Cells(), Standard(CELL_FEATURES, affine=False)
         self.head = Head(CELL_FEATURES, classes, "linear", dropout)
 
     def forward(self, images: Tensor | list[Tensor]) -> Tensor:
         """N x 3 x S x S images, or what ``stages`` made of them -> N x C."""
         maps = self.stages(images) if isinstance(images, Tensor) else images
-        return self.head(self.cells(maps).amax((2, 3)))
+        return self.head(self.standard(self.cells(maps).amax((2, 3))))
 
     @torch.no_grad()
     def activations(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,8 +114,8 @@ class CellNet(nn.Module):
         The class activation map of B. Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016.
         """
         cells = self.cells(self.stages(images))
-        logits = self.head(cells.amax((2, 3)))
-        weight = self.head[-1].weight
+        logits = self.head(self.standard(cells.amax((2, 3))))
+        weight = self.head[-1].weight / (self.standard.running_var + self.standard.eps).sqrt()
         spoken = weight[logits[:, 1:].argmax(1) + 1] - weight[0]
         return logits, F.relu(torch.einsum("nfhw,nf->nhw", cells, spoken))
 
@@ -126,6 +127,15 @@ class CellNet(nn.Module):
             if index in STAGES:
                 found.append(maps)
         return found
+
+
+class Standard(nn.BatchNorm1d):
+    """BatchNorm, by its running statistics where a batch is one image, which has no deviation."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and len(input) > 1:
+            return super().forward(input)
+        return (input - self.running_mean) / (self.running_var + self.eps).sqrt()
 
 
 class Cells(nn.Module):
@@ -240,7 +250,8 @@ def head_of(network: nn.Module) -> tuple[str, Head]:
 def new_parts(network: nn.Module) -> dict[str, nn.Module]:
     """The parts of a network that published weights do not have, by name."""
     name, head = head_of(network)
-    return {name: head, "cells": network.cells} if isinstance(network, CellNet) else {name: head}
+    own = {"cells": network.cells, "standard": network.standard} if isinstance(network, CellNet) else {}
+    return own | {name: head}
 
 
 def cam_layer(network: nn.Module) -> nn.Module | None:
