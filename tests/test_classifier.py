@@ -513,12 +513,8 @@ def test_from_maps_the_new_parts_learn_and_the_rest_stays_as_it_was_and_is_looke
     settings = job(**CACHED, augment="camera")
     before = fitting.start_network(settings, train, tmp_path, False).state_dict()
     network, _ = fit(settings, train, val, tmp_path, resume=False)
-    after = network.state_dict()
-    assert {key.partition(".")[0] for key in after if not torch.equal(after[key], before[key])} == {
-        "cells",
-        "standard",
-        "head",
-    }
+    changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    assert {key.partition(".")[0] for key in changed} == {"cells", "standard", "head"}
     seen = dict(settings.looked)
     assert sorted(len(maps.views) for maps in seen.values()) == [1, 2]
     from_maps = fitting.judge(network, seen[next(key for key in seen if val.names[0] in key)], val.labels, 8)
