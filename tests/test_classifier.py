@@ -25,7 +25,7 @@ from finetune import classifier
 from finetune.classification import ladder, training
 from finetune.classification import loop as fitting
 from finetune.classification.finished import evaluate_again
-from finetune.classification.loop import Job, features_of, fit, load_network, logits_of, mixing
+from finetune.classification.loop import Job, features_of, fit, load_network, logits_of, mixing, source_of
 from finetune.classification.recipes import ATTEMPTS, IMBALANCE, Attempt
 from finetune.export import main as export
 from finetune.measures import decisions
@@ -467,7 +467,7 @@ def test_logits_after_loading_are_equal_to_the_bit(out, tmp_path):
     network, _ = fit(job(ema=0.9), train, val, tmp_path, resume=False)
     again = load_network(job(), tmp_path / "model.pt")
     assert np.array_equal(logits_of(network, val, job()), logits_of(again, val, job()))
-    assert features_of(again, val, job()).shape == (len(val), 256)
+    assert features_of(again, source_of(job(), again, val, "none", 0), 8).shape == (len(val), 256)
 
 
 @pytest.mark.filterwarnings("error")
@@ -758,17 +758,18 @@ WATCHED = """
 import hashlib, json, sys
 from pathlib import Path
 from finetune.classification import loop as fitting
+from finetune.classification import views
 from finetune.classifier import main
 
 folder, arguments = Path(sys.argv[1]), sys.argv[2:]
-rank, epoch, loss = fitting.place()[0], fitting.one_epoch, []
+rank, epoch, loss, shown = fitting.place()[0], fitting.one_epoch, [], []
+views.augmentation = lambda *_: lambda image: shown.append(hashlib.md5(image.numpy()).hexdigest()) or image
 
 def train(name, stop, run, *more):
     def watched(job, network, *rest):
         if len(loss) == stop:
             raise KeyboardInterrupt
-        shown = []
-        fitting.augmentation = lambda *_: lambda image: shown.append(hashlib.md5(image.numpy()).hexdigest()) or image
+        shown.clear()
         loss.append(epoch(job, network, *rest))
         weights = b"".join(value.detach().numpy().tobytes() for value in network.parameters())
         file = folder / f"{name}-{len(loss)}-rank-{rank}.json"

@@ -59,7 +59,8 @@ def fit(
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(attempt.ema), use_buffers=True)
     states = {"network": network, "averaged": averaged, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
     at = load_standing(states, folder / "last.pt") if resume else Standing()
-    shown, judged = sources(job, network, train, val)
+    shown = source_of(job, network, train, attempt.augment, attempt.views)
+    judged = source_of(job, network, val, "none", min(attempt.views, 1))
     parallel = distribute(network, attempt)
     with progress(None, attempt.epochs, "training", item_show_func=lambda item: item) as bar:
         bar.update(at.epoch)
@@ -120,17 +121,15 @@ def one_epoch(
     return sum(losses) / len(losses)
 
 
-def sources(job: Job, network: nn.Module, train: Images, val: Images) -> tuple[Pixels | Maps, Pixels | Maps]:
-    """What train's images are drawn from, and val's are judged by; the maps of one split and seed are made once."""
-    attempt = job.attempt
-    found: list[Pixels | Maps] = []
-    for images, augment, views in ((train, attempt.augment, attempt.views), (val, "none", 1)):
-        pixels = Pixels(images, augment, attempt.arch, job.device)
-        key = (*images.names, attempt.imgsz, augment, views, job.seed)
-        if attempt.views and key not in job.looked:
-            job.looked[key] = Maps(network, pixels, views, job.seed)
-        found.append(job.looked[key] if attempt.views else pixels)
-    return found[0], found[1]
+def source_of(job: Job, network: nn.Module, images: Images, augment: str, views: int) -> Pixels | Maps:
+    """What a training draws a part from: pixels or, of ``views``, maps, which are made once for a split and seed."""
+    pixels = Pixels(images, augment, job.attempt.arch, job.device)
+    if not views:
+        return pixels
+    key = (*images.names, job.attempt.imgsz, augment, views, job.seed)
+    if key not in job.looked:
+        job.looked[key] = Maps(network, pixels, views, job.seed)
+    return job.looked[key]
 
 
 def mixing(alpha: float, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -259,7 +258,8 @@ def distribute(network: nn.Module, attempt: Attempt) -> nn.Module:
 
 def retrain_head(network: nn.Module, train: Images, job: Job) -> None:
     """Give a trained network a new head, learned on its penultimate features with all classes equally frequent."""
-    features, (_, head) = features_of(network, train, job), head_of(network)
+    source = source_of(job, network, train, job.attempt.augment, job.attempt.views)
+    features, (_, head) = features_of(network, source, job.attempt.batch), head_of(network)
     balanced, labels = balance_features(job.attempt.imbalance, features, train.labels.numpy(), job.seed)
     inputs, targets = torch.from_numpy(balanced).float().to(job.device), torch.from_numpy(labels).to(job.device)
     torch.manual_seed(job.seed)
@@ -278,11 +278,14 @@ def retrain_head(network: nn.Module, train: Images, job: Job) -> None:
     network.eval()
 
 
-def features_of(network: nn.Module, images: Images, job: Job) -> np.ndarray:
-    """Penultimate features, N x F, float32: what enters the head."""
+@torch.no_grad()
+def features_of(network: nn.Module, source: Pixels | Maps, batch: int) -> np.ndarray:
+    """Penultimate features, N x F, float32: what enters the head; the network is left in evaluation mode."""
+    network.eval()
     found: list[Tensor] = []
     _, head = head_of(network)
     hook = head.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0].detach().float().cpu()))
-    logits_of(network, images, job)
+    for shown in source.split(batch):
+        network(shown)
     hook.remove()
     return torch.cat(found).numpy()
