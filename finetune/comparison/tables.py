@@ -122,6 +122,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         "## Cost",
         COSTS,
         cost_table(report),
+        *_licences(report),
         f"Split `{next(iter(report['split']['sha256'].values()))[:16]}`, family `{report['split']['family'][:16]}`.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -154,6 +155,17 @@ def _difference(found: dict[str, Any] | None, measure: Measure) -> str:
     return f"{found['value']:+.{measure.digits}f} {span}, {found['verdict']}"
 
 
+def _licences(report: dict[str, Any]) -> Iterator[str]:
+    """What is known of the licences that the models rest on, a line a run."""
+    known = {row["run"]: row["licences"] for row in report["rows"] if row.get("licences")}
+    if known:
+        yield "## Licences"
+        yield "\n".join(
+            f"- {run}: code {found['code']}; start {found['start']}; images {found['images']}"
+            for run, found in known.items()
+        )
+
+
 def class_table(report: dict[str, Any], style: str = "github") -> str:
     header = ["type", "test images", "instances", *(row["name"] for row in report["rows"])]
     body = []
@@ -167,6 +179,7 @@ def class_table(report: dict[str, Any], style: str = "github") -> str:
 def cost_table(report: dict[str, Any], style: str = "github") -> str:
     header = [
         "model",
+        "start",
         "labels used",
         "clicks, train + val",
         "training, s",
@@ -180,7 +193,8 @@ def cost_table(report: dict[str, Any], style: str = "github") -> str:
         cost, clicks, size = row["cost"], clicks_of(row), row["cost"]["weights_bytes"]
         known = [clicks, *(cost[name] for name in ("train_seconds", "seconds_per_image", "device", "parameters"))]
         known.append(None if size is None else round(size / 1e6, 1))
-        body.append([row["name"], labels_of(row), *("-" if value is None else value for value in known)])
+        shown = ["-" if value is None else value for value in (row["start"], labels_of(row), *known)]
+        body.append([row["name"], *shown])
     return table(body, header, style)
 
 
