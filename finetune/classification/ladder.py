@@ -47,7 +47,8 @@ def train_classifiers(
     from finetune.classification.table import report, summarise  # torch only after what is refused above
     from finetune.classification.training import train_and_evaluate
 
-    rows, looked = [], {}
+    rows = []
+    looked: dict[Any, Any] = {}  # maps of frozen networks, by train_and_evaluate
     for label, own, settings in steps:
         found = []
         for each in range(seed, seed + repeat):

@@ -132,7 +132,7 @@ def source_of(job: Job, network: nn.Module, images: Images, augment: str, views:
     return job.looked[key]
 
 
-def mixing(alpha: float, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def mixing(alpha: float, classes: int) -> Callable[[Any, Tensor], tuple[Any, Tensor]]:
     """MixUp (H. Zhang et al., ICLR 2018) of a batch's images and labels, which become N x C; 0 leaves both alone."""
     return v2.MixUp(alpha=alpha, num_classes=classes) if alpha else lambda pixels, labels: (pixels, labels)
 

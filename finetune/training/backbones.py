@@ -97,7 +97,7 @@ class CellNet(nn.Module):
 
     def __init__(self, classes: int, dropout: float) -> None:
         super().__init__()
-        published = timm.create_model(TIMM)
+        published: Any = timm.create_model(TIMM)
         self.conv_stem, self.bn1, self.blocks = published.conv_stem, published.bn1, published.blocks[: max(STAGES) + 1]
         self.cells, self.standard = Cells(), Standard(CELL_FEATURES, affine=False)
         self.head = Head(CELL_FEATURES, classes, "linear", dropout)
@@ -115,7 +115,8 @@ class CellNet(nn.Module):
         """
         cells = self.cells(self.stages(images))
         logits = self.head(self.standard(cells.amax((2, 3))))
-        weight = self.head[-1].weight / (self.standard.running_var + self.standard.eps).sqrt()
+        last: Any = self.head[-1]
+        weight = last.weight / self.standard.deviation()
         spoken = weight[logits[:, 1:].argmax(1) + 1] - weight[0]
         return logits, F.relu(torch.einsum("nfhw,nf->nhw", cells, spoken))
 
@@ -132,10 +133,16 @@ class CellNet(nn.Module):
 class Standard(nn.BatchNorm1d):
     """BatchNorm, by its running statistics where a batch is one image, which has no deviation."""
 
+    running_mean: Tensor
+    running_var: Tensor
+
+    def deviation(self) -> Tensor:
+        return (self.running_var + self.eps).sqrt()
+
     def forward(self, input: Tensor) -> Tensor:
         if self.training and len(input) > 1:
             return super().forward(input)
-        return (input - self.running_mean) / (self.running_var + self.eps).sqrt()
+        return (input - self.running_mean) / self.deviation()
 
 
 class Cells(nn.Module):
