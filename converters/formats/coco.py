@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import IO, Any
 
-from converters.formats.writer import DatasetInfo, LabelledImage, Outcome, Rendered, Writer
+from converters.formats.writer import DatasetInfo, LabelledImage, Outcome, Planned, Rendered, Writer
 from converters.masks.instances import Instance
 from converters.masks.polygons import corner_rings, filled_by_parity, simplified
 from converters.masks.rle import rle
@@ -150,7 +150,7 @@ class RoboflowWriter(CocoWriter):
     def annotation_file(part: str) -> str:
         return f"{ROBOFLOW_PARTS[part]}/{ROBOFLOW_FILE}"
 
-    def image_path(self, image: LabelledImage) -> str:
+    def image_path(self, image: LabelledImage | Planned) -> str:
         return f"{ROBOFLOW_PARTS[image.part]}/{image.name}"
 
 
