@@ -1,12 +1,15 @@
 """The calibration part in the formats: where thresholds are looked for, and nowhere a trainer learns from."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import converted, refusal, run_cli, write_category
 
 from converters.cli.errors import DatasetError
 from converters.datasets.records import read_card, read_split
+from finetune.detection.evaluation import predict
 from finetune.detection.runs import check_trainable
 from finetune.runs.dataset import Dataset, how_to_make
 
@@ -42,6 +45,23 @@ def test_a_set_of_boxes_alone_gets_coco_for_its_calibration_images(tmp_path: Pat
         "calibration",
     )
     assert read_split(found.folder)["good_val"] == 0.4  # the format that was added kept the split
+
+
+def test_yolo_looks_at_calibration_images_where_its_own_folder_has_none(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = Dataset(converted("to_yolo", write_category(tmp_path / "data", good=(10, 5)), out, "--good-val", 0.4))
+    seen: list[Path] = []
+
+    class Model:
+        def predict(self, path: str, **settings: object) -> list[SimpleNamespace]:
+            seen.append(Path(path))
+            boxes = SimpleNamespace(xyxy=np.array([[1.0, 2, 11, 12]]), cls=np.zeros(1), conf=np.array([0.5]))
+            return [SimpleNamespace(obb=None, masks=None, boxes=boxes)]
+
+    names = found.images("calibration")
+    results = list(predict(Model(), found, "detect", "calibration", names, 64, "cpu"))
+    assert [entry["image_id"] for entry in results] == [found.image_ids[name] for name in names]
+    assert [path.name for path in seen] == names and all(path.is_file() for path in seen)
 
 
 def test_trainers_that_need_defects_refuse_the_official_protocol(tmp_path: Path) -> None:
