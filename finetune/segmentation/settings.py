@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from converters.cli.errors import DatasetError
-from finetune.training.weights import RANDOM
+from finetune.training.weights import EMBEDDED, RANDOM
 
-TINY, MOBILE = "tiny", "mobile_sam"
-ARCHS = (TINY, MOBILE, "vit_b", "vit_l", "vit_h")
+TINY, LITE0, MOBILE = "tiny", EMBEDDED, "mobile_sam"
+ARCHS = (TINY, LITE0, MOBILE, "vit_b", "vit_l", "vit_h")
 SIDE = 1024  # px that the published models take
+STARTER = Path(__file__).with_name("starter-lite0.pt")  # installed with us; benchmarks/sam_starter.py
 WARM_UP = 2600  # steps
 REFERENCE = 256  # SAM's own batch; its learning rate is scaled by the square root of the batch's share of that
 RANDOM_RATE = 5e-4  # where everything is learned from scratch, after the warm-up
@@ -19,7 +20,7 @@ PART = r" *(?:decoder|prompt-encoder|all|lora:[1-9][0-9]*) *"  # of --train
 
 @dataclass(frozen=True)
 class Tiny:
-    """The geometry of ``--arch tiny``: small enough to be trained from random weights on a CPU."""
+    """The geometry of ``--arch tiny``: small enough to be trained from random weights on a CPU. Lite0 has its side."""
 
     side: int = 256  # of the square input, px
     patch: int = 8  # px a cell of the embedding; masks come out at patch / 4 px a cell
