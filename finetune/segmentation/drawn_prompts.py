@@ -19,7 +19,7 @@ class DrawingPromptEncoder(PromptEncoder):
         side, grid = self.input_image_size[0], self.mask_input_size[0]
         if masks is None:
             drawn = [draw_boxes(boxes, side, grid)] if boxes is not None else []
-            drawn += [draw_points(*points, side, grid)] if points is not None else []
+            drawn += [draw_points(points[0], points[1], side, grid)] if points is not None else []
             masks = torch.stack(drawn).sum(0) if drawn else None
         return super().forward(points, boxes, masks)
 

@@ -28,7 +28,7 @@ from finetune.segmentation.images import fitted
 from finetune.segmentation.lite0 import build_lite0, completed
 from finetune.segmentation.mobile import build_mobile, renamed
 from finetune.segmentation.prompts import Prompt
-from finetune.segmentation.settings import LITE0, MOBILE, TINY, Tiny
+from finetune.segmentation.settings import LITE0, MOBILE, STARTER, STARTER_SHA256, TINY, Tiny
 from finetune.training.checkpoints import load_state
 
 URL = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -151,6 +151,13 @@ def fetch_published(name: str) -> Path:
     return path
 
 
+def starter() -> Path:
+    """The installed start of lite0; raises DatasetError for another file than the one that we know."""
+    if not STARTER.is_file() or sha256(STARTER) != STARTER_SHA256:
+        raise DatasetError(f"{STARTER}: is missing, damaged or another version: install mvtec-finetune again")
+    return STARTER
+
+
 def hash_of(module: nn.Module) -> str:
     """SHA-256 over the names, shapes and values of a module's weights."""
     digest = hashlib.sha256()
@@ -194,6 +201,12 @@ def _stack(sam: Sam, arrays: Sequence[Any]) -> Tensor:
     return torch.as_tensor(np.stack(arrays), device=sam.device)
 
 
+def half_precision(sam: Sam, wanted: bool) -> torch.autocast:
+    """Where it is wanted and a GPU has bfloat16, a context of that."""
+    able = wanted and sam.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(sam.device.type, torch.bfloat16, enabled=able)
+
+
 def decode(sam: Sam, embedding: Tensor, sparse: Tensor, dense: Tensor, fast: bool = False) -> tuple[Tensor, Tensor]:
     """All four masks (N x 4 x 4g x 4g logits) and their expected IoU (N x 4) of N prompts; ``embedding`` 1 x C x g x g.
 
@@ -201,8 +214,7 @@ def decode(sam: Sam, embedding: Tensor, sparse: Tensor, dense: Tensor, fast: boo
     where a GPU has bfloat16.
     """
     places = sam.prompt_encoder.get_dense_pe()
-    able = fast and sam.device.type == "cuda" and torch.cuda.is_bf16_supported()
-    with torch.autocast(sam.device.type, torch.bfloat16, enabled=able):
+    with half_precision(sam, fast):
         low, ious = sam.mask_decoder.predict_masks(embedding, places, sparse, dense)
     return low.float(), ious.float()
 
@@ -246,6 +258,7 @@ class Origin:
     tiny: Tiny
     weights: Path | None  # None: random
     lora: int = 0  # rank; 0 for none
+    start: str = "random"  # the weights' name in run.json: random, published or installed NAME, file SHA-256[:12]
 
 
 def trained_state(segmenter: nn.Module) -> dict[str, Tensor]:
@@ -297,6 +310,8 @@ def load_tuned(path: Path | str, weights: Path | str | None = None) -> Segmenter
 def _base_of(saved: dict[str, Any], weights: Path | str | None) -> Path | None:
     if saved["weights"] is None:
         return None
+    if weights is None and saved["weights_sha256"] == STARTER_SHA256:
+        return starter()
     base = Path(weights or saved["weights"])
     if not base.is_file():
         raise DatasetError(f"{base}: the training began with this checkpoint; name it: load_tuned(path, weights)")

@@ -11,7 +11,9 @@ from finetune.training.weights import EMBEDDED, RANDOM
 TINY, LITE0, MOBILE = "tiny", EMBEDDED, "mobile_sam"
 ARCHS = (TINY, LITE0, MOBILE, "vit_b", "vit_l", "vit_h")
 SIDE = 1024  # px that the published models take
-STARTER = Path(__file__).with_name("starter-lite0.pt")  # installed with us; benchmarks/sam_starter.py
+LITE0_SIDE, LITE0_STEP = 512, 32  # px: what its starter has learned at, and what a side is a multiple of
+STARTER = Path(__file__).with_name("starter-lite0.pt")  # installed with us, trained by benchmarks/sam_starter.py
+STARTER_SHA256 = "c41228d8eb10000e582c30e46273c651d4df5cca687e3413c888292571f3dfbb"
 WARM_UP = 2600  # steps
 REFERENCE = 256  # SAM's own batch; its learning rate is scaled by the square root of the batch's share of that
 RANDOM_RATE = 5e-4  # where everything is learned from scratch, after the warm-up
@@ -63,8 +65,8 @@ class Request:
 
     runs: Path
     run_name: str
-    arch: str
-    weights: str | None  # None: the published ones
+    arch: str | None  # None: vit_b if its published weights can be had, else lite0
+    weights: str | None  # None: the published ones, or the starter that is installed
     train: str
     auto: bool
     instances: str
@@ -92,15 +94,16 @@ class Request:
             raise DatasetError(
                 "--pretrain-epochs: is used with --pretrain only; add that, or leave --pretrain-epochs out"
             )
-        if self.arch != TINY and self.imgsz not in (None, SIDE):
+        step = {TINY: Tiny.patch, LITE0: LITE0_STEP}.get(self.arch or LITE0)
+        if step is None and self.imgsz not in (None, SIDE):
             raise DatasetError(f"--imgsz {self.imgsz}: {self.arch} takes {SIDE} px and nothing else")
-        if self.tiny.side % Tiny.patch:
-            raise DatasetError(f"--imgsz {self.imgsz}: {self.arch} needs a multiple of {Tiny.patch}")
+        if step and self.tiny.side % step:
+            raise DatasetError(f"--imgsz {self.imgsz}: {self.arch} needs a multiple of {step}")
 
     @property
     def tiny(self) -> Tiny:
-        """The geometry of a tiny architecture; of no use to the others."""
-        return Tiny(side=self.imgsz or Tiny.side)
+        """The geometry of a tiny architecture, and the side of lite0; of no use to the others."""
+        return Tiny(side=self.imgsz or (Tiny.side if self.arch == TINY else LITE0_SIDE))
 
     def recipe(self) -> Recipe:
         """The recipe that follows; raises DatasetError for parts to train that are unknown or don't go together."""
