@@ -36,10 +36,10 @@ def train_sam(request: Request, out: Path, name: str | None, as_json: bool) -> N
     first = open_pretrain(out, request.pretrain, dataset, needs) if request.pretrain else None
     request = settled(request)
     job = make_job(request, dataset, first)
+    run = open_run(request, job, dataset, first)
     if leads():
         shown = job.origin.start if job.origin.weights else "random weights"
         click.echo(f"{dataset.name}: SAM {job.origin.arch} from {shown}", err=True)
-    run = open_run(request, job, dataset, first)
     with told_to_resume(run.folder):
         train_and_measure(request, job, run, len(dataset.synthetic_images), len(first.synthetic_images) if first else 0)
     if not leads():
