@@ -42,7 +42,7 @@ def _pattern(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     return value
 
 
-FORMATS = ("yolo", "yolo-seg", "yolo-obb", "coco", "masks", "voc")
+FORMATS = ("yolo", "yolo-seg", "yolo-obb", "coco", "coco-roboflow", "masks", "voc")
 
 
 def _formats(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
