@@ -1,6 +1,6 @@
 """Train the starter of SAM's ``--arch lite0``, which is installed with us, and leave its record.
 
-    python benchmarks/sam_starter.py             # a quarter of an hour of one CPU core, nothing is downloaded
+    python benchmarks/sam_starter.py             # some seven minutes of one CPU core, nothing is downloaded
 
 It learns what boxes and points mean from drawn images alone: the products that are no part of the sample, textures,
 and shapes painted on both. The image encoder stays as it is, and is not in the file. What the record says of images
@@ -152,7 +152,7 @@ def measure(segmenter: Segmenter, seed: int) -> dict[str, Any]:
 
 
 @command()
-@click.option("--steps", type=(int, int), default=(1000, 130), help="Steps on crops of 256 px, and then on 512 px.")
+@click.option("--steps", type=(int, int), default=(500, 60), help="Steps on crops of 256 px, and then on 512 px.")
 @click.option("--to", type=click.Path(path_type=Path), default=STARTER, help="File to write.")
 @seed_option
 def main(steps: tuple[int, int], to: Path, seed: int) -> None:

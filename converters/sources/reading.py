@@ -6,6 +6,7 @@ A layout says where images and masks lie (see ``layouts.Reader``); what happens 
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -36,6 +37,7 @@ from converters.sources.samples import (
 
 NOTE = "texts and documents among the images, not taken"
 ELSEWHERE = "images where this layout looks for none, not taken"
+AT_ONCE = 1000  # images that are being read: each takes a kilobyte until it is
 SYNTHETIC = "synthetic.json"  # lies in every category folder that `converters.sample` writes
 
 
@@ -126,8 +128,9 @@ def read_category(
     if not listed:
         raise DatasetError(f"{folder}: no images in {LAYOUTS[name].TREE}")
     with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(lambda entry: read_sample(folder, entry, max_pixels), listed)
-        with progress(results, len(listed), f"reading {folder.name}") as bar:
+        blocks = (listed[start : start + AT_ONCE] for start in range(0, len(listed), AT_ONCE))
+        results = (pool.map(lambda entry: read_sample(folder, entry, max_pixels), block) for block in blocks)
+        with progress(chain.from_iterable(results), len(listed), f"reading {folder.name}") as bar:
             outcomes = list(bar)
     marker = folder / SYNTHETIC
     problems = [outcome for outcome in (*outcomes, *entries) if isinstance(outcome, Problem)]

@@ -46,7 +46,7 @@ _CLUTTER = (  # in lower case; what macOS, Windows, and the file servers of Appl
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Listed:
     """One image of a folder before it is opened: what its layout says about it.
 
@@ -66,7 +66,7 @@ class Listed:
     group: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image and, where it shows a defect, its mask: a file, or a folder of files whose union counts.
 
