@@ -40,7 +40,7 @@ def draw_points(points: Tensor, labels: Tensor, side: int, grid: int) -> Tensor:
 
     A soft spot around each, up to 1 for the label 1 and down to -1 for 0; elsewhere nothing is known: 0.
     """
-    cells = torch.arange(grid, device=points.device) + 0.5
+    cells = torch.arange(grid, dtype=torch.float32, device=points.device) + 0.5
     near = torch.exp(-(((points[..., None] + 0.5) * grid / side - cells) ** 2) / (2 * SPOT**2))  # N x K x 2 x grid
     spots = near[:, :, 1, :, None] * near[:, :, 0, None, :]
     signs = (labels == 1).float() - (labels == 0).float()

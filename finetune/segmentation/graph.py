@@ -68,7 +68,8 @@ class Decoder(SamOnnxModel):
         """  # fmt: skip
         corners = [(point_coords * (point_labels == label)[..., None]).sum(1) for label in CORNERS]
         if isinstance(self.model.prompt_encoder, DrawingPromptEncoder):
-            boxed, grid = (point_labels == CORNERS[0]).any().float(), mask_input.shape[-1]
+            boxed = (point_labels == CORNERS[0]).any().float()
+            grid = self.model.prompt_encoder.mask_input_size[0]
             drawn = boxed * draw_boxes(torch.cat(corners, 1), self.img_size, grid)
             drawn = drawn + draw_points(point_coords, point_labels, self.img_size, grid)
             mask_input = torch.where(has_mask_input.bool(), mask_input, drawn)
