@@ -23,6 +23,7 @@ from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.predictions import PredictionSet
 from finetune.sam_decoder import main
 from finetune.segmentation import steps as training
+from finetune.segmentation.drawn_prompts import draw_boxes
 from finetune.segmentation.evaluation import Row, answer, components, filled, gain, overlap, summarise
 from finetune.segmentation.finished import export_run, predictor
 from finetune.segmentation.images import binary, covered, images_of, seen_as
@@ -32,7 +33,6 @@ from finetune.segmentation.models import (
     add_lora,
     build_tiny,
     decode,
-    draw_boxes,
     embed_prompts,
     export,
     fetch_published,
