@@ -49,7 +49,7 @@ from finetune.training.weights import RANDOM
 @click.option(
     "--crop",
     type=click.IntRange(0),
-    show_default=f"{PRETRAINED.crop} for boxes on larger images of one size, without --imgsz; random start: 0",
+    show_default=f"half an image's side, at most {PRETRAINED.crop}, for boxes without --imgsz; random start: 0",
     help="Train on square crops of this side, px; 0: on whole images.",
 )
 @click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")

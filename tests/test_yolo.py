@@ -29,7 +29,7 @@ from converters.cli.terminal import to_json
 from finetune import yolo
 from finetune.detection import finished, runtime, training
 from finetune.detection.crops import cut_train_part
-from finetune.detection.dataset_view import can_crop
+from finetune.detection.dataset_view import usual_crop
 from finetune.detection.evaluation import metric_rows, spread
 from finetune.detection.figures import draw_figures, measure, worst_images
 from finetune.detection.recipe import Recipe, recipe_for
@@ -181,26 +181,27 @@ def test_the_start_is_named_and_an_installed_one_is_taken_where_nothing_publishe
 
 
 @pytest.mark.parametrize(
-    ("random", "chosen", "cut", "expected"),
+    ("random", "chosen", "usual", "expected"),
     [
-        (False, {}, True, (30, 384, 256, 180, 0)),
-        (False, {}, False, (30, 0, 640, 0, 0)),
-        (False, {"imgsz": 512, "degrees": 90}, True, (30, 0, 512, 90, 0)),
-        (False, {"crop": 0, "epochs": 7}, True, (7, 0, 640, 0, 0)),
-        (False, {"crop": 128, "mosaic": 0.5}, False, (30, 128, 256, 180, 0.5)),
-        (True, {"epochs": None}, True, (100, 0, 640, 0, 1)),
-        (True, {"crop": 384}, True, (100, 384, 640, 0, 1)),
+        (False, {}, 384, (30, 384, 256, 180, 0)),
+        (False, {}, 128, (30, 128, 192, 180, 0)),
+        (False, {}, 0, (30, 0, 640, 0, 0)),
+        (False, {"imgsz": 512, "degrees": 90}, 384, (30, 0, 512, 90, 0)),
+        (False, {"crop": 0, "epochs": 7}, 384, (7, 0, 640, 0, 0)),
+        (False, {"crop": 100, "mosaic": 0.5}, 0, (30, 100, 128, 180, 0.5)),
+        (True, {"epochs": None}, 0, (100, 0, 640, 0, 1)),
+        (True, {"crop": 384}, 0, (100, 384, 640, 0, 1)),
     ],
 )
-def test_defaults_depend_on_the_start_and_on_whether_squares_can_be_cut(random, chosen, cut, expected):
-    recipe = recipe_for(random, chosen, cut)
+def test_defaults_depend_on_the_start_and_on_whether_squares_can_be_cut(random, chosen, usual, expected):
+    recipe = recipe_for(random, chosen, usual)
     assert (recipe.epochs, recipe.crop, recipe.imgsz, recipe.degrees, recipe.mosaic) == expected
 
 
-def test_squares_are_cut_from_whole_images_that_are_larger(out):
+def test_squares_are_half_as_wide_as_the_images(out):
     dataset = open_dataset(out, "widget")
-    assert can_crop(dataset, "detect", 32)
-    assert not can_crop(dataset, "detect", 64) and not can_crop(dataset, "segment", 32)
+    assert usual_crop(dataset, "detect") == 32
+    assert usual_crop(dataset, "segment") == 0
 
 
 def test_a_gpu_trains_in_the_precision_that_it_has(monkeypatch):

@@ -17,9 +17,9 @@ from ultralytics.utils import IterableSimpleNamespace
 
 from converters.cli.errors import DatasetError
 from finetune.detection import runs, runtime
-from finetune.detection.dataset_view import can_crop, check_scale, size_of_whole, view_of
+from finetune.detection.dataset_view import check_scale, size_of_whole, usual_crop, view_of
 from finetune.detection.evaluation import evaluate, report, spread
-from finetune.detection.recipe import FORMATS, LIGHT, PRETRAINED, SIZES, STARTERS, SUFFIXES, Recipe, recipe_for
+from finetune.detection.recipe import FORMATS, LIGHT, SIZES, STARTERS, SUFFIXES, Recipe, recipe_for
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset, check_apart, open_dataset, whole_images
 from finetune.runs.run_folder import Run, finished_run, told_to_resume, write_record
@@ -182,7 +182,7 @@ def train_datasets(
     """
     datasets = [open_dataset(request.out, each, request.synthetic_share) for each in runs.fold_names(name, folds)]
     random = request.weights == RANDOM
-    recipe = recipe_for(random, chosen, not random and can_crop(datasets[0], request.task, PRETRAINED.crop))
+    recipe = recipe_for(random, chosen, 0 if random else usual_crop(datasets[0], request.task))
     return runs.train_on_each(datasets, request, recipe, given, train_and_evaluate, lambda record: record["metrics"])
 
 
