@@ -1,6 +1,7 @@
 """Train ultralytics YOLO on a converted dataset, and measure it on the test part.
 
-    python finetune/yolo.py --category screw --weights yolo11n.pt
+    python finetune/yolo.py                                                              # the only dataset, all defaults
+    python finetune/yolo.py --category screw --weights yolo11s.pt
     python finetune/yolo.py --data datasets_out/screw/yolo-seg/data.yaml                 # the same as --task segment
     python finetune/yolo.py --category screw --weights none --pretrain screw@paste-500   # random start
     python finetune/yolo.py --category screw --resume                                    # after Ctrl-C
@@ -39,7 +40,7 @@ from finetune.training.weights import RANDOM
     [*SIZES, LIGHT.stem],
     PRETRAINED,
     usual_name="yolo, or yolo-tile-SIDE on tiles",
-    usual_weights=f"{SIZES[0]}.pt of the task",
+    usual_weights=f"{SIZES[0]}.pt of the task; for boxes, without a network: the installed {LIGHT.stem}",
     random=Recipe(),
 )
 @click.option(

@@ -15,7 +15,19 @@ PROMPT_LR = 2e-3  # few numbers, which may move far: a vector's components are a
 PLAIN = [f"yolov8{size}" for size in "nsmlx"]  # YOLO-World's networks without words
 ARCHS = [f"yolov8{size}-worldv2" for size in "smlx"]  # as published
 WORLD_ARCHS = [*ARCHS, "yolov8n-worldv2"]
-STARTERS: Mapping[str, Path] = {}  # task -> the checkpoint installed with us, for where no published one can be had
+
+
+@dataclass(frozen=True)
+class Starter:
+    """A checkpoint that is installed with us, made by benchmarks/yolo_starter.py: a state_dict of ``LIGHT``."""
+
+    file: Path
+    sha256: str
+
+
+STARTERS = {  # task -> what a training begins with where no published checkpoint can be had
+    "detect": Starter(LIGHT.with_name("yolo11n-light.pth"), "0" * 64)
+}
 
 
 @dataclass(frozen=True)

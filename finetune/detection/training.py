@@ -106,7 +106,7 @@ def start(request: Request, recipe: Recipe, dataset: Dataset, first: Dataset | N
         return runs.continue_run(folder, whole, origin), None
     names = [f"{size}{SUFFIXES[request.task]}" for size in SIZES]
     begun = runtime.find_start(request.weights, f"{names[0]}.pt", names, STARTERS.get(request.task))
-    model = runtime.load_model(request.arch, begun.file, request.task)
+    model = runtime.load_start(begun, request.arch, request.task)
     runtime.check_freeze(model, recipe)
     seen = f"squares of {recipe.crop} px" if recipe.crop else "whole images"
     known = {"start": begun.name, "weights_sha256": begun.file and sha256(begun.file)}
@@ -153,7 +153,15 @@ def train_in_turn(
         own = replace(recipe, epochs=epochs)
         trainer = whole_image_trainer(size) if recipe.crop else None
         best = runtime.train(
-            model, data / "data.yaml", own, run, request.device, request.seed, name, trainer, state == "unfinished"
+            model,
+            data / "data.yaml",
+            own,
+            run.folder,
+            request.device,
+            request.seed,
+            name,
+            trainer,
+            resume=state == "unfinished",
         )
         if recipe.crop:
             shutil.rmtree(data)  # many files, which can be cut again
