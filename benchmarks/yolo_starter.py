@@ -171,8 +171,8 @@ def write_images(folder: Path, count: int, seed: int) -> Path:
 
 @command()
 @click.option("--to", "folder", type=FOLDER, required=True, help="New folder for the images and the training.")
-@click.option("--images", "count", type=click.IntRange(VAL), default=7000, help="Images to draw.")
-@click.option("--epochs", type=click.IntRange(1), default=11, help="Passes over them.")
+@click.option("--images", "count", type=click.IntRange(VAL), default=6000, help="Images to draw.")
+@click.option("--epochs", type=click.IntRange(1), default=10, help="Passes over them.")
 @seed_option
 @click.option("--dry-run", is_flag=True, help="Leave the installed starter and its record as they are.")
 def main(folder: Path, count: int, epochs: int, seed: int, dry_run: bool) -> None:
