@@ -1,6 +1,6 @@
 """Train ultralytics YOLO on a converted dataset, and measure it on the test part.
 
-    python finetune/yolo.py                                                              # the only dataset, all defaults
+    python finetune/yolo.py                                                             # the only dataset, all defaults
     python finetune/yolo.py --category screw --weights yolo11s.pt
     python finetune/yolo.py --data datasets_out/screw/yolo-seg/data.yaml                 # the same as --task segment
     python finetune/yolo.py --category screw --weights none --pretrain screw@paste-500   # random start
