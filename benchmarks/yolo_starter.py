@@ -49,7 +49,7 @@ OWN_SHARE, GREY_SHARE = 0.5, 0.25  # of the images: with a product's own defect;
 MOST, LEAST_PIXELS = 9, 12  # painted defects in an image; visible pixels that make one
 VAL = 20  # one of so many images
 RECIPE = Recipe(imgsz=SIZE, batch=16, lr=3e-3, background=0, mosaic=0.0, degrees=180.0, patience=1000)
-RECORD = Path(__file__).resolve().parents[1] / "docs/measurements/results/yolo-starter.json"
+RECORD = Path(__file__).resolve().parents[1] / "docs/measurements/results" / f"starter-{LIGHT.stem}.json"
 Image = NDArray[np.uint8]
 Rng = np.random.Generator
 

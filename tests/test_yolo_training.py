@@ -166,7 +166,10 @@ def test_the_installed_starter_is_where_training_starts(out, tmp_path, monkeypat
     result = run_yolo("--category", "slate", "--out", out, "--runs", tmp_path, "--run", "starter", *options)
     assert result.exit_code == 0, result.output
     folder = tmp_path / "slate" / "starter" / "seed-0"
-    assert record_of(folder)["start"] == "installed yolo11n-light" and "YOLO from installed yolo11n" in result.output
+    assert (
+        record_of(folder)["start"] == "installed starter-yolo11n-light"
+        and "YOLO from installed starter-yolo11n" in result.output
+    )
     learned = runtime.load_model("", folder / "train" / "weights" / "best.pt", "detect").model.state_dict()
     begun = runtime.load_starter(STARTERS["detect"]).model.state_dict()
     for name in (name for name in begun if name.endswith("conv.weight")):

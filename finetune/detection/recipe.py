@@ -26,7 +26,7 @@ class Starter:
 
 
 STARTERS = {  # task -> what a training begins with where no published checkpoint can be had
-    "detect": Starter(LIGHT.with_name("yolo11n-light.pth"), "0" * 64)
+    "detect": Starter(LIGHT.with_name(f"starter-{LIGHT.stem}.pth"), "0" * 64)
 }
 
 
