@@ -195,7 +195,8 @@ def test_without_a_network_and_options_training_begins_with_the_installed_starte
     monkeypatch.setattr(runtime, "fetch_weights", fail)
     monkeypatch.setattr(training, "train_in_turn", stop)
     result = run_yolo("--category", "widget", "--out", out, "--runs", tmp_path)
-    line = "widget: YOLO from installed starter-yolo11n-light (the published one is neither cached nor within reach), squares of"
+    why = "the published one is neither cached nor within reach"
+    line = f"widget: YOLO from installed starter-yolo11n-light ({why}), squares of 32 px at 32 px"
     assert result.output.startswith(line) and result.output.endswith("stopped\n"), result.output
     settings = json.loads((tmp_path / "widget" / "yolo" / "seed-0" / "settings.json").read_text("utf-8"))
     assert settings["start"] == "installed starter-yolo11n-light"
