@@ -1,6 +1,6 @@
 """Train the checkpoint that `yolo.py` starts from where no published one can be had, and install it.
 
-    python benchmarks/yolo_starter.py --to /tmp/starter     # images, training; about 15 CPU minutes
+    python benchmarks/yolo_starter.py --to /tmp/starter     # images, training; about 11 CPU minutes
 
 It learns from synthetic images alone: the products that are for starters (circuit, plank) with their own defects, and
 scenes and good products with what `painted_defects` paints. The sample's products (washer, weave) and their defects are
@@ -171,8 +171,8 @@ def write_images(folder: Path, count: int, seed: int) -> Path:
 
 @command()
 @click.option("--to", "folder", type=FOLDER, required=True, help="New folder for the images and the training.")
-@click.option("--images", "count", type=click.IntRange(VAL), default=3000, help="Images to draw.")
-@click.option("--epochs", type=click.IntRange(1), default=8, help="Passes over them.")
+@click.option("--images", "count", type=click.IntRange(VAL), default=2400, help="Images to draw.")
+@click.option("--epochs", type=click.IntRange(1), default=6, help="Passes over them.")
 @seed_option
 @click.option("--dry-run", is_flag=True, help="Leave the installed starter and its record as they are.")
 def main(folder: Path, count: int, epochs: int, seed: int, dry_run: bool) -> None:

@@ -26,7 +26,9 @@ class Starter:
 
 
 STARTERS = {  # task -> what a training begins with where no published checkpoint can be had
-    "detect": Starter(LIGHT.with_name(f"starter-{LIGHT.stem}.pth"), "0" * 64)
+    "detect": Starter(
+        LIGHT.with_name(f"starter-{LIGHT.stem}.pth"), "60fb6b6e7ea2b72748cf0fc3c32ab475ff3983655ec3f4aaae3a5272d6c98cfb"
+    )
 }
 
 
