@@ -1,5 +1,6 @@
 """The wheel holds every module and data file that git knows; an editable install would hide one that is missing."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -36,3 +37,22 @@ def test_the_wheel_holds_what_git_knows_of_the_packages(tmp_path: Path) -> None:
         for path in (source / room).rglob("*")
     }
     assert held == {name for name in known if (REPOSITORY / name).is_file()}
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("mvtec-convert", "from_coco"),
+        ("mvtec-train", "normality"),
+        ("mvtec-predict", "--pre-label"),
+        ("mvtec-compare", "--family"),
+    ],
+)
+def test_installed_commands_start(command: str, told: str) -> None:
+    script = Path(sys.executable).with_name(command)
+    if not script.is_file():
+        pytest.skip(f"{command} is not installed: pip install -e .")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}  # this code, whatever the installation points to
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert done.stdout.startswith(f"Usage: {command} ") and told in done.stdout

@@ -93,14 +93,14 @@ def test_what_does_not_go_is_told_in_one_line(tmp_path: Path, arguments: tuple[s
     assert message in refusal(CliRunner().invoke(main, [*given, *arguments]))
 
 
-def test_a_mobile_sam_is_not_exported(tmp_path: Path) -> None:
+def test_a_mobile_sam_is_not_exported_for_sam_predictor(tmp_path: Path) -> None:
     converted("to_masks", write_category(tmp_path / "data"), tmp_path / "out")
     dataset = open_dataset(tmp_path / "out", "widget")
     (tmp_path / "run").mkdir()
     Run(tmp_path / "run", dataset, {"arch": "mobile_sam"}).finish(model="SAM decoder")
     (tmp_path / "run" / "tuned.pt").touch()
-    with pytest.raises(DatasetError, match="SamPredictor knows no mobile_sam"):
-        export_run(tmp_path / "run", dataset, "cpu", None)
+    with pytest.raises(DatasetError, match=r"SamPredictor knows no mobile_sam; name FILE\.onnx"):
+        export_run(tmp_path / "run", dataset, "cpu", tmp_path / "e.pth")
 
 
 def test_published_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
