@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import click
+import cv2
 import numpy as np
 
 from converters.cli.command import command
@@ -32,7 +33,7 @@ def float_pixel_ap(run: Path, out: Path) -> float:
     maps = []
     with progress(truth.names, len(truth.names), str(run)) as bar:
         for name in bar:
-            heat = predictor.look(read_image(dataset.image_file("test", name))[..., ::-1]).heat
+            heat = predictor.look(read_image(dataset.image_file("test", name), cv2.IMREAD_COLOR_RGB)).heat
             if heat is None:
                 raise click.UsageError(f"{run}: gives no heat maps; name runs of normality or classifier")
             maps.append(heat)
