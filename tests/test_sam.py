@@ -561,7 +561,8 @@ def test_no_network_is_one_line_that_names_the_flag(out: Path, tmp_path: Path, m
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", fails)
-    result = CliRunner().invoke(main, ["--category", "widget", "--out", str(out), "--runs", str(tmp_path)])
+    given = ["--category", "widget", "--out", str(out), "--runs", str(tmp_path), "--arch", "vit_b"]
+    result = CliRunner().invoke(main, given)
     assert "--weights sam_vit_b: could not be downloaded" in refusal(result)
 
 
