@@ -31,6 +31,7 @@ KEPT = (
     "device",
     "train_seconds",
     "train_cpu_seconds",
+    "operating_points",
 )
 SHOWN = {  # measure -> its name in the table; a model shows those that it has
     "map50": "mAP50",

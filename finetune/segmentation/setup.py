@@ -41,7 +41,7 @@ class Job:
 def make_job(request: Request, dataset: Dataset, first: Dataset | None) -> Job:
     """A training with its weights and images at hand; raises DatasetError for what can't be had or doesn't go."""
     recipe, joined = request.recipe(), request.instances == "image"
-    parts = {part: images_of(dataset, part, joined) for part in ("train", "val", "test")}
+    parts = {part: images_of(dataset, part, joined) for part in ("train", *dataset.judged_parts)}
     before = images_of(first, "train", joined) if first else []
     needed = [(dataset, part, parts[part]) for part in ("train", "test")]
     for one, part, images in needed + ([(first, "train", before)] if first else []):
@@ -81,7 +81,7 @@ def source_of(request: Request, job: Job, learns: bool = True) -> Source:
         return partial(encode, job.segmenter)
     training = [image for image in (*job.first, *job.parts["train"]) if image.marked or request.auto] if learns else []
     wanted = [(image, view) for image in training for view in VIEW_ORDER[: request.views]]
-    wanted += [(image, 0) for part in ("val", "test") for image in job.parts[part]]
+    wanted += [(image, 0) for part, images in job.parts.items() if part != "train" for image in images]
     together = 1 if job.device == "cpu" else request.batch  # several at once cost a CPU memory and no less time
     return cached_source(job.segmenter, wanted, request.runs / ".cache" / "embeddings", request.cache_gb, together)
 
