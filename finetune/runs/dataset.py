@@ -178,7 +178,14 @@ class Dataset:
         raise DatasetError(f"{self.folder}: {name} is in none of masks, coco and yolo: convert again with --overwrite")
 
     def labels(self, part: str) -> dict[str, int | None]:
-        """Image name -> index of its class, by area where it shows several; None for a good image."""
+        """Image name -> index of its class; None for a good image.
+
+        From the card's tags, without a look at masks or boxes; older conversions wrote none, and there the class is
+        that of the largest area.
+        """
+        if "tags" in self.card:
+            tags = {name: self.classes.index(tag) for name, tag in self.card["tags"].items()}
+            return {name: tags.get(name) for name in self.images(part)}
         found: dict[str, int | None] = dict.fromkeys(self.images(part))
         if not any((self.folder / kind).is_dir() for kind in ("coco", "yolo")):
             return {name: self._class_of_mask(part, name) for name in found}
