@@ -16,7 +16,7 @@ from test_classifier import write_images
 
 from finetune import weakrest
 from finetune.anomaly.features import build_backbone
-from finetune.anomaly.weak import loop
+from finetune.anomaly.weak import loop, network
 from finetune.anomaly.weak.block_labels import BlockLabels, from_boxes, from_mask, from_tag
 from finetune.anomaly.weak.loop import Lesson, fit
 from finetune.anomaly.weak.recipe import Recipe
@@ -30,6 +30,18 @@ from finetune.training.images import load_images
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def few_windows(monkeypatch):
+    monkeypatch.setattr(loop, "CROPS", 32)
+
+
+@pytest.fixture
+def slim(monkeypatch):
+    """A small network, for what needs no large one."""
+    monkeypatch.setattr(network, "WIDTH", 36)
+    monkeypatch.setattr(network, "DEPTH", 2)
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("tiles")
@@ -40,21 +52,8 @@ def out(tmp_path_factory) -> Path:
 
 
 def run(out: Path, runs: Path, *arguments: object) -> Result:
-    command = [
-        "--category",
-        "tile",
-        "--out",
-        out,
-        "--runs",
-        runs,
-        "--device",
-        "cpu",
-        "--imgsz",
-        64,
-        "--weights",
-        "none",
-    ]
-    return CliRunner().invoke(weakrest.main, [str(argument) for argument in [*command, *arguments]])
+    command = ["--category", "tile", "--out", out, "--runs", runs, "--device", "cpu", "--imgsz", 64, *arguments]
+    return CliRunner().invoke(weakrest.main, [str(argument) for argument in [*command, "--weights", "none"]])
 
 
 # -------------------------------------------------------------------------------------------------- residuals
@@ -166,17 +165,17 @@ def lesson_of_four(side: int = 16) -> Lesson:
     features = torch.randn(4, side, side, 8, generator=generator)
     masks = np.zeros((4, side, side), np.uint8)
     masks[2, 3:7, 3:7] = masks[3, 9:12, 4:10] = 1
-    features[..., :2] += 2 * torch.from_numpy(masks)[..., None]
+    features[..., :2] += 2.5 * torch.from_numpy(masks)[..., None]
     memory = Memory(torch.zeros(2, 8), torch.zeros(2, 2), torch.tensor([0, 1]))
     table = Table(features.half(), torch.zeros(4, side, side, 2, dtype=torch.int32), memory)
     return Lesson(table, [from_mask(mask, side) for mask in masks], torch.tensor([0, 0, 1, 2]))
 
 
-def test_four_images_are_learned_by_heart(tmp_path):
+def test_four_images_are_learned_by_heart(slim, tmp_path):
     lesson = lesson_of_four()
-    network, _ = fit(lesson, 2, Recipe(epochs=5, batch=8, lr=2e-3), "cpu", tmp_path, resume=False)
+    trained, _ = fit(lesson, 2, Recipe(epochs=16, batch=4, lr=5e-3), "cpu", tmp_path, resume=False)
     with torch.no_grad():
-        logits = network(lesson.table.features.float())
+        logits = trained(lesson.table.features.float())
     truth = torch.stack([labels.known for labels in lesson.labels]).flatten()
     before = lesson.table.features.float().norm(dim=-1).flatten()
     assert average_precision_score(truth, before) < 0.6  # distance alone
@@ -186,7 +185,7 @@ def test_four_images_are_learned_by_heart(tmp_path):
     assert named[1][lesson.labels[3].known == 1].float().mean() > 0.9
 
 
-def test_a_resumed_training_ends_like_an_unbroken_one(tmp_path, monkeypatch):
+def test_a_resumed_training_ends_like_an_unbroken_one(slim, tmp_path, monkeypatch):
     lesson, recipe = lesson_of_four(), Recipe(epochs=3, batch=8)
     lesson.labels[3] = from_tag(16)  # so that the teacher has a say
     for name in ("whole", "broken"):
@@ -199,10 +198,9 @@ def test_a_resumed_training_ends_like_an_unbroken_one(tmp_path, monkeypatch):
         if at.epoch == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "keep_standing", stop_after_two)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(loop, "keep_standing", stop_after_two)
         fit(lesson, 2, recipe, "cpu", tmp_path / "broken", resume=False)
-    monkeypatch.undo()
     _, at = fit(lesson, 2, recipe, "cpu", tmp_path / "broken", resume=True)
     assert [entry["epoch"] for entry in at.history] == [1, 2, 3]
     ours, theirs = (load_state(tmp_path / name / "model.pt") for name in ("broken", "whole"))
