@@ -214,7 +214,7 @@ def test_markdown_tells_costs_too(root: Path, runs: Path, tmp_path: Path) -> Non
     line = next(line for line in text.partition("## Cost")[2].splitlines() if line.startswith("| yolo "))
     paid = row_of(report, "yolo")["labelling"]
     clicks = f"{paid['clicks']} ({paid['train']} + {paid['val']})"
-    assert [cell.strip() for cell in line.split("|")][1:6] == ["yolo", "box", clicks, "1.0", "-"]
+    assert [cell.strip() for cell in line.split("|")][1:7] == ["yolo", "-", "box", clicks, "1.0", "-"]
 
 
 def test_rare_types_carry_a_warning(report: dict) -> None:

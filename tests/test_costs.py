@@ -16,7 +16,8 @@ from test_compare import SIZE, discs
 
 from converters.cli.errors import DatasetError
 from finetune.comparison.evidence import gather, plain
-from finetune.comparison.standings import Row, banners
+from finetune.comparison.rows import Row
+from finetune.comparison.wording import banners
 from finetune.measures.heat_levels import middle_of
 from finetune.measures.masks import GOOD_PIXELS
 from finetune.measures.pixels import area_to, pro_curve

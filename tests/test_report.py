@@ -89,7 +89,8 @@ def test_images_that_are_left_out_are_told(text: str, page: Path, monkeypatch: p
 
 
 def test_synthetic_images_are_announced(page: Path) -> None:
-    from finetune.comparison.standings import Row, banners
+    from finetune.comparison.rows import Row
+    from finetune.comparison.wording import banners
 
     class Made(Dataset):
         synthetic = True

@@ -148,7 +148,8 @@ def record(shots: str, fold: int, score: float, category: str = "widget", **abou
     labelled = 80 if shots == "all" else int(shots)
     return {
         "category": category, "model": "yolo", "shots": shots, "fold": fold, "labelled": labelled, "sets": sets,
-        "random_weights": True, "status": "trained", "dataset": category, "attempts": 1, "reason": "", "seconds": 1.0,
+        "trivial": {}, "random_weights": True, "status": "trained", "dataset": category, "attempts": 1, "reason": "",
+        "seconds": 1.0,
     }  # fmt: skip
 
 
@@ -198,6 +199,14 @@ def test_a_fold_that_failed_is_left_out_of_pairs_and_counted() -> None:
 def test_oracles_have_no_score_for_what_they_are_told() -> None:
     (point,) = learning_curve.points(learning_curve.scores([record("2", 0, 1.0, oracle=True)]))
     assert point["measures"] == {} and point["oracle"]
+
+
+def test_a_trivial_score_stands_beside_the_models_and_strikes_their_image_measures() -> None:
+    records = [record("2", fold, 0.6) | {"trivial": {"sharpness": {"auroc": 0.7}}} for fold in range(2)]
+    model, trivial = learning_curve.points(learning_curve.scores(records))
+    assert model["measures"]["auroc"]["reached_by"] == "sharpness" and not model["trivial"]
+    assert trivial["model"] == "sharpness" and trivial["measures"]["auroc"]["value"] == 0.7
+    assert "| ~~0.60" in learning_curve.as_markdown(report_of(records))
 
 
 def test_several_categories_have_a_mean() -> None:

@@ -11,7 +11,8 @@ from converters.cli import publishing as staging
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from finetune.comparison.page import render
-from finetune.comparison.standings import Row, make_report
+from finetune.comparison.report import make_report
+from finetune.comparison.rows import Row
 from finetune.comparison.tables import as_markdown, paper_tables, summary
 from finetune.runs.dataset import Dataset, choose_dataset, how_to_make, last_of, open_dataset
 from finetune.runs.predictions import PredictionSet

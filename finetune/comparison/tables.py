@@ -167,6 +167,7 @@ def class_table(report: dict[str, Any], style: str = "github") -> str:
 def cost_table(report: dict[str, Any], style: str = "github") -> str:
     header = [
         "model",
+        "start",
         "labels used",
         "clicks, train + val",
         "training, s",
@@ -180,7 +181,8 @@ def cost_table(report: dict[str, Any], style: str = "github") -> str:
         cost, clicks, size = row["cost"], clicks_of(row), row["cost"]["weights_bytes"]
         known = [clicks, *(cost[name] for name in ("train_seconds", "seconds_per_image", "device", "parameters"))]
         known.append(None if size is None else round(size / 1e6, 1))
-        body.append([row["name"], labels_of(row), *("-" if value is None else value for value in known)])
+        shown = ["-" if value is None else value for value in (row["start"], labels_of(row), *known)]
+        body.append([row["name"], *shown])
     return table(body, header, style)
 
 

@@ -22,6 +22,7 @@ from finetune.comparison.tables import MEASURES
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.predictions import PredictionSet
 from finetune.runs.run_folder import read_run, run_folder
+from finetune.runs.truth import truth_of
 from finetune.sweeps.request import AFTER, ALL, CONVERT, HERE, SCRIPTS, Sweep
 
 BAD_USAGE = 2  # the exit code that comes again however often a command is tried
@@ -80,6 +81,7 @@ class Outcome:
     random_weights: bool = False
     labelled: int = 0  # defect images in train and val, all of which somebody has to label
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # set -> about (set.json) and measures
+    trivial: dict[str, dict[str, float]] = field(default_factory=dict)  # trivial score -> its image measures
 
 
 def recipes(sweep: Sweep) -> list[Recipe]:
@@ -153,6 +155,7 @@ def run_cell(cell: Cell, sweep: Sweep, dataset_name: str, before: Outcome | None
         random_weights=bool(record.get("random_weights")),
         labelled=labelled(dataset),
         sets=dict(measure_run(folder, dataset)),
+        trivial=dict(measure_trivial_scores(dataset)),
     )
 
 
@@ -176,9 +179,20 @@ def measure_run(folder: Path, dataset: Dataset) -> Iterator[tuple[str, dict[str,
 
     for path in sorted(path for path in (folder / "predictions").iterdir() if path.is_dir()):
         answer = PredictionSet(path)
-        values = plain([gather(answer, dataset)])
-        known = {name: values[name] for name in MEASURES if name in values and not math.isnan(values[name])}
-        yield path.name, {"about": answer.about, "measures": known}
+        yield path.name, {"about": answer.about, "measures": _known(plain([gather(answer, dataset)]))}
+
+
+def measure_trivial_scores(dataset: Dataset) -> Iterator[tuple[str, dict[str, float]]]:
+    """Each trivial score with its image measures on test."""
+    from finetune.comparison.evidence import plain
+    from finetune.comparison.trivial import trivial_evidence
+
+    for name, evidence in trivial_evidence(truth_of(dataset, "test"), truth_of(dataset, "val")).items():
+        yield name, {key: value for key, value in _known(plain([evidence])).items() if MEASURES[key].level == "image"}
+
+
+def _known(values: dict[str, float]) -> dict[str, float]:
+    return {name: values[name] for name in MEASURES if name in values and not math.isnan(values[name])}
 
 
 def run_command(arguments: Sequence[str], log: Path) -> None:

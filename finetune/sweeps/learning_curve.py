@@ -20,16 +20,21 @@ from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
 from converters.cli.terminal import table
-from finetune.comparison.standings import GIVEN, PLURALS, SENTENCES
+from finetune.comparison.rows import PLURALS
+from finetune.comparison.standings import GIVEN
 from finetune.comparison.tables import HEADLINES, MEASURES, cell, paper_tables, reach
+from finetune.comparison.trivial import strike
+from finetune.comparison.wording import SENTENCES
 from finetune.sweeps.request import ALL, order
 
 Found = dict[str, float | None]
 MEAN = "mean of {} categories"
 NEXT = 10  # labels
+TRIVIAL = {"label": "none"}  # what a trivial score says of itself, in place of set.json
 UNLABELLED = ("good", "none")  # kinds of labels that no defect image needs
 TREND = 3  # numbers of shots, the largest ones, that the outlook is drawn from
-COLOURS = ("#0072b2", "#d55e00", "#00856a", "#b4508d", "#9a7200", "#8c4a2f", "#7a5bc7", "#6b7280")  # as in the report
+COLOURS = ("#0072b2", "#d55e00", "#00856a", "#b4508d", "#9a7200", "#8c4a2f", "#7a5bc7")  # as in the report
+GREYS = ("#4b5563", "#6b7280", "#9ca3af")  # of trivial scores
 
 
 def interval_over_folds(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> Found:
@@ -44,15 +49,18 @@ def interval_over_folds(values: Sequence[float], least: float = -math.inf, most:
 
 
 def scores(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a category, model and number of shots: ``folds`` maps a fold to its measures.
+    """One entry a category, model or trivial score, and number of shots: ``folds`` maps a fold to its measures.
 
     Several categories get their mean as well, over the folds that all of them have.
     """
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for record in records:
-        for name, answer in record["sets"].items():
-            model = record["model"] if name == "tuned" else f"{record['model']}/{name}"
-            about = answer["about"]
+        answers = [
+            (record["model"] if name == "tuned" else f"{record['model']}/{name}", answer["about"], answer["measures"])
+            for name, answer in record["sets"].items()
+        ]
+        answers += [(name, TRIVIAL, measures) for name, measures in record["trivial"].items()]
+        for model, about, measures in answers:
             entry = found.setdefault(
                 (record["category"], model, record["shots"]),
                 {
@@ -60,7 +68,8 @@ def scores(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                     "model": model,
                     "label": about.get("label"),
                     "oracle": bool(about.get("oracle")),
-                    "random_weights": record["random_weights"],
+                    "trivial": about is TRIVIAL,
+                    "random_weights": record["random_weights"] and about is not TRIVIAL,
                     "shots": record["shots"],
                     "labelled": {},
                     "folds": {},
@@ -69,11 +78,11 @@ def scores(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             entry["labelled"][record["fold"]] = record["labelled"]
             entry["folds"][record["fold"]] = {
                 measure: value
-                for measure, value in answer["measures"].items()
+                for measure, value in measures.items()
                 if not (entry["oracle"] and MEASURES[measure].level in GIVEN)
             }
     entries = [*found.values(), *_means(list(found.values()))]
-    return sorted(entries, key=lambda one: (one["oracle"], one["model"], order(one["shots"])))
+    return sorted(entries, key=lambda one: (one["oracle"], one["trivial"], one["model"], order(one["shots"])))
 
 
 def _means(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -110,8 +119,8 @@ def banners(records: Sequence[dict[str, Any]], synthetic: bool) -> list[str]:
 
 
 def points(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same with each measure's mean and interval over folds instead of the folds."""
-    return [
+    """The same with each measure's mean and interval over folds instead of the folds; trivial scores strike through."""
+    found = [
         entry
         | {
             "labelled": round(fmean(entry["labelled"].values()), 1),
@@ -124,6 +133,11 @@ def points(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for entry in entries
     ]
+    for point in found:
+        same = [one for one in found if all(one[key] == point[key] for key in ("category", "shots"))]
+        if not point["trivial"]:
+            strike(point["measures"], [{"name": one["model"], **one} for one in same if one["trivial"]])
+    return found
 
 
 def _values(entry: dict[str, Any], name: str) -> list[float]:
@@ -264,7 +278,7 @@ def paper_reports(report: dict[str, Any]) -> list[dict[str, Any]]:
             "rows": [
                 {"name": point["model"], "oracle": point["oracle"], "measures": point["measures"]}
                 for point in report["points"]
-                if point["category"] == category and point["shots"] == report["shots"][-1]
+                if point["category"] == category and point["shots"] == report["shots"][-1] and not point["trivial"]
             ],
         }
         for category in report["categories"]
@@ -291,7 +305,8 @@ def draw(report: dict[str, Any], category: str, path: Path) -> None:
         for index, model in enumerate(models):
             line = [row for row in rows if row["model"] == model and name in row["measures"]]
             if line:
-                _draw_line(axes, line, name, COLOURS[index % len(COLOURS)])
+                colours = GREYS if line[0]["trivial"] else COLOURS
+                _draw_line(axes, line, name, colours[index % len(colours)])
         ticks = sorted({row["labelled"] for row in rows})
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -316,8 +331,10 @@ def _draw_line(axes: Any, line: Sequence[dict[str, Any]], name: str, colour: str
     """Few-shot cells joined by a line with a band; the k-fold cell hollow, since its test images are others."""
     few = [row for row in line if row["shots"] != ALL]
     start = ", random weights" if line[0]["random_weights"] else ""
+    if line[0]["trivial"]:
+        start = ", trivial"
     label = f"{line[0]['model']} ({PLURALS.get(str(line[0]['label']), 'labels unknown')}{start})"
-    style = "--" if line[0]["oracle"] else "-"
+    style = ":" if line[0]["trivial"] else "--" if line[0]["oracle"] else "-"
     if few:
         places, found = [row["labelled"] for row in few], [row["measures"][name] for row in few]
         axes.plot(places, [one["value"] for one in found], style, marker="o", ms=4, color=colour, label=label)
