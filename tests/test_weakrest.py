@@ -160,12 +160,13 @@ def test_tags_and_boxes_open_nothing_dearer(out, tmp_path):
 
 
 def lesson_of_four(side: int = 16) -> Lesson:
-    """Four images of random features, two of them with a square of other ones, against two good patches."""
+    """Four images of random features, two of them with other ones in a rectangle, against two good patches."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(4, side, side, 8, generator=generator)
     masks = np.zeros((4, side, side), np.uint8)
     masks[2, 3:7, 3:7] = masks[3, 9:12, 4:10] = 1
-    features[..., :2] += 2.5 * torch.from_numpy(masks)[..., None]
+    for index, channels in ((2, slice(0, 2)), (3, slice(2, 4))):
+        features[index, ..., channels] += 2.5 * torch.from_numpy(masks[index])[..., None]
     memory = Memory(torch.zeros(2, 8), torch.zeros(2, 2), torch.tensor([0, 1]))
     table = Table(features.half(), torch.zeros(4, side, side, 2, dtype=torch.int32), memory)
     return Lesson(table, [from_mask(mask, side) for mask in masks], torch.tensor([0, 0, 1, 2]))
@@ -173,7 +174,7 @@ def lesson_of_four(side: int = 16) -> Lesson:
 
 def test_four_images_are_learned_by_heart(slim, tmp_path):
     lesson = lesson_of_four()
-    trained, _ = fit(lesson, 2, Recipe(epochs=16, batch=4, lr=5e-3), "cpu", tmp_path, resume=False)
+    trained, _ = fit(lesson, 2, Recipe(epochs=10, batch=2, lr=5e-3), "cpu", tmp_path, resume=False)
     with torch.no_grad():
         logits = trained(lesson.table.features.float())
     truth = torch.stack([labels.known for labels in lesson.labels]).flatten()
