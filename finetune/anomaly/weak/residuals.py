@@ -17,7 +17,7 @@ from finetune.anomaly.features import patch_features
 from finetune.anomaly.memory import coreset, good_cells
 from finetune.training.images import Images
 
-CANDIDATES = 100_000  # cells of good images that the memory is chosen from
+CANDIDATES = 50_000  # cells of good images that the memory is chosen from
 POSITION = 0.5  # a way through the whole image weighs as much as this times the features' spread
 KEPT = 3  # nearest patches of each cell
 
