@@ -11,10 +11,10 @@ CONVERT = "convert"  # who gets the arguments of --args besides the models
 SCRIPTS = {  # by the usual name of their runs; they share --dataset --run --seed --out --runs --overwrite
     "classifier": "classifier.py",
     "normality": "normality.py",
-    "weakrest": "weakrest.py",
     "yolo": "yolo.py",
     "yolo-world": "yolo_world.py",
     "sam": "sam_decoder.py",
+    "weakrest": "weakrest.py",
 }
 AFTER = {"sam": ("yolo", "--boxes")}  # who waits for whose run, where the sweep has both, and takes it by this option
 

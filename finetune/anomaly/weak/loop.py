@@ -68,10 +68,9 @@ def fit(
             began = time.process_time()
             generator = np.random.default_rng([recipe.seed, at.epoch])  # a resumed run draws what an unbroken one does
             teacher = averaged.module if at.epoch >= WARM_UP * recipe.epochs else None
-            targets = [taught(lesson, index, teacher, device) for index in range(len(lesson.labels))]
-            losses = []
-            for crops in batches(lesson, targets, recipe.batch, generator):
-                losses.append(learn(network, lesson, targets, crops, device))
+            crops, losses = drawn(lesson, teacher, generator, device), []
+            for start in range(0, CROPS, recipe.batch):
+                losses.append(learn(network, lesson, crops[start : start + recipe.batch], device))
                 nn.utils.clip_grad_norm_(network.parameters(), CLIP)
                 optimizer.step()
                 schedule.step()
@@ -97,37 +96,43 @@ def deviation_of(lesson: Lesson) -> Tensor:
 WHOLE = (slice(None), slice(None))
 
 
+@dataclass(frozen=True)
+class Crop:
+    """A window of an image whose blocks are labelled, and the die that its changes are drawn with."""
+
+    index: int
+    labels: Tensor  # s x s, int8: 1 defect, 0 good, -1 unknown
+    window: tuple[slice, slice]
+    die: np.random.Generator
+
+
+def drawn(lesson: Lesson, teacher: nn.Module | None, generator: np.random.Generator, device: str) -> list[Crop]:
+    """The windows of an epoch: half of them of defect images, mostly around a defect, half of good ones."""
+    kinds = [(lesson.classes > 0).nonzero()[:, 0].numpy(), (lesson.classes == 0).nonzero()[:, 0].numpy()]
+    dice = generator.spawn(CROPS)
+    indices = [int(die.choice(kinds[number % 2])) for number, die in enumerate(dice)]
+    targets = {index: taught(lesson, index, teacher, device) for index in sorted(set(indices))}
+    windows = [window_of(targets[index], die) for index, die in zip(indices, dice, strict=True)]
+    return [
+        Crop(index, targets[index][window], window, die)
+        for index, window, die in zip(indices, windows, dice, strict=True)
+    ]
+
+
 @torch.no_grad()
 def taught(lesson: Lesson, index: int, teacher: nn.Module | None, device: str) -> Tensor:
-    """h x w labels of an image's blocks; without a teacher, the distance from good patches stands in for it."""
+    """h x w labels of an image's blocks; without a teacher, the distance from good patches stands in for it.
+
+    What a mask leaves unknown stays so: blocks at the edge of a defect.
+    """
     labels = lesson.labels[index]
-    if not (labels.known < 0).any():
+    if not labels.bags.any():
         return labels.known
     residuals = lesson.table.residuals(index, WHOLE)
     if teacher is None:
         return labels.taught(residuals.norm(dim=-1), None)
     with autocast_on(device):
         return labels.taught(teacher(residuals[None].to(device))[0, ..., 0].sigmoid().cpu())
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A window of an image, and the die that its changes are drawn with."""
-
-    index: int
-    window: tuple[slice, slice]
-    generator: np.random.Generator
-
-
-def batches(lesson: Lesson, targets: Sequence[Tensor], size: int, generator: np.random.Generator) -> list[list[Crop]]:
-    """The windows of an epoch: half of them of defect images, mostly around a defect, half of good ones."""
-    defects, good = ((lesson.classes > 0) == defective for defective in (True, False))
-    kinds = [kind.nonzero()[:, 0].numpy() for kind in (defects, good)]
-    crops = []
-    for number, die in enumerate(generator.spawn(CROPS)):
-        index = int(die.choice(kinds[number % 2]))
-        crops.append(Crop(index, window_of(targets[index], die), die))
-    return [crops[start : start + size] for start in range(0, CROPS, size)]
 
 
 def window_of(target: Tensor, die: np.random.Generator) -> tuple[slice, slice]:
@@ -143,14 +148,15 @@ def window_of(target: Tensor, die: np.random.Generator) -> tuple[slice, slice]:
     return slice(starts[0], starts[0] + SIDE), slice(starts[1], starts[1] + SIDE)
 
 
-def learn(network: nn.Module, lesson: Lesson, targets: Sequence[Tensor], crops: Sequence[Crop], device: str) -> float:
+def learn(network: nn.Module, lesson: Lesson, crops: Sequence[Crop], device: str) -> float:
     """Set the gradients of a batch; return its mean loss. Each process of torchrun takes its share of the batch."""
     rank, world = place()
     network.zero_grad()
     total = 0.0
     if own := crops[rank::world]:
-        changed = [augmented(lesson.table, targets, crop) for crop in own]
-        residuals, labels = (torch.stack(side).to(device) for side in zip(*changed, strict=True))
+        residuals, labels = (
+            torch.stack(side).to(device) for side in zip(*(augmented(lesson.table, crop) for crop in own), strict=True)
+        )
         with autocast_on(device):
             logits = network(residuals)
         kinds = lesson.classes[[crop.index for crop in own]].to(device)
@@ -160,16 +166,13 @@ def learn(network: nn.Module, lesson: Lesson, targets: Sequence[Tensor], crops: 
     return add_up(list(network.parameters()), total)
 
 
-def augmented(table: Table, targets: Sequence[Tensor], crop: Crop) -> tuple[Tensor, Tensor]:
+def augmented(table: Table, crop: Crop) -> tuple[Tensor, Tensor]:
     """Residuals (s x s x F) and labels (s x s) of a window, changed at random."""
-    labels = targets[crop.index][crop.window]
-    rank = torch.from_numpy(crop.generator.integers(table.nearest.shape[-1], size=labels.shape))
+    rank = torch.from_numpy(crop.die.integers(table.nearest.shape[-1], size=crop.labels.shape))
     residuals = table.residuals(crop.index, crop.window, rank)
-    kept = torch.from_numpy(crop.generator.random(residuals.shape[-1]) >= DROPPED)
-    residuals = residuals * kept / (1 - DROPPED)
-    turns, mirrored = int(crop.generator.integers(4)), bool(crop.generator.integers(2))
-    move = _turned(turns, mirrored)
-    return move(residuals), move(labels)
+    kept = torch.from_numpy(crop.die.random(residuals.shape[-1]) >= DROPPED)
+    move = _turned(int(crop.die.integers(4)), bool(crop.die.integers(2)))
+    return move(residuals * kept / (1 - DROPPED)), move(crop.labels)
 
 
 def _turned(turns: int, mirrored: bool) -> Callable[[Tensor], Tensor]:
