@@ -14,6 +14,7 @@ from predicted import check_heat, check_same_as_saved
 from sklearn.metrics import average_precision_score
 from test_classifier import write_images
 
+from converters.augment import main as augment
 from finetune import weakrest
 from finetune.anomaly.features import build_backbone
 from finetune.anomaly.weak import loop, network
@@ -21,13 +22,14 @@ from finetune.anomaly.weak.block_labels import BlockLabels, from_boxes, from_mas
 from finetune.anomaly.weak.loop import Lesson, fit
 from finetune.anomaly.weak.recipe import Recipe
 from finetune.anomaly.weak.residuals import Memory, Table, look_up, remember
-from finetune.anomaly.weak.training import block_labels, owners_of
+from finetune.anomaly.weak.training import block_labels, learned_from, owners_of
 from finetune.prediction.new_images import open_predictor
 from finetune.runs.dataset import open_dataset
 from finetune.training.checkpoints import load_state
 from finetune.training.images import load_images
 
 torch.set_num_threads(1)
+NOISE = ("--method", "perlin", "--count", "4")
 
 
 @pytest.fixture(autouse=True)
@@ -221,8 +223,18 @@ def test_a_run_scores_defects_higher_names_them_and_is_used_again(out, tmp_path)
     check_heat(open_predictor(folder, out, "cpu", None, None).look, folder, dataset, dataset.images("test")[-1])
 
 
-def test_without_labels_there_must_be_painted_noise(out, tmp_path):
+def test_without_labels_painted_noise_is_learned_from(out, tmp_path):
     assert "augment --dataset tile --method perlin" in refusal(run(out, tmp_path, "--labels", "none"))
+    converted("to_masks", out.parent / "data" / "tile", tmp_path / "out")
+    result = CliRunner().invoke(augment, ["--dataset", "tile", "--out", str(tmp_path / "out"), *NOISE])
+    assert result.exit_code == 0, (result.output, result.exception)
+    dataset = open_dataset(tmp_path / "out", "tile@perlin-4")
+    train = load_images(dataset, "train", 64)
+    kept = [train.names[index] for index in learned_from(dataset, train, "none").tolist()]
+    assert kept == [name for name in train.names if "good" in name or "perlin" in name] and len(kept) < len(train)
+    made = json.loads((dataset.folder / "augment.json").read_text())["images"][0]
+    owners = dict(zip(train.names, owners_of(dataset).tolist(), strict=True))
+    assert owners[f"zz-synthetic__{made['image']}"] == owners[made["background"].replace("/", "__")]
 
 
 def test_byte_identical_images_are_one_object(tmp_path):

@@ -154,9 +154,10 @@ def owners_of(dataset: Dataset) -> Tensor:
     truth = truth_of(dataset, "train")
     groups = dict(zip(truth.names, truth.groups, strict=True))
     if dataset.synthetic_images:
-        made = read_augmentation(dataset.folder)["images"]
-        for name in dataset.synthetic_images:
-            groups[name] = groups[made[name.removeprefix(f"{KEYS}__")]["background"].replace("/", "__")]
+        for made in read_augmentation(dataset.folder)["images"]:
+            name, background = f"{KEYS}__{made['image']}", made["background"].replace("/", "__")
+            if name in groups:
+                groups[name] = groups[background]
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups.values()))}
     return torch.tensor([numbers[group] for group in groups.values()])
 
