@@ -188,6 +188,24 @@ def test_four_images_are_learned_by_heart(slim, tmp_path):
     assert named[1][lesson.labels[3].known == 1].float().mean() > 0.9
 
 
+def test_two_processes_add_up_to_one(slim, monkeypatch):
+    """Of a batch with few known blocks in some images, each of two processes takes a half."""
+    monkeypatch.setattr(loop, "autocast_on", lambda device: torch.autocast("cpu", enabled=False))
+    lesson = lesson_of_four()
+    lesson.labels[3] = from_tag(16)
+    torch.manual_seed(0)
+    trained = network.ResidualTransformer(torch.ones(8), 2)
+
+    def gradients(rank: int, world: int) -> torch.Tensor:
+        monkeypatch.setattr(loop, "place", lambda: (rank, world))
+        crops = loop.drawn(lesson, None, np.random.default_rng(0), "cpu")[:6]
+        loop.learn(trained, lesson, crops, "cpu")
+        return torch.cat([parameter.grad.flatten() for parameter in trained.parameters()])
+
+    whole = gradients(0, 1)
+    assert torch.allclose(gradients(0, 2) + gradients(1, 2), whole, atol=1e-6) and whole.abs().max() > 1e-3
+
+
 def test_a_resumed_training_ends_like_an_unbroken_one(slim, tmp_path, monkeypatch):
     lesson, recipe = lesson_of_four(), Recipe(epochs=3, batch=8)
     lesson.labels[3] = from_tag(16)  # so that the teacher has a say

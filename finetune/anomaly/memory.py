@@ -51,13 +51,15 @@ def good_cells(
     """  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     each = -(-most // len(good))
-    features, places, side = [], [], 0
+    features: list[Tensor] = []
+    places: list[Tensor] = []
+    first, side = 0, 0
     for batch in patch_features(backbone, arch, good, device, "good images"):
         cells, side = batch.flatten(1, 2), batch.shape[1]
         drawn = torch.randperm(cells.shape[1], generator=generator)[:each]
         features.append(cells[:, drawn.to(device)].flatten(0, 1))
-        images = torch.arange(len(batch)) + sum(map(len, places)) // len(drawn)
-        places.append(torch.cartesian_prod(images, drawn))
+        places.append(torch.cartesian_prod(torch.arange(first, first + len(batch)), drawn))
+        first += len(batch)
     return torch.cat(features), torch.cat(places), side
 
 

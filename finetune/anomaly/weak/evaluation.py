@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 
@@ -33,7 +34,7 @@ def judged(network: ResidualTransformer, memory: Memory, features: Tensor, size:
     """
     answers = []
     for logits in network(memory.residuals(features)).cpu():
-        heat = 1 / (1 + np.exp(-smoothed(logits[..., 0].numpy(), size)))
+        heat = np.asarray(expit(smoothed(logits[..., 0].numpy(), size)), np.float32)
         chance = logits[..., :1].sigmoid()
         shares = (chance * logits[..., 1:].softmax(-1)).sum((0, 1)) / chance.sum()
         answers.append((heat, [float(heat.max()), *(float(heat.max()) * shares).tolist()]))

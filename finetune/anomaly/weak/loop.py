@@ -77,13 +77,16 @@ def fit(
                 averaged.update_parameters(network)
             at.epoch += 1
             at.cpu_seconds += time.process_time() - began
-            at.history.append({"epoch": at.epoch, "loss": float(np.mean(losses)), "lr": schedule.get_last_lr()[0]})
+            at.history.append(
+                {"epoch": at.epoch, "loss": float(np.mean(losses)), "lr": optimizer.param_groups[0]["lr"]}
+            )
             keep_standing(at, states, folder / "last.pt")
             bar.update(1, f"loss {np.mean(losses):.4f}")
+    network.load_state_dict(averaged.module.state_dict())
     if leads():
-        save_state(averaged.module.state_dict(), folder / "model.pt")
+        save_state(network.state_dict(), folder / "model.pt")
     wait_for_all()
-    return averaged.module.eval(), at
+    return network.eval(), at
 
 
 def deviation_of(lesson: Lesson) -> Tensor:
@@ -160,7 +163,8 @@ def learn(network: nn.Module, lesson: Lesson, crops: Sequence[Crop], device: str
         with autocast_on(device):
             logits = network(residuals)
         kinds = lesson.classes[[crop.index for crop in own]].to(device)
-        loss = loss_of(logits, labels, kinds) * len(own) / len(crops)
+        known, defects = (sum(int((crop.labels >= least).sum()) for crop in crops) for least in (0, 1))
+        loss = loss_of(logits, labels, kinds, known, defects)
         loss.backward()
         total = loss.item()
     return add_up(list(network.parameters()), total)
@@ -180,15 +184,16 @@ def _turned(turns: int, mirrored: bool) -> Callable[[Tensor], Tensor]:
     return lambda values: torch.rot90(values, turns).flip(0) if mirrored else torch.rot90(values, turns)
 
 
-def loss_of(logits: Tensor, labels: Tensor, kinds: Tensor) -> Tensor:
+def loss_of(logits: Tensor, labels: Tensor, kinds: Tensor, known: int, defects: int) -> Tensor:
     """Focal loss (Lin et al., ICCV 2017) of labelled blocks, and cross-entropy of defect blocks' classes.
 
-    Logits B x s x s x (1 + C), labels B x s x s of 1, 0 and -1, kinds B from 1 (0 is good).
+    Logits B x s x s x (1 + C), labels B x s x s of 1, 0 and -1, kinds B from 1 (0 is good). ``known`` and ``defects``
+    are the blocks of the whole batch that the two are averaged over, of which this may be a part.
     """
-    known = labels >= 0
-    loss = sigmoid_focal_loss(logits[..., 0][known], labels[known].float(), alpha=-1, gamma=2, reduction="mean")
-    defects = labels == 1
-    if logits.shape[-1] == 1 or not defects.any():
-        return loss
-    named = (kinds - 1)[:, None, None].expand_as(labels)[defects]
-    return loss + TYPES * F.cross_entropy(logits[..., 1:][defects], named)
+    told, shown = labels >= 0, labels == 1
+    focal = sigmoid_focal_loss(logits[..., 0][told], labels[told].float(), alpha=-1, gamma=2, reduction="sum")
+    if logits.shape[-1] == 1:
+        return focal / max(1, known)
+    named = (kinds - 1)[:, None, None].expand_as(labels)[shown]
+    types = F.cross_entropy(logits[..., 1:][shown], named, reduction="sum")
+    return focal / max(1, known) + TYPES * types / max(1, defects)
