@@ -27,27 +27,26 @@ SET = "tuned"
 
 
 @torch.no_grad()
-def judged(network: ResidualTransformer, memory: Memory, features: Tensor, size: int) -> list[tuple[Map, list[float]]]:
+def judged(
+    network: ResidualTransformer, memory: Memory, features: Tensor, size: int, classes: int
+) -> list[tuple[Map, list[float]]]:
     """Of B images' features (B x h x w x F): a map of probabilities, size x size, and scores of defect and classes.
 
     An image is as defective as its peak; its classes share that as the blocks do, each counting as it is defective.
+    They are NaN where the network tells none.
     """
     answers = []
     for logits in network(memory.residuals(features)).cpu():
         heat = np.asarray(expit(smoothed(logits[..., 0].numpy(), size)), np.float32)
-        chance = logits[..., :1].sigmoid()
+        chance, peak = logits[..., :1].sigmoid(), float(heat.max())
         shares = (chance * logits[..., 1:].softmax(-1)).sum((0, 1)) / chance.sum()
-        answers.append((heat, [float(heat.max()), *(float(heat.max()) * shares).tolist()]))
+        answers.append((heat, [peak, *(peak * shares if len(shares) else torch.full((classes,), torch.nan)).tolist()]))
     return answers
 
 
-def judge_all(
-    backbone: nn.Module, arch: str, network: ResidualTransformer, memory: Memory, images: Images, device: str, part: str
-) -> list[tuple[Map, list[float]]]:
-    """The map and the scores of each image of a part."""
-    size = images.pixels.shape[-1]
-    batches = patch_features(backbone, arch, images, device, part)
-    return [answer for features in batches for answer in judged(network, memory, features, size)]
+def class_of(scores: Sequence[float]) -> int:
+    """The class of an image's regions, from 1; 1 where no classes are told."""
+    return 1 if np.isnan(scores[1]) else int(np.argmax(scores[1:])) + 1
 
 
 def evaluate(
@@ -60,24 +59,27 @@ def evaluate(
     device: str,
 ) -> dict[str, Any]:
     """Score val and test, save both, and measure them."""
-    kind, classes = LABELS[run.settings["labels"]], run.dataset.classes
-    found = {part: judge_all(backbone, arch, network, memory, images, device, part) for part, images in parts.items()}
-    maps, good = [heat for heat, _ in found["val"]], (parts["val"].labels == 0).numpy()
-    middle = middle_of(np.array([heat.max() for heat in maps])[good], max(float(heat.max()) for heat in maps))
-    level = level_of(run, kind, parts["val"], maps, middle)
+    kind, size, classes = LABELS[run.settings["labels"]], run.settings["imgsz"], len(run.dataset.classes)
+    maps: dict[str, list[Map]] = {part: [] for part in parts}
+    scores: dict[str, list[list[float]]] = {part: [] for part in parts}
+    side = 0
+    for part, images in parts.items():
+        for features in patch_features(backbone, arch, images, device, part):
+            side = features.shape[1]
+            for heat, row in judged(network, memory, features, size, classes):
+                maps[part].append(heat)
+                scores[part].append(row)
+    peaks = np.array([row[0] for row in scores["val"]])
+    middle = middle_of(peaks[(parts["val"].labels == 0).numpy()], float(peaks.max()))
+    level = level_of(run, kind, parts["val"], maps["val"], middle)
     measured: dict[str, Any] = {}
     for part, images in parts.items():
-        maps, rows = [heat for heat, _ in found[part]], [row for _, row in found[part]]
-        defect = images.labels.numpy() > 0
-        named = kind != "good"
-        scores = [row if named else [row[0], *[float("nan")] * len(classes)] for row in rows]
-        kinds = [int(np.argmax(row[1:])) + 1 if named else 1 for row in rows]
-        boxes = detections(run.dataset, images, maps, kinds, level, middle)
-        run.write_predictions(SET, part, boxes, dict(zip(images.names, scores, strict=True)))
-        run.write_heatmaps(SET, part, to_full_size(images, maps), middle)
-        measured[part] = image_measures(defect, [row[0] for row in rows])
-        measured[part] |= pointing_game(run.dataset, part, images, maps)
-    about = {"heatmap": "probability of a defect", "heatmap_middle": middle, "box_threshold": level}
+        boxes = detections(run.dataset, images, maps[part], list(map(class_of, scores[part])), level, middle)
+        run.write_predictions(SET, part, boxes, dict(zip(images.names, scores[part], strict=True)))
+        run.write_heatmaps(SET, part, to_full_size(images, maps[part]), middle)
+        measured[part] = image_measures(images.labels.numpy() > 0, [row[0] for row in scores[part]])
+        measured[part] |= pointing_game(run.dataset, part, images, maps[part])
+    about = {"heatmap": "probability of a defect", "heatmap_middle": middle, "box_threshold": level, "cells": side}
     run.describe_set(SET, model=MODEL, prompt=None, oracle=False, label=kind, classes=kind != "good", **about)
     return measured
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from converters.cli.errors import DatasetError
 from finetune.anomaly.features import build_backbone, features_of
-from finetune.anomaly.weak.evaluation import SET, evaluate, judged
+from finetune.anomaly.weak.evaluation import SET, class_of, evaluate, judged
 from finetune.anomaly.weak.network import ResidualTransformer
-from finetune.anomaly.weak.recipe import LABELS, Recipe
+from finetune.anomaly.weak.recipe import Recipe
 from finetune.anomaly.weak.residuals import Memory
 from finetune.runs.answers import Answer, Predictor, image_threshold, known_about
 from finetune.runs.checksums import sha256
@@ -52,15 +52,14 @@ def predictor(
     record, source = finished_run(folder, dataset, NEEDED), PredictionSet(folder / "predictions" / SET)
     middle, level = known_about(source, "heatmap_middle", "box_threshold")
     recipe, backbone, network, memory = load_run(folder, record["settings"], device, weights)
-    named = LABELS[recipe.labels] != "good"
+    classes = len(dataset.classes)
 
     @torch.no_grad()
     def look(image: NDArray[np.uint8]) -> Answer:
         pixels, size = one_image(image, recipe.imgsz).to(memory.features.device), (image.shape[1], image.shape[0])
-        ((heat, scores),) = judged(network, memory, features_of(backbone, recipe.arch, pixels), recipe.imgsz)
-        kind = int(np.argmax(scores[1:])) + 1 if named else 1
-        scores = scores if named else [scores[0], *[float("nan")] * len(dataset.classes)]
-        return Answer(scores, list(boxes_of(heat, size, kind, level, middle)), full_size(heat, size))
+        features = features_of(backbone, recipe.arch, pixels)
+        ((heat, scores),) = judged(network, memory, features, recipe.imgsz, classes)
+        return Answer(scores, list(boxes_of(heat, size, class_of(scores), level, middle)), full_size(heat, size))
 
     return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level)
 

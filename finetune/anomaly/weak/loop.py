@@ -77,11 +77,10 @@ def fit(
                 averaged.update_parameters(network)
             at.epoch += 1
             at.cpu_seconds += time.process_time() - began
-            at.history.append(
-                {"epoch": at.epoch, "loss": float(np.mean(losses)), "lr": optimizer.param_groups[0]["lr"]}
-            )
+            mean, rate = float(np.mean(losses)), optimizer.param_groups[0]["lr"]
+            at.history.append({"epoch": at.epoch, "loss": mean, "lr": rate})
             keep_standing(at, states, folder / "last.pt")
-            bar.update(1, f"loss {np.mean(losses):.4f}")
+            bar.update(1, f"loss {mean:.4f}")
     network.load_state_dict(averaged.module.state_dict())
     if leads():
         save_state(network.state_dict(), folder / "model.pt")

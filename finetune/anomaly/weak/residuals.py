@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from converters.cli.errors import DatasetError
 from finetune.anomaly.features import patch_features
 from finetune.anomaly.memory import coreset, good_cells
 from finetune.training.images import Images
@@ -63,10 +62,8 @@ def remember(
 ) -> Memory:
     """The coreset of good images' cells; ``owners`` (N) are the numbers of the objects that the images show.
 
-    Raises DatasetError where all images show one object, since each is to be held against others.
+    There must be two objects, since each is held against others.
     """
-    if len(owners.unique()) < 2:
-        raise DatasetError("train holds good images of one object alone: there is nothing to hold them against")
     features, cells, side = good_cells(backbone, arch, good, CANDIDATES, device, seed)
     chosen = coreset(features, max(2 * KEPT, round(share * len(features))), seed)
     image, cell = cells[chosen].unbind(1)

@@ -57,10 +57,14 @@ def train_weakrest(
     folder = run_folder(runs, dataset, name or f"weakrest-{recipe.labels}", recipe.seed)
     train = load_images(dataset, "train", recipe.imgsz)
     chosen = learned_from(dataset, train, recipe.labels)
-    train = train.subset(chosen)
+    train, owners = train.subset(chosen), owners_of(dataset)[chosen]
+    if len(owners[train.labels == 0].unique()) < 2:
+        raise DatasetError(
+            f"{dataset.folder}: train's good images all show one object, and each is held against others: add some"
+        )
     run = open_run(folder, dataset, known, resume, overwrite)
     with told_to_resume(folder):
-        train_and_measure(run, recipe, checkpoint, train, owners_of(dataset)[chosen], device, resume)
+        train_and_measure(run, recipe, checkpoint, train, owners, device, resume)
     if not leads():
         return
     record = read_record(folder)
@@ -122,7 +126,6 @@ def train_and_measure(
         history=standing.history,
         metrics=measured,
     )
-    (run.folder / "last.pt").unlink()
     write_record(run.folder, read_record(run.folder) | cost_of(predictor(run.folder, dataset, device), dataset, device))
 
 
