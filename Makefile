@@ -1,6 +1,7 @@
 # make demo       the whole chain on synthetic images; make test; make test-slow
 PYTHON ?= python3
 BIN := .venv/bin
+EXTRAS ?= train,yolo,dev
 DEMO := --category washer
 SCRATCH := --weights none --overwrite
 export PYTHONUNBUFFERED := 1
@@ -31,7 +32,7 @@ install: .venv/installed
 .venv/installed: setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 lint: install
@@ -39,6 +40,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/reuse lint --quiet
 
 test: lint
 	$(BIN)/python -m pytest -m 'not slow'

@@ -22,6 +22,7 @@ COMMANDS = (
     "download",
     "from_coco",
     "from_yolo",
+    "from_labelme",
 )
 
 
@@ -43,12 +44,12 @@ def main() -> None:
 def convert_all(formats: tuple[str, ...], **options: Any) -> None:
     """Write yolo, yolo-seg, coco, masks and voc, or what --formats says, reading each mask once."""
     from converters.datasets.conversion import run
-    from converters.formats.coco import CocoWriter
+    from converters.formats.coco import CocoWriter, RoboflowWriter
     from converters.formats.png_masks import MasksWriter
     from converters.formats.voc import VocWriter
     from converters.formats.yolo import DetectWriter, ObbWriter, SegmentWriter
 
-    writers = (DetectWriter, SegmentWriter, ObbWriter, CocoWriter, MasksWriter, VocWriter)
+    writers = (DetectWriter, SegmentWriter, ObbWriter, CocoWriter, RoboflowWriter, MasksWriter, VocWriter)
     run([writer for writer in writers if writer.folder in formats], **options)
 
 

@@ -6,11 +6,13 @@ import click
 
 from converters.cli.command import command
 from converters.cli.options import json_option
+from converters.datasets.options import group_options
 from converters.sources.options import source_options
 
 
 @command()
 @source_options
+@group_options
 @json_option
 @click.option("--markdown", is_flag=True, help="Print Markdown.")
 def main(**options: Any) -> None:

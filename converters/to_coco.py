@@ -1,4 +1,4 @@
-"""Write a COCO dataset: ``coco/annotations/instances_PART.json`` beside ``coco/images/PART/``.
+"""Write a COCO dataset: ``coco/annotations/instances_PART.json`` beside ``coco/images/PART/``, or as Roboflow has it.
 
 Segmentations are polygons on pixel corners that pycocotools decodes to exactly the mask, holes included, or
 RLE. Boxes and areas come from the mask, also where polygons are simplified. Format: https://cocodataset.org/#format-data
@@ -14,11 +14,17 @@ from converters.datasets.options import conversion_options, simplify_option
 
 
 @command()
+@click.option(
+    "--style",
+    type=click.Choice(["coco", "roboflow"]),
+    default="coco",
+    help="Names of files and folders; RF-DETR, SAM 3's configs and Roboflow read roboflow's.",
+)
 @click.option("--segmentation", type=click.Choice(["polygon", "rle"]), default="polygon", help="Polygons or RLE.")
 @simplify_option
 @conversion_options
-def main(segmentation: str, **options: Any) -> None:
-    """Write a COCO dataset: DATASET/coco.
+def main(style: str, segmentation: str, **options: Any) -> None:
+    """Write a COCO dataset: DATASET/coco or, in Roboflow's folders train, valid and test, DATASET/coco-roboflow.
 
     pycocotools decodes both kinds of segmentation to exactly the mask. A hole lies in the polygon of its
     instance, over a bridge of no width: programs that show polygons may show that line.
@@ -26,7 +32,7 @@ def main(segmentation: str, **options: Any) -> None:
     from converters.datasets.conversion import run
     from converters.formats.coco import WRITERS
 
-    run([WRITERS[segmentation]], **options)
+    run([WRITERS[style, segmentation]], **options)
 
 
 if __name__ == "__main__":

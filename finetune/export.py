@@ -2,7 +2,7 @@
 
 python finetune/export.py runs/screw/yolo/seed-0                       # best.onnx beside its checkpoint
 python finetune/export.py runs/screw/normality/seed-0 --check          # for docs/examples/line_pc.py
-python finetune/export.py runs/screw/sam/seed-0 --to sam_screw.pth     # for Meta's SamPredictor
+python finetune/export.py runs/screw/sam/seed-0                        # sam.pth, sam_encoder.onnx, sam_decoder.onnx
 """
 
 import sys
@@ -19,18 +19,20 @@ from converters.cli.options import FOLDER, out_option
 
 @command()
 @click.argument("run", type=FOLDER)
-@click.option("--to", type=FOLDER, metavar="FILE", show_default="in RUN", help="File to write.")
+@click.option("--to", type=FOLDER, metavar="FILE", show_default="in RUN", help="File to write; of a SAM a folder, too.")
 @out_option
-@click.option("--check", is_flag=True, help="Hold it against RUN on val and test (classifier, normality).")
+@click.option("--check", is_flag=True, help="Hold the ONNX against RUN on val and test.")
+@click.option("--weights", type=FOLDER, help="Where the checkpoint lies now that RUN began with.")
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, or the number of a GPU.")
-def main(run: Path, to: Path | None, out: Path, check: bool, device: str) -> None:
-    """Write the model of the finished run in RUN as a file; print its path.
+def main(run: Path, to: Path | None, out: Path, check: bool, weights: Path | None, device: str) -> None:
+    """Write the model of the finished run in RUN for other programs; print the paths.
 
-    YOLO, classifier and normality become ONNX, SAM a checkpoint for Meta's SamPredictor.
+    YOLO, classifier and normality become an ONNX file, SAM two (encoder and decoder, FILE.onnx) and a checkpoint for
+    Meta's SamPredictor (FILE.pth).
     """
     from finetune.prediction.again import export
 
-    export(run, out, to, device, check)
+    export(run, out, to, device, weights, check)
 
 
 if __name__ == "__main__":

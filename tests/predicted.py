@@ -3,12 +3,14 @@
 import csv
 import json
 import runpy
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY
+from PIL import Image
 
 from finetune import export, predict
 from finetune.comparison.evidence import gather
@@ -59,6 +61,30 @@ def check_same_as_saved(run: Path, out: Path, to: Path, set_name: str = "tuned",
     assert page.count("<li>") >= len(names) and "http" not in page
 
 
+def check_odd_images(run: Path, out: Path, folder: Path, refused: Sequence[str] = ()) -> None:
+    """What is no image, or of a kind that the converters refuse, is listed and skipped with exit code 1.
+
+    Images of whatever shape get a verdict, but for those ``refused``.
+    """
+    folder.mkdir()
+    odd = {"column": (700, 1, "L"), "dot": (1, 1, "L"), "line": (1, 700, "RGB"), "usual": (20, 30, "RGB")}
+    for name, (height, width, mode) in odd.items():
+        Image.new(mode, (width, height)).save(folder / f"{name}.png")
+    Image.fromarray(np.full((20, 30), 40000, np.uint16)).save(folder / "deep.png")
+    Image.new("RGBA", (30, 20)).save(folder / "sheer.png")
+    whole = (folder / "usual.png").read_bytes()
+    for name, data in {"broken": whole[: len(whole) // 2], "empty": b"", "words": b"no image"}.items():
+        (folder / f"{name}.png").write_bytes(data)
+    result = run_predict(run, folder, "--to", folder.with_name("odd-to"), "--out", out, "--device", "cpu")
+    assert result.exit_code == 1, (result.output, result.exception)
+    skipped = [line.split()[1] for line in result.stderr.splitlines() if line.startswith("skipped: ")]
+    names = ("broken", "empty", "sheer", "words", *refused)
+    assert skipped == sorted(f"{name}.png" for name in names), (result.stderr, result.exception)
+    with (folder.with_name("odd-to") / "verdicts.csv").open(encoding="utf-8") as file:
+        judged = [row["image"] for row in csv.DictReader(file)]
+    assert judged == sorted(f"{name}.png" for name in {*odd, "deep"}.difference(refused))
+
+
 def check_heat(look, run: Path, dataset, name: str, set_name: str = "tuned") -> None:
     """A predictor's heat map of an image of test is the saved one."""
     from finetune.prediction.image_files import read_pixels
@@ -69,8 +95,11 @@ def check_heat(look, run: Path, dataset, name: str, set_name: str = "tuned") -> 
     assert heat is not None and np.allclose(heat, before, rtol=2e-3, atol=1e-4)
 
 
-def check_export(run: Path, out: Path, file: Path) -> None:
-    """Exported, checked, and judged by the example for line PCs: the saved scores within 5e-3, and the heat map."""
+def check_export(run: Path, out: Path, file: Path) -> str:
+    """Exported, checked, and judged by the example for line PCs: the saved scores within 5e-3, and the heat map.
+
+    What was printed.
+    """
     exported = CliRunner().invoke(export.main, [str(run), "--out", str(out), "--to", str(file), "--check"])
     assert exported.exit_code == 0, (exported.output, exported.exception)
     assert "largest difference" in exported.output and "no verdict flips" in exported.output
@@ -85,3 +114,4 @@ def check_export(run: Path, out: Path, file: Path) -> None:
         if heat is not None:
             before = to_values(saved.heatmap("test", name), saved.about["heatmap_middle"])
             assert np.allclose(heat, before, rtol=0.01, atol=0.01 * before.max())
+    return exported.output

@@ -19,7 +19,7 @@ from sklearn import metrics
 pytest.importorskip("torchcam")
 
 import torch
-from predicted import check_export, check_heat, check_same_as_saved
+from predicted import check_export, check_heat, check_odd_images, check_same_as_saved
 
 from finetune import classifier
 from finetune.classification import ladder, training
@@ -794,6 +794,18 @@ def test_normalised_pixels_have_imagenets_mean():
 def test_new_images_get_the_answers_of_the_evaluation(finished, out, tmp_path):
     folder, _ = finished
     check_same_as_saved(folder, out, tmp_path / "to")
+    check_odd_images(folder, out, tmp_path / "odd")
     dataset = open_dataset(out, "tile")
     check_heat(open_predictor(folder, out, "cpu", None, None).look, folder, dataset, dataset.images("test")[-1])
     check_export(folder, out, tmp_path / "model.onnx")
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(finished, out):
+    folder, _ = finished
+    command = [sys.executable, "benchmarks/predict.py", folder, "--out", out, "--images", "200", "--first", "50"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    peaks = json.loads(done.stdout)["peak_memory_mb"]
+    assert list(peaks) == ["50", "200"] and 0 <= peaks["200"] - peaks["50"] < 8

@@ -133,6 +133,37 @@ def test_duplicates_and_near_duplicates_are_told_apart(widget: Path) -> None:
     assert all("test/good/almost.png" in pair for pair in found.near_duplicates.examples)
 
 
+def test_masks_that_may_be_inverted_are_asked_about(make_category: MakeCategory) -> None:
+    half = np.zeros((40, 48), np.uint8)
+    half[:20] = 1
+    more = half.copy()
+    more[20, 0] = 1
+    said = run(make_category(masks={"crack": [half, more]})).stdout
+    assert "masks that cover more than half of their image: are they inverted?: 1 (first: test/crack/001.png)" in said
+
+
+def test_groups_say_whether_near_duplicates_still_straddle(make_category: MakeCategory) -> None:
+    """Of each of ten defects there is a second photograph, which differs in one pixel."""
+    folder = make_category(masks={"crack": 10})
+    for index in range(10):
+        pixels = np.array(Image.open(folder / "test" / "crack" / f"{index:03d}.png"))
+        pixels[0, 0] ^= 1
+        save(folder / "test" / "crack" / f"{index:03d}b.png", pixels)
+        mask = folder / "ground_truth" / "crack" / f"{index:03d}_mask.png"
+        mask.with_name(f"{index:03d}b_mask.png").write_bytes(mask.read_bytes())
+    assert "of 10 clusters of near-duplicates" in run(folder).stdout
+    said = run(folder, "--group", r"crack/(\d+)").stdout
+    assert "20 images in 10; a split keeps each in one part" in said
+    assert "the default split by these groups tears none of the 10 clusters of near-duplicates" in said
+    assert "LEAK?" not in said
+    wrong = run(folder, "--group", r"crack/(\d\d)0").stdout
+    assert "would lie in several parts of the default split by these groups" in wrong
+    table = folder.parent / "groups.csv"
+    table.write_text("image,group\ntest/crack/000.png,a\ntest/crack/000b.png,a\n")
+    assert "2 images in 1;" in run(folder, "--group-file", table).stdout
+    assert "exclude each other" in refusal(run(folder, "--group-file", table, "--group", "(a)"))
+
+
 def test_probe_finds_a_brighter_folder(widget: Path) -> None:
     for path in (widget / "test" / "good").iterdir():
         save(path, np.array(Image.open(path)) // 2 + 128)

@@ -163,6 +163,14 @@ def test_every_kind_of_segmentation_of_one_mask_is_the_same(tmp_path: Path) -> N
         assert (decode(segmentation, *SIZE) == mask).all()
 
 
+def test_ids_that_became_decimals_are_whole_numbers(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, [{"segmentation": [SQUARE], "image_id": 1.0, "category_id": 2.0}])
+    assert from_coco(file, tmp_path / "to").exit_code == 0
+    assert classes_in(tmp_path / "to") == {"0.png": "scratch", "1.png": "good"}
+    file.write_text(file.read_text().replace("2.0", "2.5"))
+    assert "annotations.0.category_id" in refusal(from_coco(file, tmp_path / "more"))
+
+
 def test_images_without_labels_are_good_and_unlisted_files_are_told(tmp_path: Path) -> None:
     file = write_coco(tmp_path, [{"segmentation": [SQUARE]}, {"segmentation": [box(20, 20)], "category_id": 1}], 4)
     save_noise(tmp_path / "images" / "extra.png", SIZE)
@@ -231,7 +239,7 @@ def test_bad_coco_annotations_are_refused_by_name(name: str, tmp_path: Path) -> 
         ({"images": [{"id": 1, "file_name": "a\0b.png"}]}, "control characters"),
         ({"images": [{"id": 1, "file_name": "0.png", "width": 96, "height": 80}]}, "was it resized, or turned?"),
         ({"images": [{"id": 1, "file_name": "0.png"}] * 2}, "images: two have the same id"),
-        ({"images": [{"id": 1, "file_name": "0.png"}, {"id": 2, "file_name": "0.png"}]}, "would both be 0"),
+        ({"images": [{"id": 1, "file_name": "0.png"}, {"id": 2, "file_name": "0.png"}]}, "images: two name the file"),
         ({"categories": [{"id": 1, "name": "good"}]}, "no name for a defect"),
         ({"categories": [{"id": 1, "name": "a/b"}]}, "no name for a defect"),
         ({"categories": [{"name": "a"}]}, "categories.0.id: Field required"),

@@ -12,6 +12,7 @@ from conftest import blobs, converted, refusal, run_cli, save_mask, save_noise, 
 from PIL import Image, ImageOps
 from test_imports import SIZE, SQUARE, box, classes_in, from_coco, masks_in, write_coco
 
+from converters.datasets.groups import with_groups
 from converters.masks.reading import read_mask
 from converters.sources.reading import find_categories, read_category
 from converters.sources.samples import told
@@ -35,6 +36,67 @@ def from_yolo(file: Path, to: Path, *arguments: object) -> tuple[dict[str, str],
     result = run_cli("from_yolo", file, "--to", to, *arguments)
     assert result.exit_code == 0, result.output
     return classes_in(to), result.stderr
+
+
+# ---------------------------------------------------------------- any source
+
+
+def test_texts_and_dead_links_among_images_and_masks_are_told(tmp_path: Path) -> None:
+    folder = write_category(tmp_path, masks={"crack": 3})
+    for place in ("test/crack/000.json", "test/good/notes.txt", "ground_truth/crack/000.txt", "train/readme.md"):
+        (folder / place).write_text("x")
+    (folder / "train" / "good" / "lost.png").symlink_to(tmp_path / "moved.png")
+    category = read_category(folder)
+    assert category.problems == [] and len(category.samples) == 9
+    said = told(category.asides)
+    assert "texts and documents among the images, not taken: 4 (first: train/readme.md)" in said
+    assert "links to images that are not there, not taken: 1 (first: train/good/lost.png)" in said
+
+
+def test_full_opacity_is_no_obstacle_and_any_other_is(tmp_path: Path) -> None:
+    folder = write_category(tmp_path / "data", masks={"crack": 3}, mode="RGB")
+    first = folder / "test" / "crack" / "000.png"
+    colours = np.asarray(Image.open(first))
+    Image.fromarray(np.dstack([colours, np.full(colours.shape[:2], 255, np.uint8)])).save(first)
+    dataset = converted("all", folder, tmp_path / "out")
+    card = (dataset / "card.md").read_text()
+    assert (
+        "freed of a channel of opacity that is full everywhere, written as PNG: 1 (first: test/crack/000.png)" in card
+    )
+    with Image.open(next((dataset / "coco" / "images").rglob("test__crack__000.png"))) as image:
+        assert image.mode == "RGB" and (np.asarray(image) == colours).all()
+    assert run_cli("verify", dataset).exit_code == 0
+    Image.fromarray(np.dstack([colours, np.full(colours.shape[:2], 254, np.uint8)])).save(first)
+    assert "000.png: has the mode RGBA" in str(read_category(folder).problems[0])
+
+
+def test_a_file_instead_of_a_folder_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "screw.zip").write_bytes(b"PK")
+    line = refusal(run_cli("to_coco", "--root", tmp_path / "screw.zip", "--out", tmp_path / "out"))
+    assert "screw.zip: is a file, and a folder is needed: unpack it" in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffimage;class\r\na.png;dent\r\nsub\\b.png;good\r\n;\r\n",
+        "Image, Class\na.png, dent\nsub/b.png, good\n\n\n",
+        'image,class\r"a.png","dent"\rsub/b.png,good\rsub/b.png,good\r',
+    ],
+)
+def test_tables_of_spreadsheets_and_editors(tmp_path: Path, text: str) -> None:
+    save_noise(tmp_path / "images" / "a.png", SIZE)
+    save_noise(tmp_path / "images" / "sub" / "b.png", SIZE)
+    save_mask(tmp_path / "masks" / "a.png", blobs(0, SIZE))
+    (tmp_path / "classes.csv").write_bytes(text.encode())
+    category = read_category(tmp_path)
+    assert category.problems == []
+    classes = {"images/a.png": "dent", "images/sub/b.png": "good"}
+    assert {sample.key: sample.defect for sample in category.samples} == classes
+    groups = tmp_path / "groups.csv"
+    text = text.replace("class", "group").replace("Class", "Group")
+    groups.write_bytes(text.replace("a.png", "images/a.png").replace("sub", "images/sub").encode())
+    assert {sample.key: sample.group for sample in with_groups(category, None, groups).samples} == classes
 
 
 # ---------------------------------------------------------------- YOLO
@@ -74,6 +136,13 @@ def test_labels_without_images_and_images_that_no_part_names_are_told(tmp_path: 
     _, said = from_yolo(file, tmp_path / "to")
     assert "label files without an image, not taken: 1 (first: " in said and "7.txt)" in said
     assert "images that data.yaml does not name, not taken: 1 (first: test/0.png)" in said
+
+
+def test_label_files_with_a_large_suffix_are_read(tmp_path: Path) -> None:
+    file = write_yolo(tmp_path)
+    (tmp_path / "labels" / "train" / "0.txt").rename(tmp_path / "labels" / "train" / "0.TXT")
+    classes, said = from_yolo(file, tmp_path / "to")
+    assert set(classes.values()) == {"dent"} and said == ""
 
 
 def test_poses_are_no_outlines(tmp_path: Path) -> None:

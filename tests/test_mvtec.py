@@ -151,7 +151,8 @@ def deep(channels: int) -> Image.Image | np.ndarray:
 
 GREY = noise(Path("x"), (48, 40), "L")
 BAD_IMAGES = {
-    "RGBA": (lambda path: GREY.convert("RGBA").save(path), ".png", "mode RGBA"),
+    "RGBA": (lambda path: Image.new("RGBA", (48, 40), (9, 9, 9, 128)).save(path), ".png", "mode RGBA"),
+    "16-bit RGBA": (lambda path: write_deep_rgb(path, alpha=True), ".png", "16 bits"),
     "palette": (lambda path: GREY.convert("P").save(path), ".png", "mode P"),
     "1-bit": (lambda path: GREY.convert("1").save(path), ".png", "mode 1"),
     "CMYK": (lambda path: GREY.convert("CMYK").save(path), ".jpg", "mode CMYK"),
@@ -166,10 +167,11 @@ BAD_IMAGES = {
 }
 
 
-def write_deep_rgb(path: Path) -> None:
+def write_deep_rgb(path: Path, alpha: bool = False) -> None:
     import cv2
 
-    assert cv2.imwrite(str(path), deep(3))
+    pixels = np.dstack([deep(3), np.full((40, 48), 65535, np.uint16)]) if alpha else deep(3)
+    assert cv2.imwrite(str(path), pixels)
 
 
 @pytest.mark.parametrize("kind", BAD_IMAGES)

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import blobs, converted, refusal, run_cli, save_mask, save_noise
+from conftest import REPOSITORY, blobs, converted, refusal, run_cli, save_mask, save_noise
 from PIL import Image
 
+from converters.__main__ import COMMANDS
+from converters.cli.errors import DatasetError
+from converters.datasets.completion import COMMANDS as WRITING
+from converters.datasets.options import FORMATS
 from converters.masks.reading import mask_of
 from converters.sources.layouts import LAYOUTS
 from converters.sources.reading import find_categories, find_layout, read_category
 from converters.sources.samples import Category
+from converters.verification.readers import readers
 
 SIZE = (48, 40)
 
@@ -45,6 +50,19 @@ def write_loco(root: Path) -> Path:
             save_values(masks / "001.png", right, 40)
     config = [{"defect_name": "missing", "pixel_value": 255, "saturation_threshold": 1.0, "relative_saturation": True}]
     (folder / "defects_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def write_mvtec_3d(root: Path) -> Path:
+    """MVTec 3D-AD: colour, mask and depth of each kind in folders of their own; masks number the types of defects."""
+    folder = root / "bagel"
+    for kind in ("train/good", "validation/good", "test/good", "test/crack", "test/hole"):
+        save_many(folder / kind / "rgb", [f"{n:03d}.png" for n in range(4)])
+        for index in range(4):
+            (folder / kind / "xyz").mkdir(exist_ok=True)
+            Image.fromarray(np.zeros(SIZE[::-1], np.float32)).save(folder / kind / "xyz" / f"{index:03d}.tiff")
+            mask = blobs(index, SIZE) * (not kind.endswith("good"))
+            save_values(folder / kind / "gt" / f"{index:03d}.png", mask, 3 if kind == "test/crack" else 255)
     return folder
 
 
@@ -142,6 +160,7 @@ def write_folder(root: Path, classes: bool = True) -> Path:
 
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
+    "mvtec_3d": write_mvtec_3d,
     "loco": write_loco,
     "mvtec_ad_2": write_mvtec_ad_2,
     "btad": write_btad,
@@ -152,6 +171,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 }
 # layout -> (images that are good and meant for training, other good ones, {defect: images})
 EXPECTED = {
+    "mvtec_3d": (8, 4, {"crack": 4, "hole": 4}),
     "loco": (8, 4, {"logical_anomalies": 4, "structural_anomalies": 4}),
     "mvtec_ad_2": (8, 4, {"bad": 4}),
     "btad": (4, 4, {"ko": 4}),
@@ -201,6 +221,60 @@ def test_every_layout_converts_and_verifies(layout: str, tmp_path: Path) -> None
 
 def test_every_layout_but_mvtec_has_a_tree_here() -> None:
     assert set(WRITERS) == set(LAYOUTS) - {"mvtec"}
+
+
+def rows_of(heading: str) -> list[list[str]]:
+    """The rows of the first table under a heading of docs/formats.md, without code marks."""
+    section = (
+        (REPOSITORY / "docs" / "formats.md").read_text("utf-8").partition(f"## {heading}\n")[2].partition("## ")[0]
+    )
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_tables_of_layouts_and_formats_are_those_of_the_code() -> None:
+    assert [row[:2] for row in rows_of("Layouts of source folders")] == [[n, r.TREE] for n, r in LAYOUTS.items()]
+    importers = [name for name in COMMANDS if name.startswith("from_")]
+    assert [row[0] for row in rows_of("Labels of annotation programs")] == importers
+    formats = {row[0]: row[1:3] for row in rows_of("Formats of datasets")}
+    known = {
+        name: [WRITING[name], reader.name.replace("fillPoly", "ultralytics")] for name, reader in readers().items()
+    }
+    assert list(formats) == list(FORMATS) and formats == known
+
+
+def with_validation(make_category: Callable[..., Path]) -> Path:
+    """MVTec AD's layout with good images in validation/, too, and masks that are files."""
+    folder = make_category(masks={"crack": 3})
+    save_many(folder / "validation" / "good", ["000.png", "001.png"], "L")
+    return folder
+
+
+def test_validation_beside_masks_that_are_files_is_no_loco(make_category: Callable[..., Path]) -> None:
+    folder = with_validation(make_category)
+    category = read_category(folder)
+    assert (category.layout, category.problems, category.asides) == ("mvtec", [], ())
+    assert counts(category) == (5, 3, {"crack": 3})
+    assert run_cli("describe", "--root", folder).stderr == ""
+    save_noise(folder / "validation" / "crack" / "000.png")
+    with pytest.raises(DatasetError, match="validation/crack: validation/ may hold good images only"):
+        read_category(folder)
+
+
+def test_of_two_layouts_that_a_folder_may_have_both_are_named(make_category: Callable[..., Path]) -> None:
+    folder = with_validation(make_category)
+    save_mask(folder / "ground_truth" / "bend" / "000" / "000.png", blobs(0, SIZE))
+    said = run_cli("describe", "--root", folder).stderr
+    assert said.startswith("layout: loco, guessed from validation/good and ")
+    assert "or else mvtec (train/ and test/); --layout names another" in said
+    assert counts(read_category(folder, layout="mvtec")) == (5, 3, {"crack": 3})
+
+
+def test_depth_of_mvtec_3d_is_told_and_defects_have_no_place_in_train(tmp_path: Path) -> None:
+    folder = write_mvtec_3d(tmp_path)
+    assert [(aside.file, aside.count) for aside in read_category(folder).asides] == [("train/good/xyz", 20)]
+    (folder / "test" / "hole").rename(folder / "train" / "hole")
+    assert "train/hole: train/ may hold good images only: move defects to test/hole" in problems(folder)
 
 
 def test_one_root_may_hold_several_layouts(tmp_path: Path) -> None:
@@ -272,6 +346,7 @@ def test_an_empty_mask_of_any_kind_means_good(mode: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("layout", "lost", "expected"),
     [
+        ("mvtec_3d", "test/crack/gt/001.png", "has no mask: test/crack/gt/001.png is missing"),
         ("loco", "ground_truth/logical_anomalies/001/000.png", ""),
         ("mvtec_ad_2", "test_public/ground_truth/bad/001_overexposed_mask.png", "001_overexposed_mask.png is missing"),
         ("btad", "ground_truth/ko/0001.png", "ground_truth/ko/0001.png is missing"),
@@ -294,6 +369,7 @@ def test_a_missing_mask_is_named(layout: str, lost: str, expected: str, tmp_path
 @pytest.mark.parametrize(
     ("layout", "lost", "expected"),
     [
+        ("mvtec_3d", "test/crack/rgb/001.png", "test/crack/gt/001.png"),
         ("loco", "test/logical_anomalies/001.png", "ground_truth/logical_anomalies/001"),
         ("mvtec_ad_2", "test_public/bad/001_overexposed.png", "ground_truth/bad/001_overexposed_mask.png"),
         ("btad", "test/ko/0001.bmp", "ground_truth/ko/0001.png"),

@@ -11,12 +11,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from conftest import converted, refusal, write_category
-from predicted import check_heat, check_same_as_saved
+from predicted import check_heat, check_odd_images, check_same_as_saved
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 
 from converters.cli.errors import DatasetError
 from finetune.comparison.evidence import gather
+from finetune.export import main as export_command
 from finetune.runs.answers import Answer, Predictor
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.predictions import PredictionSet
@@ -462,12 +463,24 @@ def test_run_from_dataset_to_comparison(out: Path, dataset: Dataset, tmp_path: P
         assert (found.answer.kind == "heat maps") == (not about["oracle"])
     assert "of random weights" not in result.output and "random weights" in result.output
     check_same_as_saved(run, out, tmp_path / "to", "auto")
+    check_odd_images(run, out, tmp_path / "odd", refused=["column", "line"])
     given = json.loads((boxes / "test.json").read_text())
     name = next(name for name in dataset.images("test") if dataset.image_ids[name] == given[0]["image_id"])
     own = [entry for entry in given if entry["image_id"] == given[0]["image_id"]]
     asked = predictor(run, dataset, "cpu", None, Predictor(lambda _: Answer([], own), dataset.classes, 0.5))
     check_heat(asked.look, run, dataset, name, "yolo-box")
-    load_sam("tiny", export_run(run, dataset, "cpu", tmp_path / "e.pth"), Tiny(side=64))
+    load_sam("tiny", *export_run(run, dataset, "cpu", tmp_path / "e.pth"), Tiny(side=64))
+    checked = CliRunner().invoke(export_command, [str(run), "--out", str(out), "--to", str(tmp_path), "--check"])
+    assert checked.exit_code == 0, (checked.output, checked.exception)
+    assert [(tmp_path / name).is_file() for name in ("sam.pth", "sam_encoder.onnx", "sam_decoder.onnx")] == [True] * 3
+    lines = checked.output.splitlines()
+    for kind, measures in (("gt-box", ["IoU"]), ("auto", ["AUROC", "AP", "mAP50", "IoU"])):
+        rows = [line.split() for line in lines if line.split()[:2] == [kind, "test"]]
+        assert [row[2] for row in rows] == measures
+        assert all(float(then) == pytest.approx(float(now), abs=0.002) for *_, then, now in rows)
+    assert sum(line.startswith("auto, ") and line.endswith(", no verdict flips") for line in lines) == 2
+    (iou,) = [line.split()[3] for line in lines if line.split()[:3] == ["auto", "test", "IoU"]]
+    assert float(iou) == pytest.approx(record["metrics"]["auto"]["after"]["iou"], abs=1e-4)
     again = sam_decoder(out, tmp_path / "runs", *arguments, "--overwrite")
     assert "0 are to be made" in again.output  # the embeddings were kept
     same = json.loads((run / "run.json").read_text())["metrics"]
@@ -503,8 +516,8 @@ def test_lora_run_exports_an_ordinary_checkpoint(out: Path, dataset: Dataset, tm
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["gt-box"]["after"]["count"] == 2  # one for each defect image of test
     exported = export_run(tmp_path / "widget" / "sam" / "seed-0", dataset, "cpu", None)
-    assert exported.name == "sam.pth"
-    load_sam("tiny", exported, Tiny(side=64))
+    assert [file.name for file in exported] == ["sam.pth", "sam_encoder.onnx", "sam_decoder.onnx"]
+    load_sam("tiny", exported[0], Tiny(side=64))
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY, converted, refusal, write_category
+from predicted import check_same_as_saved, run_predict
 
 from converters.augment import main as augment
 from converters.cli.errors import DatasetError
 from converters.datasets.synthetic_images import KEYS
+from finetune.detection import finished as detection
+from finetune.runs.answers import Answer, Predictor
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.run_folder import Run
 from finetune.sam_decoder import main
@@ -171,8 +174,12 @@ def test_finished_run_is_measured_anew_with_the_same_predictions(out: Path, tmp_
     anew = json.loads((folder / "run.json").read_text())
     changes = {key for key in anew.keys() | record.keys() if anew.get(key) != record.get(key)}
     assert changes <= {"seconds_per_image"}
+    with pytest.raises(
+        DatasetError, match=f"{checkpoint}: the training began with this checkpoint: name where .* --weights"
+    ):
+        export_run(folder, dataset, "cpu", tmp_path / "tuned.pth")
+    exported = load_sam("tiny", *export_run(folder, dataset, "cpu", tmp_path / "tuned.pth", moved), SMALL)
     checkpoint.hardlink_to(moved)
-    exported = load_sam("tiny", export_run(folder, dataset, "cpu", tmp_path / "tuned.pth"), SMALL)
     assert hash_of(exported) == hash_of(load_tuned(folder / "tuned.pt").sam)
 
 
@@ -222,6 +229,27 @@ def test_boxes_that_have_moved_are_named_and_must_be_the_same(out: Path, tmp_pat
     others.rename(boxes)
     with pytest.raises(DatasetError, match="began with other predictions"):
         evaluate_again(folder, dataset, "cpu")  # in the old place
+
+
+def test_new_images_with_boxes_of_a_run_get_the_answers_of_the_evaluation(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verdicts by val's threshold of the run's own set, wherever the run of YOLO lies now."""
+    dataset = open_dataset(out, "widget")
+    boxes = write_boxes(tmp_path / "boxes", dataset)
+    result = sam_decoder(out, tmp_path, "--weights", "none", "--epochs", 1, "--boxes", boxes)
+    assert result.exit_code == 0, result.output
+    boxes = boxes.rename(tmp_path / "moved")
+    found = [{"category_id": 1, "bbox": [4, 4, 20, 16], "score": 0.9}]
+    model = Predictor(lambda _: Answer([0.9, 0.9, 0], found), dataset.classes, threshold=0.95, run=boxes)
+    monkeypatch.setattr(detection, "predictor", lambda *_: model)
+    check_same_as_saved(folder_of(tmp_path), out, tmp_path / "to", "yolo-box", "--boxes", boxes)
+    for name in ("val", "test"):  # other boxes than those that the run knows: judged as the run of YOLO does
+        (boxes / "predictions" / "tuned" / f"{name}.json").write_text("[]")
+    images = out / "widget" / "masks" / "images" / "test"
+    run_predict(folder_of(tmp_path), images, "--to", tmp_path / "other", "--out", out, "--boxes", boxes)
+    rows = (tmp_path / "other" / "verdicts.csv").read_text().splitlines()[1:]
+    assert rows and all(row.split(",")[1] == "good" and row.split(",")[3] == "0.95" for row in rows)
 
 
 def test_boxes_of_other_classes_are_refused(out: Path, tmp_path: Path) -> None:

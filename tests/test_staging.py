@@ -82,6 +82,23 @@ def test_what_a_killed_run_left_is_cleared_and_neighbours_are_not(target: Path) 
     assert not leftover.exists() and neighbour.exists()
 
 
+def test_what_a_killed_run_left_is_gone_on_with_where_that_is_wanted(target: Path) -> None:
+    """It stays if this fails, too, until a run does not want it."""
+    leftover = target.with_name(f".{target.name}.partial-12345")
+    leftover.mkdir()
+    (leftover / "half").write_text("x")
+    with pytest.raises(RuntimeError), staging.publish(target, True, lambda left: (left / "half").exists()):
+        raise RuntimeError
+    assert content(target) == "old"
+    with staging.publish(target, True, lambda left: (left / "half").exists()) as folder:
+        assert folder == leftover
+        (folder / "rest").write_text("x")
+    assert list(tree(target)) == ["half", "rest"] and not leftover.exists()
+    leftover.mkdir()
+    write(target, "new")
+    assert not leftover.exists()
+
+
 def test_a_folder_set_aside_by_a_killed_run_comes_back(target: Path) -> None:
     target.rename(target.with_name(f".{target.name}.earlier"))
     with pytest.raises(RuntimeError), staging.publish(target, overwrite=True):

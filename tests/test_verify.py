@@ -2,15 +2,17 @@
 
 import json
 import shutil
+import tracemalloc
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import Result
-from conftest import converted, refusal, run_cli, tree
+from conftest import blobs, converted, refusal, run_cli, tree
 from PIL import Image
 
-from converters.verification import readers
+from converters.verification import comparing, readers
 
 
 @pytest.fixture
@@ -20,6 +22,7 @@ def dataset(make_category, tmp_path, monkeypatch) -> Path:
     out = tmp_path / "out"
     folder = make_category()
     converted("to_yolo", folder, out, "--task", "obb")
+    converted("to_coco", folder, out, "--style", "roboflow")
     return converted("all", folder, out)
 
 
@@ -32,11 +35,12 @@ def test_every_format_agrees_and_the_dataset_stays_as_written(dataset):
     result = verify(dataset)
     assert result.exit_code == 0, result.output
     assert "All formats agree" in result.stdout
-    assert [line.split()[0] for line in result.stdout.splitlines()[3:9]] == [
+    assert [line.split()[0] for line in result.stdout.splitlines()[3:10]] == [
         "yolo",
         "yolo-seg",
         "yolo-obb",
         "coco",
+        "coco-roboflow",
         "masks",
         "voc",
     ]
@@ -69,8 +73,7 @@ def one_pixel_less(path: Path) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def move_polygon(dataset: Path) -> None:
-    path = dataset / "coco" / "annotations" / "instances_test.json"
+def move_polygon(path: Path) -> None:
     content = json.loads(path.read_text("utf-8"))
     content["annotations"][0]["segmentation"][0][0] += 1
     path.write_text(json.dumps(content), "utf-8")
@@ -99,7 +102,9 @@ DAMAGES = {
     ),
     "a VOC class list is emptied": lambda d: (d / "voc" / "ImageSets" / "Main" / "crack_test.txt").write_text(""),
     "a rotated box is larger than it need be": loosen,
-    "a COCO polygon moves": move_polygon,
+    "a COCO polygon moves": lambda d: move_polygon(d / "coco" / "annotations" / "instances_test.json"),
+    "a Roboflow polygon moves": lambda d: move_polygon(d / "coco-roboflow" / "test" / "_annotations.coco.json"),
+    "a Roboflow image is missing": lambda d: first(d / "coco-roboflow" / "valid", "*crack*.png").unlink(),
     "a YOLO box moves": lambda d: shift_label(d, "yolo"),
     "a YOLO polygon moves": lambda d: shift_label(d, "yolo-seg"),
     "a rotated box moves": lambda d: shift_label(d, "yolo-obb"),
@@ -175,6 +180,24 @@ def test_left_out_files_and_small_instances_are_no_differences(make_category, tm
     assert run_cli("all", *options).exit_code == 1
     result = verify(tmp_path / "out" / "widget")
     assert result.exit_code == 0, result.output
+
+
+def test_memory_does_not_grow_with_the_number_of_instances(make_category, tmp_path):
+    """All masks of the large image at once would take 210 MB; its readers hand them on one by one."""
+    pytest.importorskip("ultralytics.data.dataset")  # its own memory is none of ours
+    large = np.zeros((1024, 1024), np.uint8)
+    for x, y in product(range(20), range(10)):
+        large[30 + 100 * y : 40 + 100 * y, 20 + 50 * x : 32 + 50 * x] = 1
+    dataset = converted(
+        "all", make_category(masks={"crack": [large, *[blobs(n, (48, 40)) for n in range(2)]]}), tmp_path
+    )
+    tracemalloc.start()
+    results = comparing.verify(dataset)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [line for result in results for line in comparing.failures(result)] == []
+    assert {result.boxes for result in results if result.boxes} == {200 + 2 * 2}
+    assert peak < 40e6, f"{peak / 1e6:.0f} MB"
 
 
 @pytest.mark.slow

@@ -137,6 +137,28 @@ def test_rle_gives_back_every_mask(make_category: MakeCategory, tmp_path: Path) 
     assert checked == 6 * 2 + 5 + 5
 
 
+@pytest.mark.parametrize("segmentation", ["polygon", "rle"])
+def test_roboflows_folders_hold_the_same_entries(
+    make_category: MakeCategory, tmp_path: Path, segmentation: str
+) -> None:
+    folder = make_category(masks=EVERYTHING)
+    arguments = ["--segmentation", segmentation]
+    dataset = converted("to_coco", folder, tmp_path / "out", *arguments)
+    converted("to_coco", folder, tmp_path / "out", *arguments, "--style", "roboflow")
+    for part, place in (("train", "train"), ("val", "valid"), ("test", "test")):
+        coco = json.loads((dataset / "coco" / "annotations" / f"instances_{part}.json").read_text())
+        path = dataset / "coco-roboflow" / place / "_annotations.coco.json"
+        theirs = json.loads(path.read_text())
+        assert [(c["id"], c["name"], c["supercategory"]) for c in theirs["categories"]] == [
+            (number, name, "none") for number, name in enumerate(classes_of(folder), start=1)
+        ]  # a category that another names as its parent would be dropped by RF-DETR
+        assert coco.pop("categories") != theirs.pop("categories") and coco == theirs
+        assert {path.name for path in path.parent.iterdir()} == {path.name} | {
+            image["file_name"] for image in theirs["images"]
+        }
+    assert run_cli("verify", dataset).exit_code == 0
+
+
 # ---------------------------------------------------------------- YOLO
 
 

@@ -552,21 +552,22 @@ def test_folds_that_were_not_trained_alike_are_not_put_together(tmp_path, monkey
 
 
 def test_an_export_goes_by_the_settings_of_the_run(out, tmp_path, monkeypatch):
-    folder, settings = begun(tmp_path, "widget", imgsz=96)
+    folder, settings = begun(tmp_path, "widget", imgsz=96, tiles=None)
     dataset = open_dataset(out, "widget")
     Run(folder, dataset, settings).finish(model="YOLO")
     best = folder / "train" / "weights" / "best.pt"
     best.touch()
 
     def export(*given: object) -> Path:
-        assert given == (best, "detect", 96, "cpu")
+        assert given == ("its model", 96, "cpu")
         best.with_suffix(".onnx").touch()
         return best.with_suffix(".onnx")
 
+    monkeypatch.setattr(runtime, "load_model", lambda arch, file, task: "its model" if file == best else None)
     monkeypatch.setattr(runtime, "export_onnx", export)
     monkeypatch.setattr(finished, "find_spec", lambda name: name)
     for to in (None, tmp_path / "mine.onnx"):
-        file = finished.export_run(folder, dataset, "", to)
+        (file,) = finished.export_run(folder, dataset, "", to)
         assert file == (to or best.with_suffix(".onnx")) and file.is_file()
     monkeypatch.setattr(finished, "find_spec", lambda name: None)
     with pytest.raises(DatasetError, match=r"onnx is not installed: pip install -e '.\[export\]'"):

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY, converted, refusal, save_mask, write_category
 from PIL import Image
-from predicted import check_same_as_saved
+from predicted import check_odd_images, check_same_as_saved
 from two_cpus import TwoCpus
 
 pytest.importorskip("ultralytics")
@@ -23,6 +23,7 @@ from finetune import yolo
 from finetune.detection import finished, runtime, training
 from finetune.detection.evaluation import predict
 from finetune.measures.boxes import box_metrics
+from finetune.prediction.export_check import check_export
 from finetune.runs.dataset import open_dataset
 
 pytestmark = pytest.mark.slow
@@ -278,6 +279,7 @@ def test_several_devices_train_together(out, tmp_path):
 
 def test_new_images_get_the_answers_of_the_evaluation(learned, out, tmp_path):
     check_same_as_saved(learned, out, tmp_path / "to")
+    check_odd_images(learned, out, tmp_path / "odd")
 
 
 def test_onnxruntime_gives_the_same_boxes(out, learned):
@@ -287,7 +289,8 @@ def test_onnxruntime_gives_the_same_boxes(out, learned):
     from ultralytics import YOLO
 
     best = learned / "train" / "weights" / "best.pt"
-    exported = finished.export_run(learned, open_dataset(out, "plate"), "", None)
+    dataset = open_dataset(out, "plate")
+    (exported,) = finished.export_run(learned, dataset, "", None)
     session = onnx_runtime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     model = YOLO(str(best))
     images = sorted((learned / "train-data" / "images" / "test").iterdir())
@@ -303,3 +306,10 @@ def test_onnxruntime_gives_the_same_boxes(out, learned):
         np.testing.assert_allclose(rows[np.argsort(-rows[:, 4])], theirs[np.argsort(-theirs[:, 4])], atol=0.05)
         compared += len(rows)
     assert compared >= 8
+    told = check_export(finished.exported(learned, dataset, [exported]), learned, dataset)
+    rows = [line.split() for line in told.splitlines() if line.startswith("tuned  ")]
+    assert [row[1:3] for row in rows] == [[part, what] for part in ("val", "test") for what in ("AUROC", "AP", "mAP50")]
+    record = json.loads((learned / "run.json").read_text("utf-8"))
+    assert float(rows[-1][3]) == pytest.approx(record["metrics"]["test"]["mAP50"], abs=1e-4)
+    assert all(float(then) == pytest.approx(float(now), abs=0.02) for *_, then, now in rows)
+    assert told.count("no verdict flips") == 2

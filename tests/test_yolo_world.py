@@ -17,6 +17,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY, converted, refusal, tree, write_category
+from predicted import check_odd_images, check_same_as_saved
 from two_cpus import TwoCpus
 
 pytest.importorskip("ultralytics")
@@ -24,7 +25,7 @@ pytest.importorskip("ultralytics")
 import torch
 
 from converters.cli.errors import DatasetError
-from finetune import yolo_world
+from finetune import export, yolo_world
 from finetune.detection import finished, world, world_training
 from finetune.detection.dataset_view import view_of
 from finetune.detection.recipe import Recipe
@@ -411,6 +412,8 @@ def test_a_class_known_by_its_words_alone_is_measured_beside_the_trained_ones_fr
     from ultralytics import YOLOWorld
 
     start = world.load_world(ARCH, None, seed=7)
+    for head in start.model.model[-1].cv4:
+        torch.nn.init.constant_(head.bias, -4.0)  # so that it finds something
     start.save(tmp_path / "start.pt")
     options = ("--category", "widget", "--out", out, "--runs", tmp_path, "--text-embeddings", vectors, *FAST)
     result = run_world(*options, "--keep-vocabulary", "dent", "--weights", tmp_path / "start.pt")
@@ -432,6 +435,15 @@ def test_a_class_known_by_its_words_alone_is_measured_beside_the_trained_ones_fr
         assert [e["class"] for e in record["sets"][name]["metrics"]["test"]["classes"]] == CLASSES
         asked = {e["category_id"] for e in json.loads((folder / "predictions" / name / "test.json").read_text())}
         assert asked <= {1, 2, 3}
+    check_same_as_saved(folder, out, tmp_path / "to")
+    check_odd_images(folder, out, tmp_path / "odd")
+    told = CliRunner().invoke(
+        export.main, [str(folder), "--out", str(out), "--to", str(tmp_path / "e.onnx"), "--check"]
+    )
+    assert told.exit_code == 0 and told.output.count("no verdict flips") == 2, (told.output, told.exception)
+    (row,) = [line.split() for line in told.output.splitlines() if line.split()[:3] == ["tuned", "test", "mAP50"]]
+    assert float(row[3]) == pytest.approx(record["sets"]["tuned"]["metrics"]["test"]["mAP50"], abs=1e-4)
+    assert float(row[4]) == pytest.approx(float(row[3]), abs=0.01)
 
 
 @pytest.mark.slow

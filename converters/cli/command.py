@@ -18,6 +18,7 @@ TRAINING = (
     "cloudpickle",
     "torchcam",
     "segment_anything",
+    "timm",
     "imblearn",
     "matplotlib",
     "sklearn",
@@ -68,7 +69,8 @@ class Command(OneLineErrors):
             if ".so" in str(error):
                 raise DatasetError(MISSING_LIBRARY.format(error=error)) from error
             if error.name and error.name.partition(".")[0] in TRAINING:
-                raise DatasetError(f"{error.name} is not installed: pip install -e '.[train]'") from error
+                extras = "train,yolo" if error.name.startswith("ultralytics") else "train"
+                raise DatasetError(f"{error.name} is not installed: pip install -e '.[{extras}]'") from error
             raise
         except OSError as error:
             raise DatasetError(f"{error.filename or 'file system'}: {error.strerror or error}") from error

@@ -39,11 +39,10 @@ def read_json(path: Path, model: type[M], step: str = "") -> M:
     ``step`` is what the user can do about a file that is missing or wrong.
     """
     try:
-        return _adapter(model).validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+        content = path.read_bytes()
     except OSError as error:
         raise DatasetError(_line(path, error.strerror, step)) from None
-    except ValidationError as error:
-        raise DatasetError(_line(path, _what(error), step)) from None
+    return check_json(content.removeprefix(codecs.BOM_UTF8), model, str(path), step)
 
 
 def read_yaml(path: Path, model: type[M], step: str = "", as_text: bool = False) -> M:
@@ -68,6 +67,14 @@ class _Text(yaml.BaseLoader):
         if twice := [key for key in keys if keys.count(key) > 1]:
             raise yaml.constructor.ConstructorError(problem=f"the key {twice[0]} comes twice")
         return super().construct_mapping(node, deep)
+
+
+def check_json(content: bytes, model: type[M], name: str, step: str = "") -> M:
+    """The value of a JSON text, a line of a file say; raises DatasetError ``NAME: field: what is wrong: step``."""
+    try:
+        return _adapter(model).validate_json(content)
+    except ValidationError as error:
+        raise DatasetError(_line(name, _what(error), step)) from None
 
 
 def check(value: Any, model: type[M], name: str, step: str = "") -> M:

@@ -2,12 +2,13 @@
 
 A folder is built beside its target, under a name that no reader takes for a dataset. When it is whole, the
 earlier target (if any) is renamed aside, the new one takes its name, and the earlier one is deleted. A crash
-at any point leaves either the earlier target or the new one; what lies around is cleared by the next start.
+at any point leaves either the earlier target or the new one; what lies around is cleared by the next start, or gone
+on with.
 """
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,8 +20,11 @@ MARKER = ".published"  # only folders that hold it are ever replaced
 
 
 @contextmanager
-def publish(target: Path, overwrite: bool) -> Iterator[Path]:
+def publish(target: Path, overwrite: bool, resumes: Callable[[Path], bool] = lambda left: False) -> Iterator[Path]:
     """Yield an empty folder that becomes ``target`` if the block ends without an exception.
+
+    ``resumes`` says of a folder that a killed run left whether to go on with it: then this one is yielded, and stays
+    for a next attempt if the block raises.
 
     Raises DatasetError if the target exists and ``overwrite`` is false, if it holds anything that was not
     published from here (whatever ``overwrite`` says), or if another run is writing it.
@@ -29,16 +33,17 @@ def publish(target: Path, overwrite: bool) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(_beside(target, "lock"), timeout=0):
-            repair(target)
+            begun = next(filter(resumes, _leftovers(target)), None)
+            repair(target, begun)
             _check_target(target, overwrite)
-            partial = _beside(target, f"partial-{os.getpid()}")
-            partial.mkdir()
+            partial = begun or _beside(target, f"partial-{os.getpid()}")
+            partial.mkdir(exist_ok=partial == begun)
             (partial / MARKER).write_text("Published by mvtec-finetune; --overwrite replaces this folder.\n", "utf-8")
             try:
                 yield partial
                 _swap(partial, target)
             finally:
-                repair(target)
+                repair(target, begun)
     except Timeout:
         raise DatasetError(f"{target} is being written by another run: wait for it, or write elsewhere") from None
 
@@ -62,16 +67,21 @@ def recover(target: Path) -> None:
             repair(target)
 
 
-def repair(target: Path) -> None:
-    """Undo what a killed run left behind. The caller holds the lock of ``target``."""
-    for leftover in target.parent.glob(f".{_escape(target.name)}.partial-*"):
-        _remove(leftover)
+def repair(target: Path, keep: Path | None = None) -> None:
+    """Undo what a killed run left behind, but for ``keep``. The caller holds the lock of ``target``."""
+    for leftover in _leftovers(target):
+        if leftover != keep:
+            _remove(leftover)
     earlier = _beside(target, "earlier")
     if earlier.exists() and target.exists():
         # It is renamed before it is deleted: a half-deleted folder must never be taken back.
         _remove(earlier.rename(_beside(target, "partial-earlier")))
     elif earlier.exists():
         earlier.rename(target)
+
+
+def _leftovers(target: Path) -> list[Path]:
+    return sorted(target.parent.glob(f".{_escape(target.name)}.partial-*"))
 
 
 def _swap(partial: Path, target: Path) -> None:

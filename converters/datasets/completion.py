@@ -15,7 +15,7 @@ from converters.datasets.options import conversion_options
 from converters.datasets.origin import source_of
 from converters.datasets.pipeline import Conversion, convert_dataset
 from converters.datasets.records import Record, instance_rule, read_augmentation, read_card, read_split, split_of
-from converters.formats.coco import CocoWriter
+from converters.formats.coco import CocoWriter, RoboflowWriter
 from converters.formats.png_masks import MasksWriter
 from converters.formats.voc import VocWriter
 from converters.formats.yolo import DetectWriter, ObbWriter, SegmentWriter
@@ -25,6 +25,7 @@ COMMANDS = {
     "yolo-seg": "to_yolo --task segment",
     "yolo-obb": "to_yolo --task obb",
     "coco": "to_coco",
+    "coco-roboflow": "to_coco --style roboflow",
     "masks": "to_masks",
     "voc": "to_voc",
 }
@@ -49,7 +50,8 @@ def write_format(dataset: Path, name: str) -> None:
 
 
 def _convert(dataset: Path, name: str, card: Record, record: Record) -> None:
-    writers = {w.folder: w for w in (DetectWriter, ObbWriter, SegmentWriter, CocoWriter, MasksWriter, VocWriter)}
+    every = (DetectWriter, ObbWriter, SegmentWriter, CocoWriter, RoboflowWriter, MasksWriter, VocWriter)
+    writers = {writer.folder: writer for writer in every}
     settings, options = card["settings"], _options(dataset, card)
     try:
         categories, _ = source_of(dataset, None, record, options["max_pixels"])

@@ -1,6 +1,5 @@
 """Groups as the user names them: by a pattern of the images' paths, or by a table."""
 
-import csv
 import dataclasses
 import re
 from pathlib import Path
@@ -9,8 +8,9 @@ import click
 
 from converters.cli.errors import DatasetError
 from converters.sources.samples import Category
+from converters.sources.tables import read_pairs
 
-HEADER = ["image", "group"]
+HEADER = "image", "group"
 
 
 def with_groups(category: Category, pattern: str | None, table: Path | None) -> Category:
@@ -46,7 +46,7 @@ def _by_pattern(category: Category, pattern: str) -> dict[str, str]:
 
 def _by_table(category: Category, path: Path) -> dict[str, str]:
     """Image key -> its group in the table, which names images with or without the category in front; else empty."""
-    rows = _read(path)
+    rows = {image: group for _, image, group in read_pairs(path, HEADER, "--group-file")}
     groups = {
         sample.key: rows.pop(sample.key, "") or rows.pop(f"{category.name}/{sample.key}", "")
         for sample in category.samples
@@ -57,25 +57,4 @@ def _by_table(category: Category, path: Path) -> dict[str, str]:
         click.echo(
             f"--group-file {path}: {len(unknown)} rows name no image of {category.name}, such as {unknown[0]}", err=True
         )
-    return groups
-
-
-def _read(path: Path) -> dict[str, str]:
-    """Image -> group. Raises DatasetError naming the line that is wrong."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"--group-file {path}: is no CSV table that can be read ({error})") from None
-    if not rows or rows[0] != HEADER:
-        raise DatasetError(f"--group-file {path}: the first line must be {','.join(HEADER)}")
-    groups: dict[str, str] = {}
-    for number, row in enumerate(rows[1:], start=2):
-        if not row:
-            continue
-        if len(row) != 2 or not all(row):
-            raise DatasetError(f"--group-file {path}: line {number} must be an image's path and its group")
-        image = row[0].replace("\\", "/")
-        if groups.setdefault(image, row[1]) != row[1]:
-            raise DatasetError(f"--group-file {path}: line {number} gives {image} another group than a line before")
     return groups

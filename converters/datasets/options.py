@@ -42,7 +42,7 @@ def _pattern(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     return value
 
 
-FORMATS = ("yolo", "yolo-seg", "yolo-obb", "coco", "masks", "voc")
+FORMATS = ("yolo", "yolo-seg", "yolo-obb", "coco", "coco-roboflow", "masks", "voc")
 
 
 def _formats(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -126,7 +126,11 @@ output_options = bundle(
     workers_option,
     on_error_option,
     overwrite_option,
-    click.option("--resume", is_flag=True, help="Keep datasets that are written already, if nothing has changed."),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Keep what an earlier run wrote, and go on where it was killed, if nothing has changed.",
+    ),
     click.option("--log-json", type=FOLDER, help="Append a line of JSON per dataset to this file."),
     click.option("--dry-run", is_flag=True, help="Print the table, write nothing."),
     json_option,

@@ -2,10 +2,12 @@
 
 import dataclasses
 import os
+import shutil
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from converters.cli.workers import in_processes
 from converters.datasets import splits, tiles
 from converters.datasets.card import Summary, card_as_markdown, make_card, simplifications
 from converters.datasets.groups import with_groups
+from converters.datasets.journal import Journal, Order, can_resume, program
 from converters.datasets.records import read_card, read_split
 from converters.datasets.splits import Split, SplitRule
 from converters.datasets.tiles import TileRule
@@ -215,18 +218,25 @@ def _publish(
         if category.folder.resolve() in (target.resolve(), *target.resolve().parents):
             raise DatasetError(f"{target} would lie in the source {category.folder}: choose another --out")
     settings = _settings(conversion, categories, target)
-    staging.check_space(conversion.out, _space_needed(plans, conversion, target))
-    with staging.publish(target, overwrite=True) as folder:
+    options = _options(conversion, target)
+    order = _order(info, settings, options, conversion, writer_types)
+    resumes = partial(can_resume, order=order) if conversion.resume else lambda left: False
+    with staging.publish(target, True, resumes) as folder, closing(Journal(folder, order)) as journal:
+        staging.check_space(conversion.out, _space_needed(plans[journal.finished :], conversion, target))
+        conversion = dataclasses.replace(conversion, overwrite=journal.order["overwrite"])
         kept = _formats_to_keep(target, split, settings, conversion, writer_types)
+        written = {writer.folder for writer in writer_types}
+        for path in folder.iterdir():
+            if path.is_dir() and path.name not in written:  # a killed run linked it
+                shutil.rmtree(path)
         for path in kept:
             staging.link_tree(path, folder / path.name)
-        write_formats(folder, info, plans, summary, conversion, writer_types)
+        write_formats(folder, info, plans, summary, conversion, writer_types, journal)
         earlier = read_card(target) if kept else {"formats": {}}
         names = {path.name for path in kept}
         formats = {name: writer for name, writer in earlier["formats"].items() if name in names}
         formats |= {writer.folder: writer.__name__ for writer in writer_types}
         summary.simplified |= {name: said for name, said in simplifications(earlier).items() if name in names}
-        options = _options(conversion, target)
         card = make_card(info, settings, dict(sorted(formats.items())), summary, categories, options)
         if kept and earlier["left_out"] != card["left_out"]:
             raise DatasetError(f"{target}: {kept[0].name} leaves out other images; write the formats in one run")
@@ -236,6 +246,7 @@ def _publish(
         if conversion.tile:
             record = tiles.as_record(plans, conversion.tile, info.name, split.sha256)
             (folder / tiles.RECORD).write_text(to_json(record), "utf-8")
+        journal.path.unlink()
 
 
 def write_formats(
@@ -245,14 +256,18 @@ def write_formats(
     summary: Summary,
     conversion: Conversion,
     writer_types: Sequence[type[Writer]],
+    journal: Journal | None = None,
 ) -> None:
-    """Write the formats' folders into an existing folder, and add what became of each image to the summary."""
+    """Write the formats' folders into an existing folder, and add what became of each image to the summary.
+
+    With a journal, samples that it says are finished are not converted again.
+    """
     writers = tuple(writer_type(info) for writer_type in writer_types)
     job = Job(info, conversion.instances, writers, folder, conversion.images)
     running = tuple(writer_type(info) for writer_type in writer_types)
     for writer in running:
         writer.start(folder / writer.folder)
-    with closing(_outcomes(job, plans, conversion)) as outcomes:
+    with closing(_outcomes(job, plans, conversion, journal)) as outcomes:
         for outcome in outcomes:
             summary.add(outcome, running)
             for writer, record in zip(running, outcome.records, strict=False):
@@ -314,19 +329,37 @@ def plan_images(samples: list[Sample], parts: dict[str, str], classes: tuple[str
     return list(plans.values())
 
 
-def _outcomes(job: Job, plans: list[Planned], conversion: Conversion) -> Generator[Outcome, None, None]:
+def _outcomes(
+    job: Job, plans: list[Planned], conversion: Conversion, journal: Journal | None = None
+) -> Generator[Outcome, None, None]:
     """One outcome per image or tile, in order. Closing it ends the workers: only then may their folder be removed."""
+    finished = journal.finished if journal else 0
     masks = sum(plan.sample.mask is not None for plan in plans)
     cores = os.cpu_count() or 1
     made = tiles.cut(plans, conversion.tile) if conversion.tile else plans
     by_sample = [tuple(group) for _, group in groupby(made, key=lambda plan: plan.sample.key)]
     workers = conversion.workers or min(cores, 1 + (len(made) if conversion.tile else masks) // MASKS_PER_WORKER)
-    results = (job(group) for group in by_sample) if workers == 1 else in_processes(job, by_sample, workers)
-    with closing(results), progress(results, len(by_sample), f"converting {job.info.name}") as bar:
-        for outcome in chain.from_iterable(bar):
-            if outcome.problem and not outcome.too_small and conversion.on_error == "stop":
-                raise DatasetError(outcome.problem.reason)
-            yield outcome
+    left = by_sample[finished:]
+    results = (job(group) for group in left) if workers == 1 else in_processes(job, left, workers)
+    replayed = journal.replayed(by_sample) if journal else ()
+    if finished:
+        _remove_images(job, chain.from_iterable(left))
+    with closing(results), progress(chain(replayed, results), len(by_sample), f"converting {job.info.name}") as bar:
+        for index, outcomes in enumerate(bar):
+            for outcome in outcomes:
+                if outcome.problem and not outcome.too_small and conversion.on_error == "stop":
+                    raise DatasetError(outcome.problem.reason)
+            if journal and index >= finished:
+                journal.note(outcomes)
+            yield from outcomes
+
+
+def _remove_images(job: Job, plans: Iterable[Planned]) -> None:
+    """Images that a killed run had placed, but not noted: they are placed again, and links replace nothing."""
+    assert job.folder is not None
+    for plan in plans:
+        for writer in job.writers:
+            (job.folder / writer.folder / writer.image_path(plan)).unlink(missing_ok=True)
 
 
 def _settings(conversion: Conversion, categories: list[Category], target: Path) -> dict[str, Any]:
@@ -338,6 +371,26 @@ def _settings(conversion: Conversion, categories: list[Category], target: Path) 
         **({"tile": dataclasses.asdict(conversion.tile)} if conversion.tile else {}),
         "layout": layouts.pop() if len(layouts) == 1 else "auto",
         "source": {c.name: _relative(c.folder, target) for c in categories},
+    }
+
+
+def _order(
+    info: DatasetInfo,
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    conversion: Conversion,
+    writer_types: Sequence[type[Writer]],
+) -> Order:
+    """What the run that resumes this one must ask for as well."""
+    return {
+        "schema": 1,
+        "split": info.split_sha256,
+        "settings": settings,
+        "options": options,
+        "formats": {writer.folder: writer.__name__ for writer in writer_types},
+        "simplify": info.simplify,
+        "program": program(),
+        "overwrite": conversion.overwrite,
     }
 
 

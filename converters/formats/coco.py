@@ -1,4 +1,4 @@
-"""COCO: annotations as JSON, polygons or RLE."""
+"""COCO: annotations as JSON, polygons or RLE, in the folders of COCO or in those of Roboflow."""
 
 import json
 from pathlib import Path
@@ -33,10 +33,20 @@ def annotation(instance: Instance, category_id: int, segmentation: Any) -> dict[
     }
 
 
+ROBOFLOW_PARTS = {"train": "train", "val": "valid", "test": "test"}  # part -> its folder
+ROBOFLOW_FILE = "_annotations.coco.json"  # in each of them, beside the images
+
+
 class CocoWriter(Writer):
     folder = "coco"
     simplifies = True
     directories = ("annotations", *(f"images/{part}" for part in PARTS))
+    supercategory = "defect"
+
+    @staticmethod
+    def annotation_file(part: str) -> str:
+        """The path of a part's annotations in the format's folder."""
+        return f"annotations/instances_{part}.json"
 
     def __init__(self, info: DatasetInfo) -> None:
         super().__init__(info)
@@ -84,12 +94,12 @@ class CocoWriter(Writer):
             },
             "licenses": [],
             "categories": [
-                {"id": index + 1, "name": name, "supercategory": "defect"}
+                {"id": index + 1, "name": name, "supercategory": self.supercategory}
                 for index, name in enumerate(self.info.classes)
             ],
         }
         for part in PARTS:
-            with (self.root / "annotations" / f"instances_{part}.json").open("w", encoding="utf-8") as target:
+            with (self.root / self.annotation_file(part)).open("w", encoding="utf-8") as target:
                 target.write(_json(head)[:-1])
                 for kind in ("images", "annotations"):
                     target.write(f', "{kind}": [')
@@ -118,7 +128,36 @@ class CocoRleWriter(CocoWriter):
         return [rle(instance, image.width, image.height) for instance in image.instances], ()
 
 
-WRITERS = {"polygon": CocoWriter, "rle": CocoRleWriter}
+class RoboflowWriter(CocoWriter):
+    """The same entries in ``{train,valid,test}/_annotations.coco.json``, each beside its images.
+
+    RF-DETR, SAM 3's configs and Roboflow recognise COCO by these names. Roboflow's own exports begin with a category 0
+    that is the parent of all and has no annotation; RF-DETR drops it (``filter_parent_categories``), and SAM 3 would be
+    asked for its name in every image. So there is none, ids begin at 1 as in ``coco``, and no category has a parent.
+    """
+
+    folder = "coco-roboflow"
+    directories = tuple(ROBOFLOW_PARTS.values())
+    supercategory = "none"
+
+    @staticmethod
+    def annotation_file(part: str) -> str:
+        return f"{ROBOFLOW_PARTS[part]}/{ROBOFLOW_FILE}"
+
+    def image_path(self, image: LabelledImage) -> str:
+        return f"{ROBOFLOW_PARTS[image.part]}/{image.name}"
+
+
+class RoboflowRleWriter(RoboflowWriter, CocoRleWriter):
+    pass
+
+
+WRITERS = {  # style, segmentation
+    ("coco", "polygon"): CocoWriter,
+    ("coco", "rle"): CocoRleWriter,
+    ("roboflow", "polygon"): RoboflowWriter,
+    ("roboflow", "rle"): RoboflowRleWriter,
+}
 
 
 def _json(value: Any) -> str:

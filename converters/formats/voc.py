@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.cli.terminal import to_json
-from converters.formats.writer import DatasetInfo, LabelledImage, Outcome, Rendered, Writer
+from converters.formats.writer import DatasetInfo, LabelledImage, Outcome, Planned, Rendered, Writer
 from converters.masks.png import index_png, voc_palette
 from converters.sources.samples import PARTS
 
@@ -47,7 +47,7 @@ class VocWriter(Writer):
         super().__init__(info)
         self.members: dict[str, list[tuple[str, str]]] = defaultdict(list)
 
-    def image_path(self, image: LabelledImage) -> str:
+    def image_path(self, image: LabelledImage | Planned) -> str:
         return f"JPEGImages/{image.name}"
 
     def render(self, image: LabelledImage) -> Rendered:

@@ -106,7 +106,10 @@ class LabelledImage:
 
 
 class Rendered(NamedTuple):
-    """Files of one image (relative path -> content), what ``add`` needs to know, IoUs of simplified outlines."""
+    """Files of one image (relative path -> content), what ``add`` needs to know, IoUs of simplified outlines.
+
+    The record goes through JSON where a killed run is resumed, so that tuples in it may come as lists.
+    """
 
     files: dict[str, bytes]
     record: Any = None
@@ -123,7 +126,7 @@ class Writer(ABC):
     def __init__(self, info: DatasetInfo) -> None:
         self.info = info
 
-    def image_path(self, image: LabelledImage) -> str:
+    def image_path(self, image: "LabelledImage | Planned") -> str:
         """The path of the image, relative to the format's folder."""
         return f"images/{image.part}/{image.name}"
 
@@ -132,10 +135,10 @@ class Writer(ABC):
         """The files of one image. Pure."""
 
     def start(self, folder: Path) -> None:
-        """Make the format's folders."""
+        """Make the format's folders; where a killed run is resumed they are there."""
         self.root = folder
         for directory in self.directories:
-            (folder / directory).mkdir(parents=True)
+            (folder / directory).mkdir(parents=True, exist_ok=True)
 
     def add(self, image: "Outcome", record: Any) -> None:
         """Take one image's record, in the order of the images."""
@@ -167,7 +170,7 @@ class Outcome:
         return self.problem is not None and self.problem.reason == TOO_SMALL
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Planned:
     """A sample, or a crop of it, with its number and name in the outputs, its part and its class."""
 

@@ -35,7 +35,9 @@ from converters.masks.polygons import filled_by_parity
 from converters.sources.samples import Aside, hidden_images
 
 LONGEST_OUTLINE = 10_000_000  # px; pycocotools walks along polygons in steps of a fifth of that
-Id = int | str
+Id = Annotated[  # tables that have gone through pandas hold 2.0 for 2
+    int | str, BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
+]
 
 
 class ImageEntry(Checked):
@@ -93,9 +95,12 @@ def labelled_files(path: Path, images: Path) -> tuple[list[LabelledFile], list[A
     used = {annotation.category_id for annotation in data.annotations}
     shared = Counter(names[category] for category in used)
     asides = [Aside(name, "categories of a name that another has, too", n - 1) for name, n in shared.items() if n > 1]
-    finder, files = Finder(images), []
+    finder, files, places = Finder(images), [], set()
     for entry in data.images:
         place, exact = _locate(finder, entry.file_name)
+        if place in places:
+            raise DatasetError(f"{path}: images: two name the file {place}: join their annotations under one id")
+        places.add(place)
         if not exact:
             asides.append(Aside(entry.file_name, ANOTHER_PATH))
         decode_all = partial(_decode_all, by_image[entry.id], names, (entry.width, entry.height))

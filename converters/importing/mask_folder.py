@@ -34,6 +34,8 @@ Tell = Callable[[str, int], None]  # a reason, and how often it came: see ``samp
 TWICE = "labels that are in their image twice, taken once"
 NO_PIXEL = "labels that cover no pixel, beside others of their image, left aside"
 OUTSIDE = "labels beyond the border of their image, cut there"
+NO_LABEL_FILE = "no label file, taken as good"
+OTHER_TYPE = "images of other types than are read, without a label, not taken"
 ANOTHER_PATH = "paths written otherwise or on another machine, found by their end"
 LONGEST_NAME = 255 - len("images__")  # bytes that a file name may take, with what a conversion adds
 

@@ -9,6 +9,7 @@ import click
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import table, to_json
+from converters.datasets.groups import with_groups
 from converters.importing.statistics import Description, ImageSize, describe_category
 from converters.sources.reading import find_categories, find_root, read_category
 
@@ -75,6 +76,8 @@ def facts(description: Description) -> list[tuple[str, str]]:
         ("images", _sizes_text(d.sizes)),
         ("instances", f"{d.instances} (8-connected components)"),
     ]
+    if d.groups:
+        rows.append(("groups", f"{d.grouped_images} images in {d.groups}; a split keeps each in one part"))
     if d.area_percent:
         shares = "   ".join(f"{name} {share:.3g} %" for name, share in d.area_percent.items())
         rows.append(("defect area of an image", shares))
@@ -118,12 +121,15 @@ def notes(description: Description) -> list[str]:
     near = d.near_duplicates
     shown = "; e.g. " + ", ".join(" ~ ".join(pair) for pair in near.examples) if near.examples else ""
     lines.append(f"near-duplicates by perceptual hash (aligned products look alike): {near.pairs} pairs{shown}")
+    split = "default split by these groups" if d.groups else "default split"
     if near.straddling:
         lines.append(
             f"LEAK? {near.straddling} of {near.clusters} clusters of near-duplicates, {near.straddling_images} images, "
-            "would lie in several parts of the default split: where they show one object, keep them together with "
+            f"would lie in several parts of the {split}: where they show one object, keep them together with "
             "--group REGEX or --group-file CSV"
         )
+    elif d.groups and near.clusters:
+        lines.append(f"the {split} tears none of the {near.clusters} clusters of near-duplicates")
     lines += probes(d)
     if d.soft_masks:
         pixels = sum(d.soft_masks.values())
@@ -197,13 +203,23 @@ def report_as_json(descriptions: Sequence[Description]) -> str:
 
 
 def describe_source(
-    root: Path | None, category: str | None, layout: str, max_pixels: int, as_json: bool, markdown: bool
+    root: Path | None,
+    category: str | None,
+    layout: str,
+    max_pixels: int,
+    group: str | None,
+    group_file: Path | None,
+    as_json: bool,
+    markdown: bool,
 ) -> None:
     """Print the card of each category; exits with 1 where files cannot be used."""
     if as_json and markdown:
         raise DatasetError("--json and --markdown exclude each other: leave one of them out")
+    if group is not None and group_file is not None:
+        raise DatasetError("--group and --group-file exclude each other: leave one of them out")
     folders = find_categories(find_root(root), category, layout)
-    descriptions = [describe_category(read_category(folder, max_pixels, layout)) for folder in folders]
+    categories = (read_category(folder, max_pixels, layout) for folder in folders)
+    descriptions = [describe_category(with_groups(found, group, group_file)) for found in categories]
     if as_json:
         click.echo(report_as_json(descriptions), nl=False)
     else:

@@ -31,6 +31,7 @@ STATISTICS = (
 QUANTILES = {"min": 0.0, "p5": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}
 NEAR = 2  # bits of 64 in which the hashes of near-duplicates may differ
 EXAMPLES = 3
+INVERTED = "masks that cover more than half of their image: are they inverted?"
 PERMUTATIONS = 200
 
 
@@ -120,6 +121,8 @@ class Description:
     soft_masks: dict[str, int]  # image key -> pixels that are neither 0 nor the maximum
     duplicates: list[list[str]]
     near_duplicates: NearDuplicates
+    groups: int  # objects, lots or recordings that images are known to show; a split tears none of them
+    grouped_images: int
     folder_probe: Probe | None  # train/good against test/good
     defect_probe: Probe | None  # test/good against the defective images
     mvtec: Comparison | None  # None for what is no category of MVTec AD
@@ -133,6 +136,7 @@ def describe_category(category: Category) -> Description:
     measured = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Problem)]
     defective = [m for m in measured if m.sample.defect != GOOD]
+    inverted = [m for m in defective if 2 * m.area > m.sample.width * m.sample.height]
     train, test = (
         [m for m in measured if (m.sample.origin, m.sample.defect) == (part, GOOD)] for part in ("train", "test")
     )
@@ -153,11 +157,19 @@ def describe_category(category: Category) -> Description:
         soft_masks={m.sample.key: m.in_between for m in measured if m.in_between},
         duplicates=duplicates(m.sample for m in measured),
         near_duplicates=find_near_duplicates(measured),
+        groups=len({m.sample.group for m in measured} - {""}),
+        grouped_images=sum(m.sample.group != "" for m in measured),
         folder_probe=probe(train, test),
         defect_probe=probe(test, [m for m in defective if m.sample.origin == "test"]),
         mvtec=compare(category),
         problems=[f"{category.name}/{problem}" for problem in [*category.problems, *failed]],
-        asides=told([*category.asides, *(Aside(m.sample.key, IGNORED, m.ignored) for m in measured if m.ignored)]),
+        asides=told(
+            [
+                *category.asides,
+                *(Aside(m.sample.key, IGNORED, m.ignored) for m in measured if m.ignored),
+                *(Aside(m.sample.key, INVERTED) for m in inverted),
+            ]
+        ),
     )
 
 

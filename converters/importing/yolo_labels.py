@@ -21,6 +21,8 @@ from converters.cli.door import Checked, check, read_yaml
 from converters.cli.errors import DatasetError
 from converters.importing.mask_folder import (
     ANOTHER_PATH,
+    NO_LABEL_FILE,
+    OTHER_TYPE,
     OUTSIDE,
     Finder,
     LabelledFile,
@@ -136,11 +138,13 @@ def find_images(base: Path, part: str, place: Path) -> Iterator[Found | Aside]:
 
 
 def label_file(image: Path) -> Path:
-    """The label file of an image: the last ``images`` folder of its path is ``labels`` there."""
+    """The label file of an image: the last ``images`` folder of its path is ``labels`` there. Also .TXT is taken."""
     parts = list(image.parts)
     if "images" in parts[:-1]:
         parts[len(parts) - 2 - parts[-2::-1].index("images")] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    path = Path(*parts).with_suffix(".txt")
+    upper = path.with_suffix(".TXT")
+    return upper if upper.is_file() and not path.is_file() else path
 
 
 def decode_row(row: str, width: int, height: int, tell: Tell = lambda *_: None) -> tuple[int, Mask]:
@@ -174,7 +178,7 @@ def _decode_all(image: Path, names: dict[int, str], width: int, height: int, tel
     if not labels.is_file():
         if beside.is_file():
             raise DatasetError(f"its labels lie beside it, in {beside.name}: move such files to {labels.parent}")
-        tell("no label file, taken as good", 1)
+        tell(NO_LABEL_FILE, 1)
         return
     for number, row in enumerate(labels.read_text("utf-8-sig", "replace").splitlines(), start=1):
         if not row.strip():
@@ -207,7 +211,7 @@ def list_files(data_yaml: Path) -> tuple[list[LabelledFile], list[Aside]]:
     found: dict[Path, Found] = {}
     for entry in (entry for entry in entries if isinstance(entry, Found)):
         if entry.path.suffix.lower() not in SUFFIXES and not label_file(entry.path).is_file():
-            asides.append(Aside(str(entry.path), "images of other types than are read, without a label, not taken"))
+            asides.append(Aside(str(entry.path), OTHER_TYPE))
         elif found.setdefault(entry.path.parent.resolve() / entry.path.name, entry) is not entry:
             asides.append(Aside(str(entry.path), "images that data.yaml names twice, taken once"))
     if not found:
@@ -242,7 +246,7 @@ def _left(images: list[Found], places: set[Path]) -> Iterator[Aside]:
     folders = {next((above for above in label.parents if above.name == "labels"), label.parent) for label in used}
     there = {path for folder in folders for path in files_below(folder)}
     for path in sorted(there - used - places):
-        if path.suffix == ".txt" and path.name not in CLASS_LISTS and "images" not in path.parts:
+        if path.suffix.lower() == ".txt" and path.name not in CLASS_LISTS and "images" not in path.parts:
             yield Aside(str(path), "label files without an image, not taken")
     roots = {folder for image in images for folder in image.path.parents if folder.name == "images"}
     for root in sorted(roots):

@@ -7,13 +7,13 @@ rows with file names of images/), every image needs a row, and every image that 
 an image. All images may be divided freely: none is reserved for training.
 """
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 from converters.cli.errors import DatasetError
 from converters.sources.pairing import masks_by_stem, orphans, with_only_mask
 from converters.sources.samples import GOOD, Listed, Problem, files_below, fits_text_files, is_good
+from converters.sources.tables import read_pairs
 
 TREE = "images/ and masks/"
 TABLE = "classes.csv"
@@ -61,17 +61,9 @@ def _by_class(image: Path, found: list[Path], name: str | None) -> Listed:
 
 def read_classes(path: Path) -> dict[str, str]:
     """Image file name -> class. Raises DatasetError naming the line that is wrong."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: is no CSV table ({error})") from None
-    if not rows or tuple(rows[0]) != HEADER:
-        raise DatasetError(f"{path}: the first line must be {','.join(HEADER)}")
-    classes: dict[str, str] = {}
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != 2 or not all(row) or "/" in row[1] or not fits_text_files(row[1]):
-            raise DatasetError(f"{path}: line {number} must be an image's name and a class without slashes")
-        if classes.setdefault(row[0], row[1]) != row[1]:
-            raise DatasetError(f"{path}: line {number} gives {row[0]} another class than a line before")
+    classes = {}
+    for number, image, name in read_pairs(path, HEADER):
+        if "/" in name or not fits_text_files(name):
+            raise DatasetError(f"{path}: line {number} must be an image's path and a class without slashes")
+        classes[image] = name
     return classes

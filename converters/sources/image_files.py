@@ -25,6 +25,7 @@ from converters.sources.samples import (
 _CHANNELS = {"L": 1, "RGB": 3}
 ORIENTATION = 0x0112  # EXIF tag
 TURNED = "turned upright by their EXIF orientation"
+OPAQUE = "freed of a channel of opacity that is full everywhere"
 SHORTENED = "cut from 16 bits of grey to the upper 8"
 FEWEST_LEVELS = 32  # grey levels that the upper 8 bits must span
 
@@ -113,9 +114,11 @@ def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int, 
         if width * height > max_pixels:
             raise DatasetError(f"is {width} x {height} px, more than --max-pixels {max_pixels}")
         deep = image.mode.startswith("I;16")
-        if image.mode not in _CHANNELS and not deep:
+        sixteen = ";16" in str(image.tile)  # Pillow calls 48-bit colours RGB as well, and forgets this as it decodes
+        opaque = _is_opaque(image)
+        if image.mode not in _CHANNELS and not deep and not opaque:
             raise DatasetError(f"has the mode {image.mode}; images must be grey or 8-bit RGB: convert it first")
-        if ";16" in str(image.tile) and not deep:  # Pillow calls 48-bit colours RGB as well
+        if sixteen and not deep:
             raise DatasetError("has 16 bits per channel; images must be grey or 8-bit RGB: convert it first")
         if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
             raise DatasetError("holds several pages, and an image is one: save each as a file")
@@ -124,6 +127,8 @@ def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int, 
             changes.append(TURNED)
             if orientation(image) > 4:
                 width, height = height, width
+        if opaque:
+            changes.append(OPAQUE)
         if deep:
             changes.append(SHORTENED)
             levels = int(np.asarray(image).max()) // 256
@@ -132,7 +137,7 @@ def identify(data: bytes, suffix: str, max_pixels: int) -> tuple[int, int, int, 
                     f"has 16 bits, but its upper 8, all that trainers read, span {levels + 1} grey levels: "
                     "scale its values up to 65535, for all images alike"
                 )
-        channels = _CHANNELS.get(image.mode, 1)
+        channels = _CHANNELS.get(image.mode.removesuffix("A"), 1)
     _check_whole(data)
     return width, height, channels, f"images {' and '.join(changes)}, written as PNG" if changes else ""
 
@@ -151,7 +156,13 @@ def decoded(path: Path) -> Image.Image:
             grey = Image.fromarray(upper)
             grey.info = image.info
             return ImageOps.exif_transpose(grey)
-        return ImageOps.exif_transpose(image)
+        upright: Image.Image = ImageOps.exif_transpose(image)
+        return upright.convert(upright.mode.removesuffix("A")) if _is_opaque(image) else upright
+
+
+def _is_opaque(image: Image.Image) -> bool:
+    """Has it a channel of opacity that says nothing? Asking decodes such an image."""
+    return image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (255, 255)
 
 
 def _check_whole(data: bytes) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from converters.sources import btad, folder, kolektor, loco, magnetic_tile, mvtec, mvtec_ad_2, visa
+from converters.sources import btad, folder, kolektor, loco, magnetic_tile, mvtec, mvtec_3d, mvtec_ad_2, visa
 from converters.sources.samples import Aside, Listed, Problem
 
 
@@ -20,8 +20,9 @@ class Reader(Protocol):
     def list_images(self, folder: Path) -> Iterator[Listed | Problem | Aside]: ...
 
 
-# In the order in which a folder is tried; the first four could be taken for MVTec AD's.
+# In the order in which a folder is tried; the first five could be taken for MVTec AD's.
 LAYOUTS: dict[str, Reader] = {
+    "mvtec_3d": mvtec_3d,
     "loco": loco,
     "mvtec_ad_2": mvtec_ad_2,
     "btad": btad,

@@ -14,11 +14,18 @@ from converters.sources.mvtec import good_images, other_names
 from converters.sources.pairing import orphans
 from converters.sources.samples import GOOD, Aside, Listed, Problem, files, folders, is_good
 
-TREE = "validation/good and test/{logical,structural}_anomalies"
+TREE = "validation/good and ground_truth/{logical,structural}_anomalies/NNN/"
+_TYPES = ("logical_anomalies", "structural_anomalies")
 
 
 def is_category(folder: Path) -> bool:
-    return (folder / "validation").is_dir() and (folder / "train").is_dir() and (folder / "test").is_dir()
+    """MVTec AD's layout with a validation/ differs in its ground truth alone, where a mask is a file."""
+    if not all((folder / part).is_dir() for part in ("train", "validation", "test")):
+        return False
+    kinds = folders(folder / "ground_truth")
+    if any(map(folders, kinds)):
+        return True
+    return not any(map(files, kinds)) and any((folder / "test" / name).is_dir() for name in _TYPES)
 
 
 def list_images(folder: Path) -> Iterator[Listed | Problem | Aside]:

@@ -1,4 +1,4 @@
-"""MVTec AD: ``CATEGORY/{train/good, test/DEFECT, ground_truth/DEFECT}``.
+"""MVTec AD: ``CATEGORY/{train/good, test/DEFECT, ground_truth/DEFECT}``, and ``validation/good`` where there is one.
 
 Layout: Bergmann et al., "MVTec AD - A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection",
 CVPR 2019. An image ``test/DEFECT/000.png`` has the mask ``ground_truth/DEFECT/000_mask.png``.
@@ -12,6 +12,7 @@ from converters.sources.pairing import masks_by_stem, orphans, with_only_mask
 from converters.sources.samples import GOOD, Aside, Listed, Problem, files, folders, is_good
 
 TREE = "train/ and test/"
+TRAINING = ("train", "validation")  # good images alone
 
 
 def is_category(folder: Path) -> bool:
@@ -19,18 +20,18 @@ def is_category(folder: Path) -> bool:
 
 
 def list_images(folder: Path) -> Iterator[Listed | Problem | Aside]:
-    """Images of train/good and test/*, the latter with their masks, and masks that belong to no image.
+    """Images of train/good, validation/good and test/*, the last with their masks, and masks that belong to no image.
 
     A good image of test/ may have a mask, too; it is all black.
 
-    Raises DatasetError if train/ holds anything but good images.
+    Raises DatasetError if train/ or validation/ holds anything but good images.
     """
-    for path in folders(folder / "train"):
-        if not is_good(path.name):
-            raise DatasetError(f"{path}: train/ may hold good images only; move defects to test/{path.name}")
-    for image in good_images(folder / "train"):
-        yield Listed(image, GOOD, "train")
-    yield from other_names(folder / "train", folder / "test")
+    for part in TRAINING:
+        for path in folders(folder / part):
+            if not is_good(path.name):
+                raise DatasetError(f"{path}: {part}/ may hold good images only; move defects to test/{path.name}")
+        yield from (Listed(image, GOOD, "train") for image in good_images(folder / part))
+    yield from other_names(*(folder / part for part in (*TRAINING, "test")))
     yield from strays(folder)
     used = set()
     for defect in folders(folder / "test"):
@@ -66,8 +67,9 @@ def other_names(*places: Path) -> Iterator[Aside]:
 
 
 def strays(folder: Path) -> Iterator[Problem]:
-    """Images that lie where none is looked for: beside the folders of train/ and test/, or in folders inside them."""
-    beside = [path for part in ("train", "test") for path in files(folder / part)]
-    inside = [path for part in ("train", "test") for kind in folders(folder / part) for path in folders(kind)]
+    """Images that lie where none is looked for: beside the folders of the parts, or in folders inside them."""
+    parts = [folder / part for part in (*TRAINING, "test")]
+    beside = [path for part in parts for path in files(part)]
+    inside = [path for part in parts for kind in folders(part) for path in folders(kind)]
     for path in (*beside, *inside):
         yield Problem(path.relative_to(folder).as_posix(), "lies where no image is looked for: move it to test/DEFECT/")

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from converters.sources.samples import Listed, Problem, files, fits_text_files
+from converters.sources.samples import Listed, Problem, files, fits_text_files, is_note
 
 
 def masks_by_stem(folder: Path) -> dict[str, list[Path]]:
     """Masks of a folder under the stem of the image that they belong to: ``000_mask.png`` under ``000``."""
     masks: dict[str, list[Path]] = {}
-    for mask in files(folder):
+    for mask in (file for file in files(folder) if not is_note(file)):
         masks.setdefault(mask.stem.removesuffix("_mask"), []).append(mask)
     return masks
 

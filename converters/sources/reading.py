@@ -6,6 +6,7 @@ A layout says where images and masks lie (see ``layouts.Reader``); what happens 
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -27,19 +28,24 @@ from converters.sources.samples import (
     fits_text_files,
     folders,
     hidden_images,
+    is_note,
     looks_like_image,
     mask_files,
     summed_up,
     told,
 )
 
+NOTE = "texts and documents among the images, not taken"
 ELSEWHERE = "images where this layout looks for none, not taken"
+AT_ONCE = 1000  # images that are being read: each takes a kilobyte until it is
 SYNTHETIC = "synthetic.json"  # lies in every category folder that `converters.sample` writes
 
 
 def find_root(root: Path | None) -> Path:
     """The folder to read: ``--root``, else ``$MVTEC_ROOT``, else ``data/mvtec_anomaly_detection``."""
     found = root or Path(os.environ.get("MVTEC_ROOT") or DEFAULT_ROOT)
+    if found.is_file():
+        raise DatasetError(f"{found}: is a file, and a folder is needed: unpack it, or name the folder that it lies in")
     if not found.is_dir():
         raise DatasetError(
             f"{found}: no such folder. Name your data with --root DIR (or $MVTEC_ROOT), get MVTec AD with "
@@ -66,9 +72,18 @@ def find_categories(root: Path, wanted: str | None, layout: str = "auto") -> lis
         for line in told(Aside(path.name, "folders of images that are no category, not taken") for path in others):
             click.echo(line, err=True)
     if layout == "auto":
-        for guess in sorted({layouts[path] for path in chosen} - {"mvtec"}):
-            click.echo(f"layout: {guess}, guessed from {LAYOUTS[guess].TREE}; --layout names another", err=True)
+        for line in dict.fromkeys(filter(None, map(_guessed, chosen))):
+            click.echo(line, err=True)
     return chosen
+
+
+def _guessed(folder: Path) -> str:
+    """What is told of a guess: from what, and the second best; nothing of a folder that can only be MVTec AD's."""
+    first, *others = _layouts_of(folder)
+    if first == "mvtec" and not others:
+        return ""
+    instead = f", or else {others[0]} ({LAYOUTS[others[0]].TREE})" if others else ""
+    return f"layout: {first}, guessed from {LAYOUTS[first].TREE}{instead}; --layout names another"
 
 
 def _named(root: Path, found: list[Path], wanted: str | None) -> list[Path]:
@@ -83,8 +98,14 @@ def _named(root: Path, found: list[Path], wanted: str | None) -> list[Path]:
 
 def find_layout(folder: Path, layout: str = "auto") -> str:
     """The layout whose category this folder is; empty if it is none, or not of the layout that was asked for."""
-    names = LAYOUTS if layout == "auto" else (layout,)
-    return next((name for name in names if LAYOUTS[name].is_category(folder)), "")
+    if layout != "auto":
+        return layout if LAYOUTS[layout].is_category(folder) else ""
+    return next(_layouts_of(folder), "")
+
+
+def _layouts_of(folder: Path) -> Iterator[str]:
+    """The layouts that a folder could have, the likeliest first."""
+    return (name for name, reader in LAYOUTS.items() if reader.is_category(folder))
 
 
 def read_category(
@@ -99,7 +120,7 @@ def read_category(
         raise DatasetError(f"{folder}: a category needs {LAYOUTS['mvtec' if layout == 'auto' else layout].TREE}")
     if not fits_text_files(folder.name):
         raise DatasetError(f"{folder.name!a}: {NO_TEXT}")
-    entries = list(LAYOUTS[name].list_images(folder))
+    entries = [_unless_note(folder, entry) for entry in LAYOUTS[name].list_images(folder)]
     listed = sorted(
         (entry for entry in entries if isinstance(entry, Listed)),
         key=lambda entry: entry.image.relative_to(folder).as_posix(),
@@ -107,8 +128,9 @@ def read_category(
     if not listed:
         raise DatasetError(f"{folder}: no images in {LAYOUTS[name].TREE}")
     with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(lambda entry: read_sample(folder, entry, max_pixels), listed)
-        with progress(results, len(listed), f"reading {folder.name}") as bar:
+        blocks = (listed[start : start + AT_ONCE] for start in range(0, len(listed), AT_ONCE))
+        results = (pool.map(lambda entry: read_sample(folder, entry, max_pixels), block) for block in blocks)
+        with progress(chain.from_iterable(results), len(listed), f"reading {folder.name}") as bar:
             outcomes = list(bar)
     marker = folder / SYNTHETIC
     problems = [outcome for outcome in (*outcomes, *entries) if isinstance(outcome, Problem)]
@@ -126,6 +148,19 @@ def read_category(
     )
 
 
+def _unless_note(folder: Path, entry: Listed | Problem | Aside) -> Listed | Problem | Aside:
+    """An entry of a reader; of a text or document where images are looked for, what is told of it.
+
+    What a reader says of tables, which lie beside these folders, stays.
+    """
+    if isinstance(entry, Aside):
+        return entry
+    path = entry.image if isinstance(entry, Listed) else folder / entry.file
+    if path.parent == folder or not is_note(path) or not path.is_file():
+        return entry
+    return Aside(path.relative_to(folder).as_posix(), NOTE)
+
+
 def _not_taken(folder: Path, entries: Iterable[Listed | Problem | Aside]) -> Iterator[Aside]:
     """Images of a category folder that its reader said nothing of."""
     said = set()
@@ -133,7 +168,7 @@ def _not_taken(folder: Path, entries: Iterable[Listed | Problem | Aside]) -> Ite
         if isinstance(entry, Listed):
             said.add(str(entry.image))
             said.update(map(str, mask_files(entry.mask) if entry.mask else ()))
-        elif isinstance(entry, Problem):
+        else:
             said.add(str(folder / entry.file))
     for path in files_below(folder):
         if looks_like_image(path) and said.isdisjoint((str(path), str(path.parent))):

@@ -21,7 +21,22 @@ OTHER_SUFFIXES = (  # images, too, but not read
     *(".webp", ".jfif", ".jpe", ".gif", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".mpo"),
     *(".dng", ".ppm", ".pgm", ".pbm", ".tga", ".psd", ".exr"),
 )
+NOTES = (
+    ".txt",
+    ".md",
+    ".csv",
+    ".json",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".html",
+    ".pdf",
+    ".log",
+    ".docx",
+    ".xlsx",
+)  # no images
 HIDDEN = "images in hidden folders, or left by an operating system or file server, skipped"
+DEAD = "links to images that are not there, not taken"
 IGNORED = "pixels of masks that are to be ignored (index 255 of a palette), taken as good"
 _GOOD_NAMES = ("good", "ok", "normal")
 _CLUTTER = (  # in lower case; what macOS, Windows, and the file servers of Apple, Synology, QNAP and NetApp leave
@@ -31,7 +46,7 @@ _CLUTTER = (  # in lower case; what macOS, Windows, and the file servers of Appl
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Listed:
     """One image of a folder before it is opened: what its layout says about it.
 
@@ -51,7 +66,7 @@ class Listed:
     group: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image and, where it shows a defect, its mask: a file, or a folder of files whose union counts.
 
@@ -185,14 +200,22 @@ def looks_like_image(path: Path) -> bool:
     return path.suffix.lower() in (*SUFFIXES, *OTHER_SUFFIXES)
 
 
+def is_note(path: Path) -> bool:
+    """Is this text or a document, by its name, such as people leave beside their images?"""
+    return path.suffix.lower() in NOTES
+
+
 def hidden_images(folder: Path) -> list[Aside]:
-    """Images below a folder that are clutter, or lie in it."""
+    """Images below a folder that are clutter, or lie in it, or are links that lead nowhere."""
     found = []
     for place, _, names in os.walk(folder):
         inside = Path(place).relative_to(folder)
         hidden = any(map(is_clutter, inside.parts))
-        images = (inside / name for name in names if (hidden or is_clutter(name)) and looks_like_image(Path(name)))
-        found += [Aside(path.as_posix(), HIDDEN) for path in images]
+        for path in (inside / name for name in names if looks_like_image(Path(name))):
+            if hidden or is_clutter(path.name):
+                found.append(Aside(path.as_posix(), HIDDEN))
+            elif (folder / path).is_symlink() and not (folder / path).exists():
+                found.append(Aside(path.as_posix(), DEAD))
     return found
 
 

@@ -87,9 +87,13 @@ class Reader(ABC):
     def image_path(self, image: LabelledImage) -> Path:
         return self.folder / "images" / image.part / image.name
 
+    def image_files(self, part: str) -> set[str]:
+        """File names of the images that lie in a part's folder."""
+        return {path.name for path in (self.folder / "images" / part).iterdir()}
+
     def members(self, part: str) -> set[str]:
         """File names of the images that the format counts to a part."""
-        return {path.name for path in (self.folder / "images" / part).iterdir()}
+        return self.image_files(part)
 
     @abstractmethod
     def load(self, image: LabelledImage) -> Iterator[Found]:
@@ -105,8 +109,11 @@ class CocoReader(Reader):
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         super().__init__(folder, classes)
         with contextlib.redirect_stdout(io.StringIO()):
-            self.parts = {part: COCO(folder / "annotations" / f"instances_{part}.json") for part in PARTS}
+            self.parts = {part: COCO(self.annotation_file(part)) for part in PARTS}
         self.ids = {entry["file_name"]: entry["id"] for coco in self.parts.values() for entry in coco.imgs.values()}
+
+    def annotation_file(self, part: str) -> Path:
+        return self.folder / "annotations" / f"instances_{part}.json"
 
     def split_hash(self) -> str:
         hashes = {check(coco.dataset, CocoAbout, part).info.split_sha256 for part, coco in self.parts.items()}
@@ -114,7 +121,7 @@ class CocoReader(Reader):
 
     def members(self, part: str) -> set[str]:
         listed = {entry["file_name"] for entry in self.parts[part].imgs.values()}
-        return listed if listed == super().members(part) else set()
+        return listed if listed == self.image_files(part) else set()
 
     def load(self, image: LabelledImage) -> Iterator[Found]:
         coco = self.parts[image.part]
@@ -126,6 +133,20 @@ class CocoReader(Reader):
             if pixels is not None:
                 pixels = Instance(pixels.y0, pixels.x0, pixels.mask.T, pixels.area)
             yield Found(self.classes.index(name), np.array([x, y, x + width, y + height], float), pixels)
+
+
+class RoboflowReader(CocoReader):
+    """In the folders that RF-DETR, SAM 3 and Roboflow look for, where annotations lie beside the images."""
+
+    def annotation_file(self, part: str) -> Path:
+        return self.folder / {"val": "valid"}.get(part, part) / "_annotations.coco.json"
+
+    def image_path(self, image: LabelledImage) -> Path:
+        return self.annotation_file(image.part).with_name(image.name)
+
+    def image_files(self, part: str) -> set[str]:
+        annotations = self.annotation_file(part)
+        return {path.name for path in annotations.parent.iterdir()} - {annotations.name}
 
 
 class YoloReader(Reader):
@@ -251,11 +272,25 @@ def _from_maps(classes: NDArray[Any], instances: NDArray[Any]) -> Iterator[Found
     """Of two H x W maps; none where one has foreground that the other has not."""
     if ((classes > 0) != (instances > 0)).any():
         return
+    rows = _rows_of_ids(instances)
     for number in range(1, int(instances.max(initial=0)) + 1):
-        pixels = Instance.of((instances == number).view(np.uint8))
+        top, bottom = rows.get(number, (0, 1))
+        found = Instance.of((instances[top:bottom] == number).view(np.uint8))
+        pixels = Instance(found.x0, found.y0 + top, found.mask, found.area)
         x0, y0, x1, y1 = pixels.xyxy
         values = np.unique(classes[y0:y1, x0:x1][pixels.mask > 0])
         yield Found(int(values[0]) - 1 if len(values) == 1 else -1, None, pixels)
+
+
+def _rows_of_ids(instances: NDArray[Any]) -> dict[int, tuple[int, int]]:
+    """Id -> its first row and the one behind its last, in one pass over the map instead of one for each id."""
+    rows: dict[int, tuple[int, int]] = {}
+    for y in np.flatnonzero(instances.any(axis=1)).tolist():
+        row = instances[y]
+        changes = np.concatenate([row[:1], row[1:][row[1:] != row[:-1]]])
+        for number in set(changes.tolist()) - {0}:
+            rows[number] = rows.get(number, (y, y))[0], y + 1
+    return rows
 
 
 def _pixels(path: Path) -> NDArray[Any]:

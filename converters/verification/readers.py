@@ -6,6 +6,7 @@ from converters.verification.readback import (
     CocoReader,
     MasksReader,
     Reader,
+    RoboflowReader,
     VocReader,
     YoloObbReader,
     YoloReader,
@@ -22,6 +23,7 @@ def readers() -> dict[str, type[Reader]]:
         "yolo-seg": UltralyticsSegReader if there else YoloSegReader,
         "yolo-obb": YoloObbReader,
         "coco": CocoReader,
+        "coco-roboflow": RoboflowReader,
         "masks": MasksReader,
         "voc": VocReader,
     }

@@ -1,5 +1,6 @@
 """A finished run of normality, used again."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from finetune.anomaly.graph import Graph
 from finetune.anomaly.memory import distances_of, smoothed
 from finetune.anomaly.recipe import Recipe
 from finetune.anomaly.residuals import Types, residuals_of
-from finetune.runs.answers import Answer, Predictor, image_threshold, known_about
+from finetune.runs.answers import Answer, Asked, Predictor, image_threshold, known_about
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import PredictionSet
@@ -24,7 +25,7 @@ from finetune.runs.run_folder import Run, finished_run, write_record
 from finetune.training.checkpoints import load_state
 from finetune.training.heat_maps import boxes_of, full_size
 from finetune.training.images import load_images, one_image
-from finetune.training.onnx_files import write_onnx
+from finetune.training.onnx_files import judge_of, write_image_onnx
 from finetune.training.processes import prepare_device
 from finetune.training.published import start_weights
 
@@ -73,9 +74,12 @@ def predictor(
 def load_run(
     folder: Path, settings: dict[str, Any], device: str, weights: Path | None
 ) -> tuple[Recipe, nn.Module, Tensor, Types | None]:
-    """Recipe, network, memory and types of a run; raises DatasetError for other weights than the run's."""
+    """Recipe, network, memory and types of a run; raises DatasetError for weights that are gone, or others."""
     recipe = Recipe(**{item.name: settings[item.name] for item in fields(Recipe)})
-    checkpoint = start_weights(str(weights or recipe.weights), recipe.arch)
+    try:
+        checkpoint = start_weights(str(weights or recipe.weights), recipe.arch)
+    except DatasetError as error:
+        raise DatasetError(f"{folder}: needs its weights: name where they lie now, with --weights ({error})") from None
     if (checkpoint and sha256(checkpoint)) != settings["weights_sha256"]:
         raise DatasetError(f"{folder}: was not made with {checkpoint}: name the file that it was, with --weights")
     device = prepare_device(device)
@@ -85,13 +89,21 @@ def load_run(
     return recipe, backbone, state["memory"].to(device), types
 
 
-def export_run(folder: Path, dataset: Dataset, device: str, to: Path | None) -> Path:
-    """Write network and memory as one ONNX file: ``to``, by default normality.onnx in the run."""
+def export_run(folder: Path, dataset: Dataset, device: str, to: Path | None, weights: Path | None = None) -> list[Path]:
+    """Write network and memory as one ONNX file: ``to``, by default normality.onnx in the run.
+
+    ``weights`` is where the network's file lies now.
+    """
     record, source = finished_run(folder, dataset, NEEDED), PredictionSet(folder / "predictions" / SET)
-    recipe, backbone, memory, types = load_run(folder, record["settings"], "cpu", None)
-    if types:
-        raise DatasetError(f"{folder}: names defects (--labels class), which has no ONNX yet; use predict.py")
+    recipe, backbone, memory, types = load_run(folder, record["settings"], "cpu", weights)
     (usual,) = known_about(source, "score_middle")
     about = {"model": record["model"], "classes": dataset.classes, "threshold": image_threshold(source, dataset)}
-    graph = Graph(backbone, recipe.arch, memory, recipe.imgsz, usual)
-    return write_onnx(graph, recipe.imgsz, ("score", "heat"), to or folder / "normality.onnx", about)
+    graph = Graph(backbone, recipe.arch, memory, recipe.imgsz, usual, types)
+    outputs = ("score", "heat", "classes") if types else ("score", "heat")
+    return [write_image_onnx(graph, recipe.imgsz, outputs, to or folder / "normality.onnx", about)]
+
+
+def exported(folder: Path, dataset: Dataset, files: Sequence[Path]) -> dict[str, Asked]:
+    """What the exported file says of the images of the run's one set."""
+    judge = judge_of(files[0], len(dataset.classes))
+    return {SET: lambda part, name, image: judge(image)}

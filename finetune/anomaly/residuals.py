@@ -15,7 +15,6 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
 from finetune.anomaly.features import patch_features
-from finetune.anomaly.memory import distances_of
 from finetune.training.images import Images
 
 CELLS = 8  # of an image that are looked at: the farthest from all good patches
@@ -27,14 +26,17 @@ def residuals_of(features: Tensor, memory: Tensor) -> Tensor:
     """B x (2 F + 3) of B x h x w x F features: mean residual and mean feature of the CELLS, each weighted by its
     distance, and the largest, the mean and the CELLS' mean distance.
     """  # fmt: skip
-    rows = []
-    for cells, distances in zip(features.flatten(1, 2), distances_of(features, memory).flatten(1), strict=True):
-        far, at = distances.topk(min(CELLS, len(distances)))
-        nearest = memory[torch.cdist(cells[at], memory).argmin(1)]
-        share = (far / far.sum().clamp(min=1e-12))[:, None]
-        summary = torch.stack([far[0], distances.mean(), far.mean()])
-        rows.append(torch.cat([(share * (cells[at] - nearest)).sum(0), (share * cells[at]).sum(0), summary]))
-    return torch.stack(rows)
+    return torch.stack([summary_of(cells, torch.cdist(cells, memory), memory) for cells in features.flatten(1, 2)])
+
+
+def summary_of(cells: Tensor, apart: Tensor, memory: Tensor) -> Tensor:
+    """The same, 2 F + 3, of one image's N cells (N x F), which are so far ``apart`` (N x M) from the memory (M x F)."""
+    distances = apart.amin(1)
+    far, at = distances.topk(min(CELLS, len(distances)))
+    nearest = memory[apart[at].argmin(1)]
+    share = (far / far.sum().clamp(min=1e-12))[:, None]
+    summary = torch.stack([far[0], distances.mean(), far.mean()])
+    return torch.cat([(share * (cells[at] - nearest)).sum(0), (share * cells[at]).sum(0), summary])
 
 
 def residual_table(
@@ -54,10 +56,13 @@ class Types:
 
     def __call__(self, residuals: NDArray[np.float64]) -> NDArray[np.float64]:
         """N x (1 + C) of N x D; rows add up to 1."""
-        known = {name: value.double().numpy() for name, value in self.state.items()}
+        return self.chances(torch.from_numpy(residuals)).numpy()
+
+    def chances(self, residuals: Tensor) -> Tensor:
+        """The same of tensors, N x D of float64."""
+        known = {name: value.double() for name, value in self.state.items()}
         logits = (residuals - known["mean"]) / known["scale"] @ known["weight"].T + known["bias"]
-        powers = np.exp(logits - logits.max(1, keepdims=True))
-        return powers / powers.sum(1, keepdims=True)
+        return logits.softmax(1)
 
 
 def fit_types(

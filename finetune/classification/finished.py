@@ -1,5 +1,6 @@
 """A finished run of the classifier, used again."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from finetune.classification.graph import Graph
 from finetune.classification.loop import Job, load_network, logits_of_pixels
 from finetune.classification.recipes import Attempt
 from finetune.measures.decisions import softmax
-from finetune.runs.answers import Answer, Predictor, image_threshold, known_about
+from finetune.runs.answers import Answer, Asked, Predictor, image_threshold, known_about
 from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import PredictionSet
 from finetune.runs.run_folder import Run, finished_run, write_record
 from finetune.training.heat_maps import boxes_of, full_size
 from finetune.training.images import load_images, one_image
-from finetune.training.onnx_files import write_onnx
+from finetune.training.onnx_files import judge_of, write_image_onnx
 from finetune.training.processes import prepare_device
 
 NEEDED = ("model.pt",)
@@ -71,7 +72,7 @@ def predictor(
     return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level)
 
 
-def export_run(folder: Path, dataset: Dataset, device: str, to: Path | None) -> Path:
+def export_run(folder: Path, dataset: Dataset, device: str, to: Path | None, weights: Path | None = None) -> list[Path]:
     """Write the network as an ONNX file that takes images as they come: ``to``, by default classifier.onnx in the run.
 
     Its scores are calibrated; there is no heat map in it.
@@ -81,4 +82,10 @@ def export_run(folder: Path, dataset: Dataset, device: str, to: Path | None) -> 
     about = {"model": record["model"], "classes": dataset.classes, "threshold": image_threshold(source, dataset)}
     network, attempt = load_network(job, folder / "model.pt"), job.attempt
     graph = Graph(network, attempt.arch, attempt.imgsz, record["metrics"]["temperature"])
-    return write_onnx(graph, attempt.imgsz, ("score", "classes"), to or folder / "classifier.onnx", about)
+    return [write_image_onnx(graph, attempt.imgsz, ("score", "classes"), to or folder / "classifier.onnx", about)]
+
+
+def exported(folder: Path, dataset: Dataset, files: Sequence[Path]) -> dict[str, Asked]:
+    """What the exported file says of the images of the run's one set."""
+    judge = judge_of(files[0], len(dataset.classes))
+    return {SET: lambda part, name, image: judge(image)}

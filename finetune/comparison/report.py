@@ -132,6 +132,7 @@ def describe_row(row: Row, datasets: Sequence[Dataset]) -> dict[str, Any]:
         "versions": record.get("versions"),
         "commit": record.get("commit"),
         "weights_sha256": record.get("weights_sha256"),
+        "licences": record.get("licences"),
         "command": record.get("command"),
     }
 

@@ -122,6 +122,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         "## Cost",
         COSTS,
         cost_table(report),
+        *_licences(report),
         f"Split `{next(iter(report['split']['sha256'].values()))[:16]}`, family `{report['split']['family'][:16]}`.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -152,6 +153,17 @@ def _difference(found: dict[str, Any] | None, measure: Measure) -> str:
         return "-"
     span = f"[{reach(found, measure)}], p={found['p_holm']:.2g}"
     return f"{found['value']:+.{measure.digits}f} {span}, {found['verdict']}"
+
+
+def _licences(report: dict[str, Any]) -> Iterator[str]:
+    """What is known of the licences that the models rest on, a line a run."""
+    known = {row["run"]: row["licences"] for row in report["rows"] if row.get("licences")}
+    if known:
+        yield "## Licences"
+        yield "\n".join(
+            f"- {run}: code {found['code']}; start {found['start']}; images {found['images']}"
+            for run, found in known.items()
+        )
 
 
 def class_table(report: dict[str, Any], style: str = "github") -> str:

@@ -1,5 +1,7 @@
 """A finished run of YOLO or YOLO-World, ready for new images: whole, or cut into tiles as it was trained."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +23,44 @@ from finetune.runs.run_folder import finished_run
 TUNED_WORLD = Path("tuned") / "weights" / "best.pt"
 
 
-def predictor(folder: Path, dataset: Dataset, device: str, world: bool) -> Predictor:
-    """The finished run in ``folder``; of YOLO-World what it tuned, asked in the words that it was tuned with."""
-    record = finished_run(folder, dataset, [TUNED_WORLD if world else BEST])
-    settings, rule, size = record["settings"], None, record["settings"]["imgsz"]
+@dataclass(frozen=True)
+class Tuned:
+    """The model of a finished run, and how it looks at images."""
+
+    model: Any
+    size: int  # longest side of what it looks at, px
+    rule: TileRule | None  # None: at whole images
+
+
+def open_tuned(folder: Path, dataset: Dataset, world: bool) -> Tuned:
+    """That of the run in ``folder``; of YOLO-World what it tuned, asked in the words that it was tuned with."""
+    settings = finished_run(folder, dataset, [TUNED_WORLD if world else BEST])["settings"]
     if world:
         model = load_world("", folder / TUNED_WORLD)
         set_words(model, dataset.classes, vocabulary.read_vectors(folder / world_training.WORDS, dataset.classes))
-    else:
-        model = runtime.load_model(settings["arch"], folder / BEST, settings["task"])
-        size = size_of_whole(dataset, settings["imgsz"], settings["crop"])
-        rule = tile_rule(open_dataset(dataset.folder.parent, settings["tiles"])) if settings["tiles"] else None
-    asked = settings_of(size, device)
+        return Tuned(model, settings["imgsz"], None)
+    model = runtime.load_model(settings["arch"], folder / BEST, settings["task"])
+    rule = tile_rule(open_dataset(dataset.folder.parent, settings["tiles"])) if settings["tiles"] else None
+    return Tuned(model, size_of_whole(dataset, settings["imgsz"], settings["crop"]), rule)
+
+
+def predictor(folder: Path, dataset: Dataset, device: str, world: bool) -> Predictor:
+    """The finished run in ``folder``, ready for new images."""
+    look = look_of(open_tuned(folder, dataset, world), dataset, device)
+    threshold = image_threshold(PredictionSet(folder / "predictions" / "tuned"), dataset)
+    return Predictor(look, dataset.classes, threshold, least=threshold, run=folder)
+
+
+def look_of(tuned: Tuned, dataset: Dataset, device: str) -> Callable[[NDArray[np.uint8]], Answer]:
+    """A function of an image, H x W x 3 RGB, that answers what the model finds."""
+    model, rule, asked = tuned.model, tuned.rule, settings_of(tuned.size, device)
 
     def look(image: NDArray[np.uint8]) -> Answer:
         found = on_tiles(model, image, rule, asked) if rule else found_in(model, image, 0, asked)
         found = [{key: value for key, value in entry.items() if key != "image_id"} for entry in found]
         return Answer(detections_scores(found, len(dataset.classes)), found)
 
-    threshold = image_threshold(PredictionSet(folder / "predictions" / "tuned"), dataset)
-    return Predictor(look, dataset.classes, threshold, least=threshold)
+    return look
 
 
 def tile_rule(tiles: Dataset) -> TileRule:

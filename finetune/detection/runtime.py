@@ -379,8 +379,16 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def export_onnx(best: Path, task: str, imgsz: int, device: str = "cpu") -> Path:
-    """Write best.onnx beside best.pt: 1 x 3 x imgsz x imgsz of 0..1 in, boxes after NMS out (see docs/measurements)."""
-    model, settings = load_model("", best, task), {"imgsz": imgsz, "conf": LEAST_SCORE, "device": device}
+def export_onnx(model: Any, imgsz: int, device: str = "cpu") -> Path:
+    """Write NAME.onnx beside the model's NAME.pt: 1 x 3 x imgsz x imgsz of 0..1 in, boxes after NMS out.
+
+    See docs/measurements.
+    """
+    settings = {"imgsz": imgsz, "conf": LEAST_SCORE, "device": device}
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         return Path(model.export(format="onnx", nms=True, simplify=False, **settings))
+
+
+def open_exported(file: Path, task: str) -> Any:
+    """An exported file as ultralytics runs it in onnxruntime: its letterbox before, its places on the image after."""
+    return YOLO(str(file), task=task)

@@ -4,14 +4,10 @@ from pathlib import Path
 
 import click
 
-from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from finetune.prediction.export_check import check_export
 from finetune.prediction.families import open_run
-from finetune.runs.predictions import PredictionSet
 from finetune.runs.run_folder import read_record
-
-WHOLE = ("CNN classifier", "nearest good patches")  # models whose ONNX takes an image as it comes
 
 
 def predict_again(
@@ -26,13 +22,11 @@ def predict_again(
         click.echo(f"{folder}: val and test of {dataset.name} predicted again; the measures are in its run.json")
 
 
-def export(folder: Path, out: Path, to: Path | None, device: str, check: bool) -> None:
-    """Write the run's model as a file that other programs load, say where it lies and, if asked, how true it is."""
+def export(folder: Path, out: Path, to: Path | None, device: str, weights: Path | None, check: bool) -> None:
+    """Write the run's model as files that other programs load, say where they lie and, if asked, how true they are."""
     room, dataset = open_run(folder, out)
-    model = read_record(folder)["model"]
-    if check and model not in WHOLE:
-        raise DatasetError(f"--check: is for files that judge whole images, of {' or '.join(WHOLE)}, not a {model}")
-    file = room.export_run(folder, dataset, device, to)
-    click.echo(file)
+    files = room.export_run(folder, dataset, device, to, weights)
+    for file in files:
+        click.echo(file)
     if check:
-        click.echo(check_export(file, PredictionSet(folder / "predictions" / "tuned"), dataset))
+        click.echo(check_export(room.exported(folder, dataset, files), folder, dataset))

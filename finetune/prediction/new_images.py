@@ -97,10 +97,10 @@ def judge(
         for number, image in enumerate(bar, start=1):
             try:
                 pixels = read_pixels(image.path, max_pixels)
+                answer = predictor.look(pixels)
             except (DatasetError, OSError) as error:
                 skipped.append((image.name, getattr(error, "strerror", None) or str(error)))
                 continue
-            answer = predictor.look(pixels)
             stem = names.of(image.name)
             judged = judgement(predictor, image.name, stem, answer)
             counts[judged.verdict] += 1

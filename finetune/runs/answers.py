@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,16 @@ class Answer:
     heat: NDArray[np.float32] | None = None  # H x W, 0 and more
 
 
+# What is asked of an image of a dataset: its part, its name, and its pixels, H x W x 3 of RGB bytes.
+Asked = Callable[[str, str, NDArray[np.uint8]], Answer]
+
+
 @dataclass(frozen=True)
 class Predictor:
-    """A finished run at work: ``look`` takes an image, H x W x 3 of RGB bytes."""
+    """A finished run at work: ``look`` takes an image, H x W x 3 of RGB bytes.
+
+    It raises DatasetError, without a name, for one that the model cannot look at.
+    """
 
     look: Callable[[NDArray[np.uint8]], Answer]
     classes: list[str]
@@ -33,6 +41,7 @@ class Predictor:
     middle: float = 1.0  # a usual peak of a good image's heat map
     level: float | None = None  # of heat maps whose regions are its detections
     least: float = 0.0  # score of a detection that is shown
+    run: Path | None = None  # its folder
 
 
 def tuning_truth(source: PredictionSet, dataset: Dataset) -> Truth:

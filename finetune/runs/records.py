@@ -32,6 +32,7 @@ class RunRecord(TypedDict, total=False):
     versions: dict[str, str]
     commit: str | None
     start: str  # `random`, `published NAME`, `embedded` or `installed` ones, or `file` and the SHA-256's beginning
+    licences: dict[str, str]  # of its `code`, `start` and training `images`, as far as known
     random_weights: bool
     weights_sha256: str | None
     synthetic_images: int

@@ -8,7 +8,6 @@ and one score a class for every image, and ``set.json``. Anyone's model can be c
 import csv
 import json
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -28,8 +27,14 @@ from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from finetune.measures.heat_levels import to_levels
 from finetune.runs.dataset import Dataset
+from finetune.runs.licences import licences
 from finetune.runs.records import RunRecord
 from finetune.runs.replay import DATASET, SETTINGS, command_line, current_replay
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 PACKAGES = ("torch", "torchvision", "ultralytics", "segment-anything", "numpy", "opencv-python", "pycocotools")
 
@@ -110,6 +115,7 @@ class Run:
             "commit": git_commit(),
             "seconds": round(self.seconds, 1),
             "peak_memory_mb": peak_memory_mb(),
+            "licences": licences(results.get("model", ""), results.get("start", ""), self.dataset),
             **synthetic_facts(self.dataset),
             **results,
         }
@@ -247,8 +253,10 @@ def git_commit() -> str | None:
         return None
 
 
-def peak_memory_mb() -> int:
-    """Largest resident size of this process so far (Linux counts in KiB, macOS in bytes)."""
+def peak_memory_mb() -> int | None:
+    """Largest resident size of this process so far (Linux counts in KiB, macOS in bytes); None on Windows."""
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
 

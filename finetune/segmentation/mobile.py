@@ -9,9 +9,9 @@ from typing import Any
 
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
+from timm.models.tiny_vit import TinyVit
 from torch import Tensor, nn
 
-from converters.cli.errors import DatasetError
 from finetune.segmentation.settings import SIDE
 
 PATCH, DIM = 16, 256
@@ -32,10 +32,6 @@ class MobileEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        try:
-            from timm.models.tiny_vit import TinyVit
-        except ImportError:
-            raise DatasetError("--arch mobile_sam: timm is not installed: pip install -e '.[mobile]'") from None
         whole: Any = TinyVit(
             embed_dims=(64, 128, 160, 320),
             depths=(2, 2, 6, 2),
@@ -57,7 +53,7 @@ class MobileEncoder(nn.Module):
 
 
 def build_mobile() -> Sam:
-    """A MobileSAM with random weights, in evaluation mode; raises DatasetError without the timm library."""
+    """A MobileSAM with random weights, in evaluation mode."""
     grid = SIDE // PATCH
     return Sam(
         image_encoder=MobileEncoder(),

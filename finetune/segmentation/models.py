@@ -318,9 +318,9 @@ def _base_of(saved: dict[str, Any], weights: Path | str | None) -> Path | None:
         return None
     base = Path(weights or saved["weights"])
     if not base.is_file():
-        raise DatasetError(f"{base}: the training began with this checkpoint; name it: load_tuned(path, weights)")
+        raise DatasetError(f"{base}: the training began with this checkpoint: name where it lies now, with --weights")
     if sha256(base) != saved["weights_sha256"]:
-        raise DatasetError(f"{base}: is another checkpoint than the training began with")
+        raise DatasetError(f"{base}: is another checkpoint than the training began with: name that, with --weights")
     return base
 
 
