@@ -35,6 +35,7 @@ AIMED = 0.75  # share of the windows of defect images that lie around a block la
 DROPPED = 0.1  # share of channels
 TYPES = 0.1  # weight of the classes of defect blocks in the loss
 DECAY, WEIGHT_DECAY, CLIP = 0.99, 0.05, 1.0
+WHOLE = (slice(None), slice(None))  # the window of all blocks
 WARM_UP = 0.1  # share of the steps, and of the epochs in which the distance from good patches is the teacher
 
 
@@ -95,9 +96,6 @@ def deviation_of(lesson: Lesson) -> Tensor:
     return torch.stack(squares).mean(0).sqrt().clamp(min=1e-6)
 
 
-WHOLE = (slice(None), slice(None))
-
-
 @dataclass(frozen=True)
 class Crop:
     """A window of an image whose blocks are labelled, and the die that its changes are drawn with."""
@@ -114,11 +112,11 @@ def drawn(lesson: Lesson, teacher: nn.Module | None, generator: np.random.Genera
     dice = generator.spawn(CROPS)
     indices = [int(die.choice(kinds[number % 2])) for number, die in enumerate(dice)]
     targets = {index: taught(lesson, index, teacher, device) for index in sorted(set(indices))}
-    windows = [window_of(targets[index], die) for index, die in zip(indices, dice, strict=True)]
-    return [
-        Crop(index, targets[index][window], window, die)
-        for index, window, die in zip(indices, windows, dice, strict=True)
-    ]
+    crops = []
+    for index, die in zip(indices, dice, strict=True):
+        window = window_of(targets[index], die)
+        crops.append(Crop(index, targets[index][window], window, die))
+    return crops
 
 
 @torch.no_grad()

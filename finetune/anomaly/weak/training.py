@@ -93,6 +93,7 @@ def train_and_measure(
 ) -> None:
     """Leave a finished run; ``owners`` (N) are the numbers of the objects that the images of train show."""
     dataset, began = run.dataset, time.process_time()
+    parts = {"val": load_images(dataset, "val", recipe.imgsz)}
     backbone = build_backbone(recipe, checkpoint).to(device)
     good = (train.labels == 0).nonzero()[:, 0]
     memory = remember(backbone, recipe.arch, train.subset(good), owners[good], recipe.coreset, device, recipe.seed)
@@ -106,7 +107,7 @@ def train_and_measure(
         return
     seconds = run.seconds
     save_run(run.folder, memory)
-    parts = {part: load_images(dataset, part, recipe.imgsz) for part in ("val", "test")}
+    parts["test"] = load_images(dataset, "test", recipe.imgsz)
     measured = evaluate(run, backbone, recipe.arch, network, memory, parts, device)
     networks = [*backbone.parameters(), *network.parameters()]
     run.finish(
