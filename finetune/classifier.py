@@ -58,7 +58,7 @@ OWN: dict[str, Any] = {"default": None, "show_default": "the attempt's"}
 @click.option("--pretrain-epochs", type=click.IntRange(1), show_default="as --epochs", help="Epochs of --pretrain.")
 @synthetic_share_option
 @click.option("--repeat", type=click.IntRange(1), default=1, help="Number of trainings, with seeds SEED, SEED+1, ...")
-@click.option("--heatmaps/--no-heatmaps", default=Attempt.heatmaps, help="Write Grad-CAM++ maps and boxes from them.")
+@click.option("--heatmaps/--no-heatmaps", default=Attempt.heatmaps, help="Write heat maps and boxes from them.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default=Attempt.precision,
               help="Arithmetic of training; auto: what is fastest on the device.")  # fmt: skip
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, cuda:1.")

@@ -25,7 +25,7 @@ from finetune import classifier
 from finetune.classification import ladder, training
 from finetune.classification import loop as fitting
 from finetune.classification.finished import evaluate_again
-from finetune.classification.loop import Job, features_of, fit, load_network, logits_of, mixing
+from finetune.classification.loop import Job, features_of, fit, load_network, logits_of, mixing, source_of
 from finetune.classification.recipes import ATTEMPTS, IMBALANCE, Attempt
 from finetune.export import main as export
 from finetune.measures import decisions
@@ -272,6 +272,24 @@ def test_stride_sets_the_size_of_the_last_map():
     assert sides == {None: 2, 16: 4, 8: 8}
 
 
+def test_a_defect_of_one_cell_is_seen_by_the_largest_cell_and_lost_in_the_average():
+    """By hand: one cell of 1.6 among 1,600 is 1.6 as the largest and 0.001 on average; from 0.8 on, it is a defect."""
+    network = build_network("lite0", 2, 320, "cells", 0.0, None).eval()
+    with torch.no_grad():
+        for parameter in [*network.cells.parameters(), *network.head.parameters()]:
+            parameter.zero_()
+        network.cells.projections[0].weight[5, 7] = 1  # the finest stage's feature 7 becomes feature 5
+        network.head[-1].weight[1, 5], network.head[-1].bias[1] = 1, -0.8
+    good = [torch.zeros(1, features, side, side) for features, side in ((40, 40), (112, 20))]
+    defect = [good[0].clone(), *good[1:]]
+    defect[0][0, 7, 21, 33] = 1.6
+    cells = network.cells(defect)
+    assert network(good)[0].tolist() == [0, pytest.approx(-0.8)]
+    assert network(defect)[0].tolist() == [0, pytest.approx(1.6 - 0.8, abs=1e-4)]
+    assert network.head(network.standard(cells.mean((2, 3))))[0, 1].item() == pytest.approx(0.001 - 0.8, abs=1e-4)
+    assert cells[0, 5].argmax().item() == 21 * 40 + 33
+
+
 def test_every_torchvision_classifier_is_offered():
     assert {"resnet18", "convnext_tiny", "efficientnet_b0", "vit_b_16", "swin_t", "densenet121"} <= set(
         known_networks()
@@ -393,6 +411,18 @@ def test_a_short_training_learns_to_tell_the_classes(finished):
     assert all((folder / f"{name}.png").stat().st_size > 5000 for name in ("learning", "confusion", "reliability"))
 
 
+def test_the_default_learns_from_the_installed_start_alone_and_shows_where(out, tmp_path):
+    result = run(out, tmp_path, "--imgsz", 2 * SIDE, "--epochs", 12, "--lr", 1e-2, "--device", "cpu", "--json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    row = json.loads(result.stdout)[0]
+    assert row["macro_f1"] > 0.6 and row["pointing"] > 0.5 + row["pointing_chance"]
+    folder = tmp_path / "tile" / "classifier" / "seed-0"
+    assert json.loads((folder / "run.json").read_text())["start"] == "embedded ImageNet"
+    dataset = open_dataset(out, "tile")
+    check_heat(open_predictor(folder, out, "cpu", None, None).look, folder, dataset, dataset.images("test")[-1])
+    check_export(folder, out, tmp_path / "model.onnx")
+
+
 def test_predictions_are_in_the_shared_format(finished, out):
     folder, _ = finished
     dataset = open_dataset(out, "tile")
@@ -438,7 +468,7 @@ def test_logits_after_loading_are_equal_to_the_bit(out, tmp_path):
     network, _ = fit(job(ema=0.9), train, val, tmp_path, resume=False)
     again = load_network(job(), tmp_path / "model.pt")
     assert np.array_equal(logits_of(network, val, job()), logits_of(again, val, job()))
-    assert features_of(again, val, job()).shape == (len(val), 256)
+    assert features_of(again, source_of(job(), again, val, "none", 0), 8).shape == (len(val), 256)
 
 
 @pytest.mark.filterwarnings("error")
@@ -454,11 +484,14 @@ def test_measures_are_those_of_scikit_learn_and_good_images_alone_are_no_matter_
     assert one_alarm["accuracy"] == one_alarm["balanced_accuracy"] == 0.8
 
 
-@pytest.mark.parametrize("changes", [{"schedule": "cosine", "optimizer": "AdamW", "ema": 0.9}, {"mixup": 0.4}])
+CACHED = {"arch": "lite0", "head": "cells", "views": 2}
+
+
+@pytest.mark.parametrize("changes", [{"schedule": "cosine", "optimizer": "AdamW", "ema": 0.9}, {"mixup": 0.4}, CACHED])
 def test_a_resumed_training_ends_where_an_unbroken_one_does(out, tmp_path, monkeypatch, changes):
     dataset = open_dataset(out, "tile")
     train, val = (load_images(dataset, part, SIDE) for part in ("train", "val"))
-    settings = job(epochs=3, augment="camera", dropout=0.2, head="mlp", **changes)
+    settings = job(**{"epochs": 3, "augment": "camera", "dropout": 0.2, "head": "mlp"} | changes)
     folders = [tmp_path / name for name in ("whole", "broken")]
     for folder in folders:
         folder.mkdir()
@@ -473,6 +506,24 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(out, tmp_path, monke
     resumed, standing = fit(settings, train, val, folders[1], resume=True)
     assert standing.epoch == 3
     assert np.array_equal(logits_of(whole, val, settings), logits_of(resumed, val, settings))
+
+
+def test_from_maps_the_new_parts_learn_and_the_rest_stays_as_it_was_and_is_looked_at_once(out, tmp_path):
+    dataset = open_dataset(out, "tile")
+    train, val = (load_images(dataset, part, SIDE) for part in ("train", "val"))
+    settings = job(**CACHED, augment="camera")
+    before = fitting.start_network(settings, train, tmp_path, False).state_dict()
+    network, _ = fit(settings, train, val, tmp_path, resume=False)
+    changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    assert {key.partition(".")[0] for key in changed} == {"cells", "standard", "head"}
+    seen = dict(settings.looked)
+    assert sorted(len(maps.views) for maps in seen.values()) == [1, 2]
+    from_maps = fitting.judge(network, seen[next(key for key in seen if val.names[0] in key)], val.labels, 8)
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits_of(network, val, settings)), val.labels).item()
+    assert from_maps["val_loss"] == pytest.approx(loss, abs=1e-2)
+    again = replace(settings, attempt=replace(settings.attempt, imbalance="oversample"))
+    fit(again, train, val, tmp_path, resume=False)
+    assert settings.looked == seen
 
 
 def test_a_run_with_other_settings_is_not_resumed(out, tmp_path):
@@ -574,9 +625,13 @@ def test_options_that_would_do_nothing_are_refused(out, tmp_path):
     assert "--pretrain-epochs: is used with --pretrain only" in refusal(run(out, tmp_path, "--pretrain-epochs", 3))
     line = refusal(run(out, tmp_path, "--resume", "--overwrite"))
     assert "--overwrite: is not used with --resume; leave one of them out" in line
-    for given, arch in ((("--attempt", "deep"), "deep"), (("--attempt", "all", "--arch", "fine"), "fine")):
+    for given, arch in (
+        ((), "lite0"),
+        (("--attempt", "deep"), "deep"),
+        (("--attempt", "all", "--arch", "fine"), "fine"),
+    ):
         line = refusal(run(out, tmp_path, *FAST, *given, "--stride", 8))
-        assert f"--stride: is for torchvision's networks, and `{arch}` is our own; leave it out" in line
+        assert f"--stride: is for torchvision's networks, and that of `{arch}` is fixed; leave it out" in line
     ladder.check_acting([ATTEMPTS["plain"]], {"stride"})
     ladder.check_acting(list(ATTEMPTS.values()), {"stride"})  # some of the ladder are torchvision's
 
@@ -704,17 +759,18 @@ WATCHED = """
 import hashlib, json, sys
 from pathlib import Path
 from finetune.classification import loop as fitting
+from finetune.classification import views
 from finetune.classifier import main
 
 folder, arguments = Path(sys.argv[1]), sys.argv[2:]
-rank, epoch, loss = fitting.place()[0], fitting.one_epoch, []
+rank, epoch, loss, shown = fitting.place()[0], fitting.one_epoch, [], []
+views.augmentation = lambda *_: lambda image: shown.append(hashlib.md5(image.numpy()).hexdigest()) or image
 
 def train(name, stop, run, *more):
     def watched(job, network, *rest):
         if len(loss) == stop:
             raise KeyboardInterrupt
-        shown = []
-        fitting.augmentation = lambda *_: lambda image: shown.append(hashlib.md5(image.numpy()).hexdigest()) or image
+        shown.clear()
         loss.append(epoch(job, network, *rest))
         weights = b"".join(value.detach().numpy().tobytes() for value in network.parameters())
         file = folder / f"{name}-{len(loss)}-rank-{rank}.json"

@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
-from converters.formats.writer import DatasetInfo, LabelledImage, Outcome, Rendered, Writer
+from converters.formats.writer import DatasetInfo, LabelledImage, Outcome, Planned, Rendered, Writer
 from converters.masks.instances import Instance
 from converters.masks.polygons import corner_rings, filled_by_parity, simplified
 from converters.masks.rle import rle
@@ -40,7 +40,7 @@ ROBOFLOW_FILE = "_annotations.coco.json"  # in each of them, beside the images
 class CocoWriter(Writer):
     folder = "coco"
     simplifies = True
-    directories = ("annotations", *(f"images/{part}" for part in PARTS))
+    directories: ClassVar[tuple[str, ...]] = ("annotations", *(f"images/{part}" for part in PARTS))
     supercategory = "defect"
 
     @staticmethod
@@ -144,7 +144,7 @@ class RoboflowWriter(CocoWriter):
     def annotation_file(part: str) -> str:
         return f"{ROBOFLOW_PARTS[part]}/{ROBOFLOW_FILE}"
 
-    def image_path(self, image: LabelledImage) -> str:
+    def image_path(self, image: LabelledImage | Planned) -> str:
         return f"{ROBOFLOW_PARTS[image.part]}/{image.name}"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from finetune.classification.grad_cam import grad_cam
+from finetune.classification.class_maps import class_maps
 from finetune.classification.loop import Job, logits_of
 from finetune.measures.boxes import LEAST_CELLS, box_metrics
 from finetune.measures.decisions import (
@@ -22,6 +22,7 @@ from finetune.measures.decisions import (
 )
 from finetune.measures.heat_levels import middle_of
 from finetune.runs.run_folder import Run
+from finetune.training.backbones import CellNet
 from finetune.training.heat_maps import detections, level_from_val, pointing_game, to_full_size
 from finetune.training.images import Images
 
@@ -79,7 +80,7 @@ def heat_maps(
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Write the heat maps of both parts; return boxes and measures by part, and what set.json says of the maps."""
     arch, batch = job.attempt.arch, job.attempt.batch
-    found = {name: grad_cam(network, arch, images, batch, job.device) for name, images in parts.items()}
+    found = {name: class_maps(network, arch, images, batch, job.device) for name, images in parts.items()}
     maps, cells = {name: seen for name, (seen, _) in found.items()}, found["val"][1]
     labels, peaks = parts["val"].labels.numpy(), np.array([heat.max() for heat in maps["val"]])
     middle = middle_of(peaks[labels == 0], float(peaks.max()))
@@ -92,5 +93,6 @@ def heat_maps(
         measures[name] = pointing_game(run.dataset, name, images, maps[name])
         if cells >= LEAST_CELLS:
             measures[name]["mAP50"] = box_metrics(run.dataset.ground_truth(name), boxes[name]).map50
-    about = {"heatmap": "P(defect) x Grad-CAM++", "heatmap_middle": middle, "cells": cells, "box_threshold": level}
+    kind = "class activation" if isinstance(network, CellNet) else "Grad-CAM++"
+    about = {"heatmap": f"P(defect) x {kind}", "heatmap_middle": middle, "cells": cells, "box_threshold": level}
     return boxes, measures, about

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.classification.class_maps import mapper
 from finetune.classification.evaluation import SET, evaluate
-from finetune.classification.grad_cam import mapper
 from finetune.classification.graph import Graph
 from finetune.classification.loop import Job, load_network, logits_of_pixels
 from finetune.classification.recipes import Attempt

@@ -1,6 +1,6 @@
 """A classifier as one graph, for ONNX: an image in, its score and those of the classes out.
 
-Without a heat map: Grad-CAM++ needs gradients, which a runtime does not have.
+Without a heat map: Grad-CAM++, which most networks have, needs gradients, and a runtime has none.
 """
 
 from torch import Tensor, nn

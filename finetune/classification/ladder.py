@@ -13,7 +13,7 @@ from converters.cli.errors import DatasetError
 from finetune.classification.recipes import ATTEMPTS, IMBALANCE, Attempt
 from finetune.runs.dataset import choose_dataset, open_dataset, open_pretrain
 from finetune.runs.run_folder import run_folder, told_to_resume
-from finetune.training.weights import OWN
+from finetune.training.weights import EMBEDDED, OWN
 
 
 def train_classifiers(
@@ -48,12 +48,15 @@ def train_classifiers(
     from finetune.classification.training import train_and_evaluate
 
     rows = []
+    looked: dict[Any, Any] = {}  # maps of frozen networks, by train_and_evaluate
     for label, own, settings in steps:
         found = []
         for each in range(seed, seed + repeat):
             folder = run_folder(runs, dataset, own, each)
             with told_to_resume(folder):
-                found.append(train_and_evaluate(dataset, first, settings, each, device, folder, resume, overwrite))
+                found.append(
+                    train_and_evaluate(dataset, first, settings, each, device, folder, resume, overwrite, looked)
+                )
         if results := [result for result in found if result]:
             rows.append(summarise(label, results))
     if rows:
@@ -80,8 +83,9 @@ def check_acting(attempts: Sequence[Attempt], given: set[str]) -> None:
     """Raise DatasetError for an option ``given`` on the command line that does nothing in any of these attempts."""
     if "pretext" in given and not any(attempt.arch == "fine" for attempt in attempts):
         raise DatasetError("--pretext: only our own network `fine` learns from synthetic defects: add --arch fine")
-    if "stride" in given and all(attempt.arch in OWN for attempt in attempts):
+    fixed = [attempt.arch in OWN or (attempt.arch, attempt.head) == (EMBEDDED, "cells") for attempt in attempts]
+    if "stride" in given and all(fixed):
         raise DatasetError(
-            f"--stride: is for torchvision's networks, and `{attempts[0].arch}` is our own; leave it out, or name "
-            "another --arch"
+            f"--stride: is for torchvision's networks, and that of `{attempts[0].arch}` is fixed; leave it out, or "
+            "name another --arch"
         )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from finetune.classification.imbalance import balance_features, epoch_indices
 from finetune.classification.losses import make_loss
 from finetune.classification.pretext import learn_pretext, pretext_loss
 from finetune.classification.recipes import Attempt
+from finetune.classification.views import Maps, Pixels
 from finetune.measures.decisions import measure
-from finetune.training.backbones import build_network, head_of, start_from
+from finetune.training.backbones import build_network, head_of, new_parts, start_from
 from finetune.training.checkpoints import load_state, save_state
-from finetune.training.images import Images, augmentation, normalise
+from finetune.training.images import Images, normalise
 from finetune.training.precision import autocast_on
 from finetune.training.processes import as_first, leads, place, wait_for_all
 from finetune.training.standing import Standing, keep_standing, load_standing
@@ -39,6 +40,7 @@ class Job:
     weights: Path | None  # to start from; None is random
     device: str
     seed: int
+    looked: dict[Any, Maps] = field(default_factory=dict)  # shared by the trainings of one table
 
 
 def fit(
@@ -58,16 +60,18 @@ def fit(
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(attempt.ema), use_buffers=True)
     states = {"network": network, "averaged": averaged, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
     at = load_standing(states, folder / "last.pt") if resume else Standing()
+    shown = source_of(job, network, train, attempt.augment, attempt.views)
+    judged = source_of(job, network, val, "none", min(attempt.views, 1))
     parallel = distribute(network, attempt)
     with progress(None, attempt.epochs, "training", item_show_func=lambda item: item) as bar:
         bar.update(at.epoch)
         while at.epoch < attempt.epochs and not stalled(at, attempt):
             torch.manual_seed(job.seed * EPOCH_SEEDS + at.epoch)  # a resumed run draws what an unbroken one does
-            freeze(network, at.epoch < attempt.freeze)
-            mean = one_epoch(job, parallel, train, loss, optimizer, schedule, scaler, averaged)
+            freeze(network, at.epoch < attempt.freeze or attempt.views > 0)
+            mean = one_epoch(job, parallel, train, shown, loss, optimizer, schedule, scaler, averaged)
             at.epoch += 1
             chosen = averaged.module if attempt.ema else network
-            scores = judge(chosen, val, job)
+            scores = judge(chosen, judged, val.labels, attempt.batch)
             at.history.append({"epoch": at.epoch, "loss": mean, "lr": schedule.get_last_lr()[0], **scores})
             began, at.cpu_seconds = time.process_time(), at.cpu_seconds + time.process_time() - began
             chooses = bool((val.labels > 0).any())
@@ -83,6 +87,7 @@ def one_epoch(
     job: Job,
     network: nn.Module,
     train: Images,
+    shown: Pixels | Maps,
     loss: Any,
     optimizer: Any,
     schedule: Any,
@@ -91,7 +96,6 @@ def one_epoch(
 ) -> float:
     """Go once through the images that the imbalance method draws; return the mean loss."""
     attempt, (rank, world) = job.attempt, place()
-    augment = augmentation(attempt.augment, attempt.imgsz)
     mix = mixing(attempt.mixup, job.classes)
     order = epoch_indices(attempt.imbalance, train.labels)
     order = order[: len(order) // world * world][rank::world]
@@ -100,10 +104,9 @@ def one_epoch(
     good = train.pixels[train.labels == 0]
     losses = []
     for indices in order.split(attempt.batch):
-        pixels = normalise(torch.stack([augment(train.pixels[i]) for i in indices]).to(job.device), attempt.arch)
-        pixels, labels = mix(pixels, train.labels[indices].to(job.device))
+        drawn, labels = mix(shown.draw(indices), train.labels[indices].to(job.device))
         with autocast(job):
-            logits = network(pixels.to(memory_format=torch.channels_last))
+            logits = network(drawn)
         value = loss(logits.float(), labels)
         if attempt.rehearse:
             value = value + attempt.rehearse * pretext_loss(whole, good, autocast(job), painter)
@@ -119,7 +122,18 @@ def one_epoch(
     return sum(losses) / len(losses)
 
 
-def mixing(alpha: float, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def source_of(job: Job, network: nn.Module, images: Images, augment: str, views: int) -> Pixels | Maps:
+    """What a training draws a part from: pixels or, of ``views``, maps, which are made once for a split and seed."""
+    pixels = Pixels(images, augment, job.attempt.arch, job.device)
+    if not views:
+        return pixels
+    key = (*images.names, job.attempt.imgsz, augment, views, job.seed)
+    if key not in job.looked:
+        job.looked[key] = Maps(network, pixels, views, job.seed)
+    return job.looked[key]
+
+
+def mixing(alpha: float, classes: int) -> Callable[[Any, Tensor], tuple[Any, Tensor]]:
     """MixUp (H. Zhang et al., ICLR 2018) of a batch's images and labels, which become N x C; 0 leaves both alone."""
     return v2.MixUp(alpha=alpha, num_classes=classes) if alpha else lambda pixels, labels: (pixels, labels)
 
@@ -168,9 +182,9 @@ def make_scaler(job: Job) -> torch.amp.GradScaler:
 def make_optimizer(network: nn.Module, attempt: Attempt) -> torch.optim.Optimizer:
     settings = {"momentum": 0.9} if attempt.optimizer == "SGD" else {}
     kind = getattr(torch.optim, attempt.optimizer)
-    head = list(head_of(network)[1].parameters())
-    rest = [parameter for parameter in network.parameters() if all(parameter is not own for own in head)]
-    groups = [{"params": head, "lr": attempt.lr}, {"params": rest, "lr": attempt.lr * attempt.slow}]
+    new = [parameter for part in new_parts(network).values() for parameter in part.parameters()]
+    rest = [parameter for parameter in network.parameters() if all(parameter is not own for own in new)]
+    groups = [{"params": new, "lr": attempt.lr}, {"params": rest, "lr": attempt.lr * attempt.slow}]
     return kind(groups, lr=attempt.lr, weight_decay=attempt.weight_decay, **settings)
 
 
@@ -192,19 +206,21 @@ def steps_of(job: Job, train: Images) -> int:
 
 
 def freeze(network: nn.Module, frozen: bool) -> None:
-    """Let all parts learn, or only the head; the frozen rest keeps its BatchNorm statistics as well."""
+    """Let all parts learn, or only the new ones; the frozen rest keeps its BatchNorm statistics as well."""
     network.train(not frozen)
     network.requires_grad_(not frozen)
-    _, head = head_of(network)
-    head.train()
-    head.requires_grad_(True)
+    for part in new_parts(network).values():
+        part.train()
+        part.requires_grad_(True)
 
 
-def judge(network: nn.Module, images: Images, job: Job) -> dict[str, float]:
-    """Loss and macro-F1 of a part."""
-    logits = logits_of(network, images, job)
-    loss = nn.functional.cross_entropy(torch.from_numpy(logits), images.labels).item()
-    return {"val_loss": loss, "macro_f1": measure(images.labels.numpy(), logits.argmax(1))["macro_f1"]}
+@torch.no_grad()
+def judge(network: nn.Module, source: Pixels | Maps, labels: Tensor, batch: int) -> dict[str, float]:
+    """Loss and macro-F1 of a part, in 32-bit arithmetic; the network is left in evaluation mode."""
+    network.eval()
+    logits = torch.cat([network(shown).float().cpu() for shown in source.split(batch)])
+    loss = nn.functional.cross_entropy(logits, labels).item()
+    return {"val_loss": loss, "macro_f1": measure(labels.numpy(), logits.argmax(1).numpy())["macro_f1"]}
 
 
 @torch.no_grad()
@@ -230,13 +246,14 @@ def distribute(network: nn.Module, attempt: Attempt) -> nn.Module:
     """The network with gradients averaged over the processes of torchrun; itself without them."""
     if place()[1] == 1:
         return network
-    network.requires_grad_(True)
+    freeze(network, attempt.views > 0)  # what learns in any epoch
     return nn.parallel.DistributedDataParallel(network, find_unused_parameters=attempt.freeze > 0)
 
 
 def retrain_head(network: nn.Module, train: Images, job: Job) -> None:
     """Give a trained network a new head, learned on its penultimate features with all classes equally frequent."""
-    features, (_, head) = features_of(network, train, job), head_of(network)
+    source = source_of(job, network, train, job.attempt.augment, job.attempt.views)
+    features, (_, head) = features_of(network, source, job.attempt.batch), head_of(network)
     balanced, labels = balance_features(job.attempt.imbalance, features, train.labels.numpy(), job.seed)
     inputs, targets = torch.from_numpy(balanced).float().to(job.device), torch.from_numpy(labels).to(job.device)
     torch.manual_seed(job.seed)
@@ -255,11 +272,14 @@ def retrain_head(network: nn.Module, train: Images, job: Job) -> None:
     network.eval()
 
 
-def features_of(network: nn.Module, images: Images, job: Job) -> np.ndarray:
-    """Penultimate features, N x F, float32: what enters the head."""
+@torch.no_grad()
+def features_of(network: nn.Module, source: Pixels | Maps, batch: int) -> np.ndarray:
+    """Penultimate features, N x F, float32: what enters the head; the network is left in evaluation mode."""
+    network.eval()
     found: list[Tensor] = []
     _, head = head_of(network)
     hook = head.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0].detach().float().cpu()))
-    logits_of(network, images, job)
+    for shown in source.split(batch):
+        network(shown)
     hook.remove()
     return torch.cat(found).numpy()

@@ -10,7 +10,7 @@ class Attempt:
     """Settings of one training; the defaults are those of `plain`."""
 
     arch: str = "resnet18"  # any of torchvision's, lite0, or our own: fine, deep
-    head: str = "linear"  # or mlp: a hidden layer and dropout
+    head: str = "linear"  # mlp: a hidden layer and dropout; cells, of lite0: see finetune.training.backbones.CellNet
     dropout: float = 0.0
     augment: str = "none"  # none, camera, strong: see finetune.training.images
     mixup: float = 0.0  # alpha of MixUp's beta distribution; 0 is off
@@ -25,6 +25,7 @@ class Attempt:
     patience: int = 0  # epochs without gain on val before a stop; 0 never stops early
     freeze: int = 0  # first epochs, in which only the head learns
     ema: float = 0.0  # decay of the averaged weights that are evaluated and saved; 0 is off
+    views: int = 0  # of each image, whose maps are computed once: all but the new parts is frozen; 0: all learns
     slow: float = 1.0  # learning rate of all but the head, as a share of lr
     rehearse: float = 0.0  # weight of the pretext's loss beside that of the labels
     pretext: int = 0  # steps on synthetic defects before the labels: see finetune.classification.pretext
@@ -34,21 +35,23 @@ class Attempt:
     stride: int | None = None  # most px of the image to a cell of the last feature map, for torchvision's
     pretrain_epochs: int | None = None  # of a first training on another dataset; None: as many as epochs
     precision: str = "auto"  # float32, bfloat16, float16; auto: what the device is fastest in
-    heatmaps: bool = True  # Grad-CAM++ maps, and boxes from them
+    heatmaps: bool = True  # and boxes from them: see finetune.classification.class_maps
 
 
 PLAIN = Attempt()
-TUNED = replace(  # from ImageNet weights: the body learns at a tenth of the head's rate
+TUNED = replace(  # from ImageNet weights, which stay as they are in lite0; of others, the body learns at a tenth
     PLAIN,
     arch=EMBEDDED,
+    head="cells",
+    views=4,
     augment="camera",
     smoothing=0.1,
     optimizer="AdamW",
-    lr=2e-3,
+    lr=3e-3,
     slow=0.1,
     schedule="cosine",
     weight_decay=0.05,
-    epochs=25,
+    epochs=30,
     imgsz=384,
 )
 AUGMENT = replace(PLAIN, augment="strong", mixup=0.2)

@@ -7,14 +7,15 @@ from typing import Any
 from torch import nn
 
 from converters.cli.errors import DatasetError
+from finetune.classification.class_maps import check_heat_maps
 from finetune.classification.evaluation import MODEL, evaluate
 from finetune.classification.figures import plot
 from finetune.classification.finished import predictor
-from finetune.classification.grad_cam import check_heat_maps
 from finetune.classification.imbalance import HEADS
 from finetune.classification.loop import Job, Standing, fit, new_network, retrain_head
 from finetune.classification.recipes import Attempt
 from finetune.classification.table import Result
+from finetune.classification.views import Maps
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset
 from finetune.runs.run_folder import Run, check_begun, read_record, start_run, write_record
@@ -24,7 +25,7 @@ from finetune.training.images import Images, load_images
 from finetune.training.processes import leads, prepare_device, wait_for_all
 from finetune.training.published import start_name, start_weights
 from finetune.training.timing import cost_of
-from finetune.training.weights import RANDOM
+from finetune.training.weights import EMBEDDED, RANDOM
 
 
 def train_and_evaluate(
@@ -36,12 +37,13 @@ def train_and_evaluate(
     folder: Path,
     resume: bool,
     overwrite: bool,
+    looked: dict[Any, Maps],
 ) -> Result | None:
     """One training from its data to its run folder; None in all processes of torchrun but the first.
 
-    It trains on ``pretrain`` first, where there is such a dataset.
+    It trains on ``pretrain`` first, where there is such a dataset. ``looked`` are maps that other trainings may share.
     """
-    job = make_job(dataset, attempt, seed, prepare_device(device))
+    job = replace(make_job(dataset, attempt, seed, prepare_device(device)), looked=looked)
     check_parts(dataset, job.attempt)
     if job.weights and folder.resolve() in job.weights.resolve().parents:
         raise DatasetError(f"--weights {job.weights}: lies in the run that would be replaced; name another with --run")
@@ -86,8 +88,10 @@ def make_job(dataset: Dataset, attempt: Attempt, seed: int, device: str) -> Job:
         raise DatasetError(f"--arch {attempt.arch}: known are {', '.join(known_networks())}")
     if attempt.arch != "fine":
         attempt = replace(attempt, pretext=0, rehearse=0.0)
+    if attempt.head == "cells" and attempt.arch != EMBEDDED:
+        attempt = replace(attempt, head="linear", views=0)
     if attempt.weights == RANDOM:
-        attempt = replace(attempt, freeze=0)  # random features are nothing to keep
+        attempt = replace(attempt, freeze=0, views=0)  # random features are nothing to keep
     job = Job(attempt, 1 + len(dataset.classes), start_weights(attempt.weights, attempt.arch), device, seed)
     network = new_network(attempt, job.classes)
     if job.weights:

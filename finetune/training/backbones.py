@@ -16,6 +16,8 @@ from finetune.training.published import TIMM
 from finetune.training.weights import EMBEDDED, OWN
 
 CHANNELS = (32, 64, 128, 256)
+STAGES = {2: 40, 4: 112}  # blocks of EfficientNet-Lite0 with the last maps of strides 8 and 16, and their features
+CELL_FEATURES = 64  # of CellNet
 LOOKS = 6  # cells of the feature map that FineNet looks at most
 AUXILIARY = {"googlenet": {"aux_logits": False, "init_weights": True}, "inception_v3": {"aux_logits": False}}
 
@@ -85,6 +87,79 @@ class FineNet(nn.Module):
         return torch.cat([(looked * share[:, None]).mean(2), features.amax((2, 3)), features.mean((2, 3))], 1)
 
 
+class CellNet(nn.Module):
+    """EfficientNet-Lite0 whose head looks at cells of 8 px: in an average over the image a small defect is lost.
+
+    The maps of strides 8 and 16 are standardised, projected to CELL_FEATURES and added at the finer one's size; of
+    each feature, the largest value among all cells enters the head, standardised as well. What comes after these
+    strides is left out.
+    """
+
+    def __init__(self, classes: int, dropout: float) -> None:
+        super().__init__()
+        published: Any = timm.create_model(TIMM)
+        self.conv_stem, self.bn1, self.blocks = published.conv_stem, published.bn1, published.blocks[: max(STAGES) + 1]
+        self.cells, self.standard = Cells(), Standard(CELL_FEATURES, affine=False)
+        self.head = Head(CELL_FEATURES, classes, "linear", dropout)
+
+    def forward(self, images: Tensor | list[Tensor]) -> Tensor:
+        """N x 3 x S x S images, or what ``stages`` made of them -> N x C."""
+        maps = self.stages(images) if isinstance(images, Tensor) else images
+        return self.head(self.standard(self.cells(maps).amax((2, 3))))
+
+    @torch.no_grad()
+    def activations(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """N x C logits of N images, and N x h x w: by how much each cell speaks for the likeliest defect, not for good.
+
+        The class activation map of B. Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016.
+        """
+        cells = self.cells(self.stages(images))
+        logits = self.head(self.standard(cells.amax((2, 3))))
+        last: Any = self.head[-1]
+        weight = last.weight / self.standard.deviation()
+        spoken = weight[logits[:, 1:].argmax(1) + 1] - weight[0]
+        return logits, F.relu(torch.einsum("nfhw,nf->nhw", cells, spoken))
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """N x 3 x S x S -> maps of N x 40 x S/8 x S/8 and N x 112 x S/16 x S/16."""
+        maps, found = self.bn1(self.conv_stem(images)), []
+        for index, block in enumerate(self.blocks):
+            maps = block(maps)
+            if index in STAGES:
+                found.append(maps)
+        return found
+
+
+class Standard(nn.BatchNorm1d):
+    """BatchNorm, by its running statistics where a batch is one image, which has no deviation."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def deviation(self) -> Tensor:
+        return (self.running_var + self.eps).sqrt()
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and len(input) > 1:
+            return super().forward(input)
+        return (input - self.running_mean) / self.deviation()
+
+
+class Cells(nn.Module):
+    """The maps of two strides, the finer first -> N x CELL_FEATURES x h x w of the finer one's h and w."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = STAGES.values()
+        self.standards = nn.ModuleList(nn.BatchNorm2d(width, affine=False) for width in widths)
+        self.projections = nn.ModuleList(nn.Conv2d(width, CELL_FEATURES, 1) for width in widths)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        layers = zip(maps, self.standards, self.projections, strict=True)
+        fine, coarse = (projection(standard(one)) for one, standard, projection in layers)
+        return F.relu(fine + F.interpolate(coarse, fine.shape[-2:], mode="bilinear"))
+
+
 class Residual(nn.Module):
     """Two 3 x 3 convolutions and a way around them (He et al., CVPR 2016)."""
 
@@ -125,6 +200,8 @@ def build_network(arch: str, classes: int, imgsz: int, head: str, dropout: float
         raise DatasetError(f"--arch fine can't take images of --imgsz {imgsz}: a multiple of 8 is needed")
     if arch in OWN:
         return {"fine": FineNet, "deep": DeepNet}[arch](classes, head, dropout)
+    if arch == EMBEDDED and head == "cells":
+        return CellNet(classes, dropout)
     settings: dict[str, Any] = AUXILIARY.get(arch, {})
     if arch.startswith("vit_"):
         settings = {"image_size": imgsz}
@@ -177,19 +254,26 @@ def head_of(network: nn.Module) -> tuple[str, Head]:
     return next((name, module) for name, module in network.named_modules() if isinstance(module, Head))
 
 
+def new_parts(network: nn.Module) -> dict[str, nn.Module]:
+    """The parts of a network that published weights do not have, by name."""
+    name, head = head_of(network)
+    own = {"cells": network.cells, "standard": network.standard} if isinstance(network, CellNet) else {}
+    return own | {name: head}
+
+
 def cam_layer(network: nn.Module) -> nn.Module | None:
     """The last feature map of our own networks; None for torchvision's, where torchcam finds it."""
     return network.features if isinstance(network, FineNet | DeepNet) else None
 
 
 def start_from(network: nn.Module, path: Path, arch: str) -> None:
-    """Load a checkpoint into all but the head, and into the head where it fits; raises DatasetError if it doesn't."""
+    """Load a checkpoint into all but the new parts, and into those where it fits; raises DatasetError if it doesn't."""
     state = load_state(path)
     if "_conv_stem.weight" in state:  # as EfficientNet-PyTorch names the tensors of EMBEDDED, in timm's order
         state = dict(zip(timm.create_model(TIMM).state_dict(), state.values(), strict=True))
-    own, (head, _) = network.state_dict(), head_of(network)
+    own, new = network.state_dict(), tuple(f"{name}." for name in new_parts(network))
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    missing = [key for key in own if key not in fitting and not key.startswith(f"{head}.")]
+    missing = [key for key in own if key not in fitting and not key.startswith(new)]
     if missing:
         raise DatasetError(
             f"--weights {path}: doesn't fit --arch {arch}: {len(missing)} of {len(own)} tensors are missing or of "

@@ -1,11 +1,12 @@
-"""Grad-CAM++ maps of a classifier.
+"""Heat maps of a classifier: class activations of a CellNet, Grad-CAM++ of others.
 
-A map is P(defect) times the CAM of the likeliest defect class, S x S float32, not normalised image by image: a map of a
+A map is P(defect) times that of the likeliest defect class, S x S float32, not normalised image by image: a map of a
 good image is to be low everywhere. A. Chattopadhay et al., Grad-CAM++, WACV 2018, by torchcam.
 """
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torchcam.methods import GradCAMpp
 
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
-from finetune.training.backbones import cam_layer
+from finetune.training.backbones import CellNet, cam_layer
 from finetune.training.heat_maps import Map
 from finetune.training.images import Images, normalise
 
@@ -28,6 +29,9 @@ def check_heat_maps(model: Any, imgsz: int) -> None:
 
 
 def _extractor(model: Any, imgsz: int) -> Any:
+    """torchcam's, hooked into the model; a CellNet needs none."""
+    if isinstance(model, CellNet):
+        return nullcontext()
     logging.getLogger("torchcam").setLevel(logging.ERROR)  # it warns about finding the layer by itself
     try:
         return GradCAMpp(model, cam_layer(model), input_shape=(3, imgsz, imgsz))
@@ -35,7 +39,7 @@ def _extractor(model: Any, imgsz: int) -> Any:
         raise DatasetError("this --arch has no spatial feature map for Grad-CAM++: add --no-heatmaps") from None
 
 
-def grad_cam(model: Any, arch: str, images: Images, batch: int, device: str) -> tuple[list[Map], int]:
+def class_maps(model: Any, arch: str, images: Images, batch: int, device: str) -> tuple[list[Map], int]:
     """Maps of S x S for N images, and the cells a side that they come from, by a model in any mode; it is
     left in evaluation mode.
 
@@ -55,17 +59,21 @@ def grad_cam(model: Any, arch: str, images: Images, batch: int, device: str) -> 
 
 def _maps_of(model: Any, arch: str, extractor: Any, pixels: Tensor) -> tuple[NDArray[np.float32], int]:
     """Maps of B images (B x 3 x S x S bytes), B x S x S, and the cells a side that they come from."""
-    size = pixels.shape[-2:]
-    logits = model(normalise(pixels, arch))
-    defect = logits[:, 1:].argmax(1) + 1
-    cams = extractor(defect.tolist(), logits, normalized=False)[0]
+    images = normalise(pixels, arch)
+    if isinstance(model, CellNet):
+        logits, cams = model.activations(images)
+    else:
+        logits = model(images)
+        cams = extractor((logits[:, 1:].argmax(1) + 1).tolist(), logits, normalized=False)[0]
     cams = cams * (1 - logits.detach().softmax(1)[:, :1, None])
-    full = F.interpolate(cams[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    full = F.interpolate(cams[:, None], pixels.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     return full.cpu().numpy(), min(cams.shape[-2:])
 
 
 def mapper(model: Any, arch: str, imgsz: int) -> Callable[[Tensor], Map]:
     """The same for one image after the other, each 1 x 3 x S x S bytes: its map, S x S."""
+    if isinstance(model, CellNet):
+        return lambda pixels: _maps_of(model.eval(), arch, None, pixels)[0][0]
     extractor = _extractor(model.eval(), imgsz)
     extractor.disable_hooks()
 
