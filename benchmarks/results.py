@@ -31,6 +31,7 @@ KEPT = (
     "device",
     "train_seconds",
     "train_cpu_seconds",
+    "operating_points",
 )
 SHOWN = {  # measure -> its name in the table; a model shows those that it has
     "map50": "mAP50",
@@ -40,6 +41,7 @@ SHOWN = {  # measure -> its name in the table; a model shows those that it has
     "pixel_ap": "pixel AP",
     "aupro_0.3": "AUPRO",
     "iou": "IoU",
+    "filled_box_iou": "filled box",
     "pointing": "pointing",
 }
 
@@ -62,7 +64,16 @@ def record_of(run: Path, out: Path) -> dict[str, Any]:
         "seed": record["settings"]["seed"],
         "test": {name: {key: round(value, 4) for key, value in values.items()} for name, values in measured.items()},
         "trainer": record["metrics"].get("test", {}),
+        "prompts": {name: prompted(found) for name, found in record["metrics"].items() if "after" in found},
     }
+
+
+def prompted(found: dict[str, Any]) -> dict[str, Any]:
+    """What a run of SAM says of a kind of prompt: IoU over instances, of the start, and over the filled box."""
+    kept = {"iou": found["after"]["iou"], "filled_box_iou": found["after"]["filled_box_iou"]}
+    kept |= {"instances": found["after"]["count"], "iou_before": found.get("before", {}).get("iou")}
+    kept |= {"over_filled_box": found["over_filled_box"]} if "over_filled_box" in found else {}
+    return kept | {"classes": {entry["class"]: round(entry["iou"], 4) for entry in found["after"]["classes"]}}
 
 
 def rows(records: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -72,7 +83,7 @@ def rows(records: list[dict[str, Any]]) -> list[tuple[str, ...]]:
         for name, scores in record["test"].items():
             alike[
                 record["dataset"].partition("@kfold")[0], record["model"], record["start"], record["run"], name
-            ].append((record, {**record["trainer"], **scores}))
+            ].append((record, {**record["trainer"], **scores, **record.get("prompts", {}).get(name, {})}))
     found = []
     for (dataset, model, start, run, name), members in sorted(alike.items()):
         scores = [scores for _, scores in members]

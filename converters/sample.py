@@ -13,9 +13,19 @@ import click
 from converters.cli.command import command
 from converters.cli.options import FOLDER, overwrite_option, seed_option
 
+SAMPLE, FOR_STARTERS = ("washer", "weave"), ("circuit", "plank")
+
 
 @command()
 @click.option("--to", "target", type=FOLDER, default="data/sample", help="Folder to make.")
+@click.option(
+    "--product",
+    "products",
+    multiple=True,
+    type=click.Choice((*SAMPLE, *FOR_STARTERS)),
+    default=SAMPLE,
+    help="Product to draw; may be repeated. Starters have learned from circuit and plank: don't measure them there.",
+)
 @seed_option
 @click.option("--small", is_flag=True, help="6 images a defect type instead of 40, 8 + 8 good instead of 60 + 60.")
 @overwrite_option

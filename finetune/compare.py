@@ -8,6 +8,7 @@
 It reads the ground truth and the runs' predictions for val and test, never a model. Thresholds are chosen on val.
 """
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ if not __package__:  # run as a file: import from the repository, not from this 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from converters.cli.command import command
-from converters.cli.options import FOLDER, json_option, out_option, seed_option
+from converters.cli.errors import DatasetError
+from converters.cli.options import FOLDER, Number, json_option, out_option, seed_option
 from finetune.comparison.tables import BASELINE
+
+SHARE = Number(0, 1, min_open=True, max_open=True)
 
 
 def _results(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, Path]]:
@@ -33,6 +37,19 @@ def _results(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
     if missing:
         raise click.BadParameter(f"{missing[0]}: no such file or folder")
     return [(name, Path(path)) for name, path in pairs]
+
+
+def _requirements(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[tuple[str, float]]:
+    """(kind, limit in 0..1) of ``escapes<=1%,rejects<=5%``."""
+    found = []
+    for text in (value or "").replace(" ", "").split(",") if value is not None else ():
+        matched = re.fullmatch(r"(escapes|rejects)<=?(\d+(?:\.\d+)?)%", text)
+        if not matched or not 0 < float(matched[2]) < 100:
+            raise click.BadParameter(f"{text!r}: limits such as escapes<=1%,rejects<=5% are needed")
+        found.append((matched[1], float(matched[2]) / 100))
+    if len({kind for kind, _ in found}) < len(found):
+        raise click.BadParameter(f"{value!r}: names one of them twice")
+    return found
 
 
 @command()
@@ -67,6 +84,15 @@ def _results(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
     help="Model that the others are compared with.",
 )
 @click.option("--bootstrap", "count", type=click.IntRange(100), default=1000, help="Number of bootstrap resamples.")
+@click.option("--prevalence", type=SHARE, help="Share of images with a defect in use, for costs; 0.01 is one in 100.")
+@click.option("--cost-escape", type=Number(0), help="Cost of a defective image that passes (--prevalence).")
+@click.option("--cost-reject", type=Number(0), help="Cost of a good image that is rejected (--prevalence).")
+@click.option(
+    "--accept",
+    callback=_requirements,
+    metavar="LIMITS",
+    help="A sheet a model that says whether it meets, e.g., `escapes<=1%,rejects<=5%`, and what would prove it.",
+)
 @click.option("--html/--no-html", default=True, help="Write the page index.html.")
 @click.option(
     "--report", "target", type=FOLDER, show_default="RUNS/DATASET/report", help="Where the report is written."
@@ -76,11 +102,20 @@ def _results(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
 def main(**options: Any) -> None:
     """Compare all runs of a dataset on its test images; write a report with 95 % intervals.
 
-    The report folder holds index.html (one file, works offline), report.json and report.md.
+    The report folder holds index.html (one file, works offline), report.json, report.md, tables/*.csv and, with
+    --accept, acceptance/MODEL.html.
     """
+    price = [options.pop(name) for name in ("prevalence", "cost_escape", "cost_reject")]
+    if any(value is not None for value in price) and None in price:
+        raise DatasetError("--prevalence, --cost-escape and --cost-reject: costs take all three")
+    accept = options.pop("accept")
     from finetune.comparison.collection import compare_runs
+    from finetune.comparison.decisions import Asked
+    from finetune.measures.acceptance import Requirement
+    from finetune.measures.operating_points import Price
 
-    compare_runs(**options)
+    asked = Asked(None if None in price else Price(*price), tuple(Requirement(*one) for one in accept))
+    compare_runs(**options, asked=asked)
 
 
 if __name__ == "__main__":

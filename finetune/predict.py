@@ -15,7 +15,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 
 from converters.cli.command import command
 from converters.cli.errors import DatasetError
-from converters.cli.options import FOLDER, json_option, max_pixels_option, out_option, overwrite_option
+from converters.cli.options import FOLDER, Percent, json_option, max_pixels_option, out_option, overwrite_option
 
 
 @command()
@@ -27,6 +27,13 @@ from converters.cli.options import FOLDER, json_option, max_pixels_option, out_o
 @out_option
 @click.option("--weights", type=FOLDER, help="Where the checkpoint lies now that RUN began with.")
 @click.option("--boxes", type=FOLDER, metavar="RUN", help="The YOLO run whose boxes a SAM takes (with --part: took).")
+@click.option(
+    "--rejects",
+    type=Percent(),
+    metavar="SHARE%",
+    show_default="best F1 on val",
+    help="Threshold that so many good images reach at most, such as 1%, from the run's held-out good images.",
+)
 @click.option("--device", default="", show_default="GPU, else CPU", help="cpu, cuda, or the number of a GPU.")
 @max_pixels_option
 @overwrite_option
@@ -40,6 +47,7 @@ def main(
     out: Path,
     weights: Path | None,
     boxes: Path | None,
+    rejects: float | None,
     device: str,
     max_pixels: int,
     overwrite: bool,
@@ -52,8 +60,10 @@ def main(
     exit code 1. With --part test, replace RUN's own predictions and measures instead.
     """
     if part:
-        if images or to or pre_label:
-            raise DatasetError("--part: predicts RUN's own images again; leave IMAGES, --to and --pre-label out")
+        if images or to or pre_label or rejects:
+            raise DatasetError(
+                "--part: predicts RUN's own images again; leave IMAGES, --to, --pre-label and --rejects out"
+            )
         from finetune.prediction.again import predict_again
 
         predict_again(run, out, device, weights, boxes, as_json)
@@ -62,7 +72,7 @@ def main(
         raise DatasetError("name IMAGES and --to DIR or, to predict RUN's own test part again, --part test")
     from finetune.prediction.new_images import predict_images
 
-    predict_images(run, images, to, out, device, weights, boxes, bool(pre_label), max_pixels, overwrite)
+    predict_images(run, images, to, out, device, weights, boxes, rejects, bool(pre_label), max_pixels, overwrite)
 
 
 if __name__ == "__main__":

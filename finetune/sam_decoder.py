@@ -1,6 +1,7 @@
 """Fine-tune SAM's mask decoder on a converted dataset, prompted as it will be used, and measure it before and after.
 
-    python finetune/sam_decoder.py --category screw                                  # vit_b, embeddings cached
+    python finetune/sam_decoder.py --category screw               # vit_b, or lite0 where that can't be downloaded
+    python finetune/sam_decoder.py --category screw --arch lite0                     # minutes on a CPU
     python finetune/sam_decoder.py --category screw --arch mobile_sam                # an encoder of 6 million weights
     python finetune/sam_decoder.py --category screw --auto --boxes runs/screw/yolo/seed-0
     python finetune/sam_decoder.py --category washer --arch tiny --weights none --train all --pretrain washer@paste-400
@@ -32,7 +33,7 @@ from converters.cli.options import (
 )
 from finetune.runs.dataset import choose_dataset
 from finetune.runs.replay import as_begun, config_option
-from finetune.segmentation.settings import ARCHS, RANDOM_RATE, REFERENCE, WARM_UP, Recipe, Request, Tiny
+from finetune.segmentation.settings import ARCHS, LITE0_SIDE, RANDOM_RATE, REFERENCE, WARM_UP, Recipe, Request, Tiny
 
 
 @command()
@@ -40,8 +41,17 @@ from finetune.segmentation.settings import ARCHS, RANDOM_RATE, REFERENCE, WARM_U
 @out_option
 @click.option("--runs", type=FOLDER, default="runs", help="Folder in which runs are written.")
 @click.option("--run", "run_name", default="sam", help="Name of the run.")
-@click.option("--arch", type=click.Choice(ARCHS), default="vit_b", help="SAM's size; tiny has no published weights.")
-@click.option("--weights", show_default="the published ones", help="Published name (sam_vit_b), FILE, or none: random.")
+@click.option(
+    "--arch",
+    type=click.Choice(ARCHS),
+    show_default="vit_b; lite0 where its published weights can't be had",
+    help="SAM's size. lite0 has a starter that is installed, tiny has no weights at all.",
+)
+@click.option(
+    "--weights",
+    show_default="the published ones; lite0's starter",
+    help="Published name (sam_vit_b), FILE, or none: random.",
+)
 @click.option("--train", default="decoder", help="Parts to train: decoder, prompt-encoder, lora:RANK; or all.")
 @click.option("--auto", is_flag=True, help="Also learn to find defects without a prompt.")
 @click.option(
@@ -53,10 +63,15 @@ from finetune.segmentation.settings import ARCHS, RANDOM_RATE, REFERENCE, WARM_U
 @synthetic_share_option
 @click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")
 @click.option("--pretrain-epochs", type=click.IntRange(1), show_default="as --epochs", help="Epochs of --pretrain.")
-@click.option("--views", type=click.IntRange(1, 8), default=2, help="Views per image: itself, flips, quarter turns.")
+@click.option("--views", type=click.IntRange(1, 8), default=8, help="Views per image: itself, flips, quarter turns.")
 @click.option("--boxes", type=FOLDER, metavar="RUN", help="Also prompt with this run's predicted boxes.")
 @click.option("--epochs", type=click.IntRange(1), default=Recipe.epochs, help="Maximum number of epochs.")
-@click.option("--imgsz", type=click.IntRange(32), show_default=f"{Tiny.side}", help="Side of tiny's square input, px.")
+@click.option(
+    "--imgsz",
+    type=click.IntRange(32),
+    show_default=f"{LITE0_SIDE} of lite0, {Tiny.side} of tiny",
+    help="Side of the square input of lite0 or tiny, px; others take 1024.",
+)
 @click.option("--batch", type=click.IntRange(1), default=Recipe.batch, help="Images a step, of all processes together.")
 @click.option(
     "--lr",

@@ -1,6 +1,7 @@
 """Train ultralytics YOLO on a converted dataset, and measure it on the test part.
 
-    python finetune/yolo.py --category screw --weights yolo11n.pt
+    python finetune/yolo.py                                                             # the only dataset, all defaults
+    python finetune/yolo.py --category screw --weights yolo11s.pt
     python finetune/yolo.py --data datasets_out/screw/yolo-seg/data.yaml                 # the same as --task segment
     python finetune/yolo.py --category screw --weights none --pretrain screw@paste-500   # random start
     python finetune/yolo.py --category screw --resume                                    # after Ctrl-C
@@ -39,7 +40,7 @@ from finetune.training.weights import RANDOM
     [*SIZES, LIGHT.stem],
     PRETRAINED,
     usual_name="yolo, or yolo-tile-SIDE on tiles",
-    usual_weights=f"{SIZES[0]}.pt of the task",
+    usual_weights=f"{SIZES[0]}.pt of the task; for boxes, without a network: the installed {LIGHT.stem}",
     random=Recipe(),
 )
 @click.option(
@@ -49,7 +50,7 @@ from finetune.training.weights import RANDOM
 @click.option(
     "--crop",
     type=click.IntRange(0),
-    show_default=f"{PRETRAINED.crop} for boxes on larger images of one size, without --imgsz; random start: 0",
+    show_default=f"half an image's side, at most {PRETRAINED.crop}, for boxes without --imgsz; random start: 0",
     help="Train on square crops of this side, px; 0: on whole images.",
 )
 @click.option("--pretrain", metavar="DATASET", help="Train on this dataset first (screw@paste-500), then on NAME.")

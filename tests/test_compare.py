@@ -679,6 +679,7 @@ def test_all_categories_go_where_they_are_told(root: Path, runs: Path, tmp_path:
         assert result.exit_code == 0, result.output
     assert {path.name for path in (tmp_path / "r").glob("*/report.md")} == {"report.md"}
     assert {path.parent.name for path in (tmp_path / "r").glob("*/report.md")} == {"all", "widget"}
+    assert "widget,classifier,False,image,auroc," in (tmp_path / "r/all/measures.csv").read_text("utf-8")
 
 
 def test_a_dataset_of_all_categories_is_no_category_more(root: Path, runs: Path, tmp_path: Path) -> None:

@@ -94,15 +94,17 @@ def test_the_wheel_converts_trains_and_predicts_in_a_bare_environment_without_ul
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(command: str, *arguments: str) -> str:
-        """What a command of the bare environment prints, in a folder that holds nothing of this repository."""
+        """All that a command of the bare environment prints, in a folder that holds nothing of this repository."""
         call = [tools / command, *arguments]
         done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        return done.stdout + done.stderr
 
     run("mvtec-convert", "sample", "--to", "sample")
     run("mvtec-convert", "all", "--root", "sample", "--category", "washer")
-    assert "the rule of ultralytics' loader" in run("mvtec-convert", "verify", "datasets_out/washer")
+    assert "ultralytics is not installed: YOLO was read by our own code" in run(
+        "mvtec-convert", "verify", "datasets_out/washer"
+    )
     run("mvtec-train", "normality", "--category", "washer", "--imgsz", "128")
     run("mvtec-predict", "runs/washer/normality/seed-0", "sample/washer/test/scratch", "--to", "looked")
     assert (tmp_path / "looked/index.html").is_file()

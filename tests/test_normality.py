@@ -15,7 +15,7 @@ from predicted import check_export, check_heat, check_odd_images, check_same_as_
 from test_classifier import SIDE, write_images
 
 from converters.cli.errors import DatasetError
-from finetune import normality
+from finetune import classifier, normality, predict
 from finetune.anomaly.features import build_backbone
 from finetune.anomaly.finished import evaluate_again, export_run
 from finetune.anomaly.memory import coreset, distance_maps, remember
@@ -23,7 +23,9 @@ from finetune.anomaly.recipe import Recipe
 from finetune.prediction.image_files import read_pixels
 from finetune.prediction.new_images import open_predictor
 from finetune.runs.dataset import open_dataset
+from finetune.runs.held_out import rejects_threshold
 from finetune.runs.predictions import PredictionSet
+from finetune.runs.run_folder import read_record
 from finetune.training.images import normalise
 from finetune.training.onnx_files import judge_of
 from finetune.training.published import embedded_weights
@@ -96,6 +98,30 @@ def test_a_run_scores_defects_higher_and_names_no_classes(out, tmp_path):
     check_odd_images(folder, out, tmp_path / "odd")
     check_heat(open_predictor(folder, out, "cpu", None, None).look, folder, dataset, dataset.images("test")[-1])
     check_export(folder, out, tmp_path / "model.onnx")
+
+
+def test_the_official_protocol_is_for_models_that_need_no_defects(tmp_path):
+    """It learns from good images alone, and scores those for calibration; a classifier refuses in one line."""
+    options = ("--protocol", "official", "--good-val", 0.2)
+    converted("to_coco", write_images(tmp_path / "data"), tmp_path / "out", *options)
+    which = ("--category", "tile@official", "--weights", "none")
+    result = run(tmp_path / "out", tmp_path / "runs", *which)
+    assert result.exit_code == 0, (result.output, result.exception)
+    folder = tmp_path / "runs" / "tile@official" / "normality" / "seed-0"
+    dataset, source = open_dataset(tmp_path / "out", "tile@official"), PredictionSet(folder / "predictions" / "tuned")
+    assert len(source.scores(dataset, "calibration")) == len(dataset.images("calibration")) > 0
+    points = read_record(folder)["operating_points"]["tuned"]
+    assert {one["from"] for one in points} == {"calibration", "val"}
+    again = CliRunner().invoke(predict.main, [str(folder), "--part", "test", "--out", str(tmp_path / "out")])
+    assert again.exit_code == 0 and read_record(folder)["operating_points"]["tuned"] == points
+    image, to = dataset.image_file("test", dataset.images("test")[0]), tmp_path / "to"
+    looked = [folder, image, "--to", to, "--out", tmp_path / "out", "--rejects", "50%"]
+    assert CliRunner().invoke(predict.main, [str(word) for word in looked]).exit_code == 0
+    told = float((to / "verdicts.csv").read_text().splitlines()[1].split(",")[3])
+    assert told == pytest.approx(rejects_threshold(source, dataset, 0.5), rel=1e-5)
+    asked = [*which, "--out", tmp_path / "out", "--runs", tmp_path / "runs", "--device", "cpu"]
+    line = refusal(CliRunner().invoke(classifier.main, [str(word) for word in asked]))
+    assert "shows nothing but good images" in line and "finetune/normality.py" in line
 
 
 def test_a_run_that_names_defects_says_the_same_again_and_as_onnx(out, tmp_path):

@@ -23,6 +23,7 @@ from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.predictions import PredictionSet
 from finetune.sam_decoder import main
 from finetune.segmentation import steps as training
+from finetune.segmentation.drawn_prompts import draw_boxes
 from finetune.segmentation.evaluation import Row, answer, components, filled, gain, overlap, summarise
 from finetune.segmentation.finished import export_run, predictor
 from finetune.segmentation.images import binary, covered, images_of, seen_as
@@ -32,7 +33,6 @@ from finetune.segmentation.models import (
     add_lora,
     build_tiny,
     decode,
-    draw_boxes,
     embed_prompts,
     export,
     fetch_published,
@@ -520,6 +520,13 @@ def test_lora_run_exports_an_ordinary_checkpoint(out: Path, dataset: Dataset, tm
     load_sam("tiny", exported[0], Tiny(side=64))
 
 
+def test_too_small_a_cache_ends_the_run_in_one_line(out: Path, tmp_path: Path) -> None:
+    result = sam_decoder(out, tmp_path, "--weights", "none", "--cache-gb", "0.00001")
+    first, last = result.stderr.splitlines()
+    assert result.exit_code == 2 and first == "widget: SAM tiny from random weights"
+    assert last.startswith("Error: --cache-gb") and last.endswith("raise it, or take fewer --views")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -529,7 +536,6 @@ def test_lora_run_exports_an_ordinary_checkpoint(out: Path, dataset: Dataset, tm
         (("--weights", "none", "--train", "all,lora:4"), "joined by commas; or all"),
         (("--weights", "none", "--imgsz", "60"), "a multiple of 8"),
         (("--weights", "none", "--warm-up", "3"), "--train all"),
-        (("--weights", "none", "--cache-gb", "0.00001"), "raise it, or take fewer --views"),
         (("--arch", "vit_b", "--weights", "none"), "takes 1024 px"),
         (("--weights", "none", "--device", "nonsense"), "--device nonsense"),
         (("--weights", "none", "--boxes", "nowhere"), "holds no predictions"),
@@ -555,7 +561,8 @@ def test_no_network_is_one_line_that_names_the_flag(out: Path, tmp_path: Path, m
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", fails)
-    result = CliRunner().invoke(main, ["--category", "widget", "--out", str(out), "--runs", str(tmp_path)])
+    given = ["--category", "widget", "--out", str(out), "--runs", str(tmp_path), "--arch", "vit_b"]
+    result = CliRunner().invoke(main, given)
     assert "--weights sam_vit_b: could not be downloaded" in refusal(result)
 
 

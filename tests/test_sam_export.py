@@ -17,7 +17,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
-@pytest.mark.parametrize("arch", ["tiny", pytest.param("mobile_sam", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("arch", ["tiny", "lite0", pytest.param("mobile_sam", marks=pytest.mark.slow)])
 def test_onnxruntime_gives_the_same_masks_on_images_of_any_shape(tmp_path: Path, arch: str) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -33,7 +33,7 @@ def test_onnxruntime_gives_the_same_masks_on_images_of_any_shape(tmp_path: Path,
         "point": (Prompt().with_point(point, 1), [point, [0, 0]], [1, -1]),
         "points": (Prompt().with_point(point, 1).with_point(outside, 0), [point, outside, [0, 0]], [1, 0, -1]),
     }
-    for size in ((50, 64), (150, 97), (24, 24)) if arch == "tiny" else ((300, 200),):
+    for size in ((50, 64), (150, 97), (24, 24)) if arch != "mobile_sam" else ((300, 200),):
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
         with torch.no_grad():
             embedding = segmenter.sam.image_encoder(framed(segmenter.sam, image)[None])
@@ -45,7 +45,7 @@ def test_onnxruntime_gives_the_same_masks_on_images_of_any_shape(tmp_path: Path,
             assert min(1, max(0, told)) == pytest.approx(score, abs=0.01)
         maps = token_map(segmenter, embedding, size), files.tokens(image, len(CLASSES))
         assert np.allclose(maps[0].scores, maps[1].scores, atol=0.01)
-        assert np.abs(maps[0].heat.astype(int) - maps[1].heat).max() < 0.01 * 65535
+        assert np.abs(maps[0].heat.astype(int) - maps[1].heat).max() < 0.02 * 65535
         asked = [ask(points, labels)[0] for _, points, labels in prompts.values()]
         asked += [ask([[0, 0]], [TOKENS + index])[0] for index in range(3)]
         for index, first in enumerate(asked):

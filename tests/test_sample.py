@@ -12,11 +12,15 @@ from conftest import tree
 from PIL import Image
 
 from converters import sample
-from converters.synthetic import catalogue, sample_dataset
-from converters.synthetic.catalogue import DEFECTS, PRODUCTS
+from converters.sample import FOR_STARTERS, SAMPLE
+from converters.synthetic import sample_dataset
+from converters.synthetic.catalogue import PRODUCTS, counts_of
+from converters.synthetic.product import SampleProduct
 from converters.synthetic.sample_images import image_rng, render_defect, render_files, render_good
 
-EACH = [(category, defect) for category in PRODUCTS for defect in DEFECTS]
+DEFECTS = SampleProduct.DEFECTS
+EACH = [(category, defect) for category in SAMPLE for defect in DEFECTS]
+EVERY = [(category, defect) for category in PRODUCTS for defect in PRODUCTS[category].DEFECTS]
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +48,24 @@ def test_layout_and_counts(small: Path) -> None:
     expected |= {f"{part}/good/{n:03d}.png" for part in ("train", "test") for n in range(8)}
     expected |= {f"test/{defect}/{n:03d}.png" for defect in DEFECTS for n in range(6)}
     expected |= {f"ground_truth/{defect}/{n:03d}_mask.png" for defect in DEFECTS for n in range(6)}
-    for category in PRODUCTS:
+    for category in SAMPLE:
         assert set(tree(small / category)) == expected
 
 
 def test_full_counts() -> None:
-    assert [catalogue.FULL_COUNTS[kind] for kind in ("train/good", "test/good")] == [60, 60]
-    assert all(catalogue.FULL_COUNTS[defect] == 40 for defect in DEFECTS)
+    for category in PRODUCTS:
+        defects = dict.fromkeys(PRODUCTS[category].DEFECTS, 40)
+        assert counts_of(category) == {"train/good": 60, "test/good": 60, **defects}
+
+
+def test_a_starters_product_is_drawn_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (*SAMPLE, *FOR_STARTERS) == tuple(PRODUCTS)
+    monkeypatch.setattr(
+        sample_dataset, "counts_of", lambda name, small: {"train/good": 1, "test/good": 1, "knot": 1, "crack": 1}
+    )
+    result = CliRunner().invoke(sample.main, ["--to", str(tmp_path / "s"), "--product", "plank"])
+    assert result.exit_code == 0 and "--category plank" in result.output
+    assert "plank/test/knot/000.png" in tree(tmp_path / "s") and not (tmp_path / "s" / "washer").exists()
 
 
 def test_note_says_synthetic(small: Path) -> None:
@@ -81,7 +96,7 @@ def test_files_hold_the_rendered_colours(small: Path) -> None:
 
 
 def test_same_seed_same_bytes(small: Path, tmp_path: Path) -> None:
-    sample_dataset.write_sample(tmp_path, seed=0, small=True)
+    sample_dataset.write_sample(tmp_path, 0, True, SAMPLE)
     assert tree(tmp_path) == tree(small)
 
 
@@ -108,7 +123,8 @@ def test_existing_target_is_refused_without_overwrite(small: Path) -> None:
 
 
 def test_overwrite_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample_dataset, "SMALL_COUNTS", {"train/good": 1, "test/good": 1, **dict.fromkeys(DEFECTS, 1)})
+    counts = {"train/good": 1, "test/good": 1, **dict.fromkeys(DEFECTS, 1)}
+    monkeypatch.setattr(sample_dataset, "counts_of", lambda name, small: counts)
     target = tmp_path / "synthetic"
     for seed in ("0", "1"):
         arguments = ["--to", str(target), "--small", "--seed", seed, "--overwrite"]
@@ -120,7 +136,7 @@ def test_overwrite_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # ---------------------------------------------------------------- masks
 
 
-@pytest.mark.parametrize(("category", "defect"), EACH)
+@pytest.mark.parametrize(("category", "defect"), EVERY)
 def test_mask_is_what_the_defect_changed(category: str, defect: str) -> None:
     for number in range(12):
         good = render_good(category, image_rng(3, category, defect, number))
@@ -146,7 +162,7 @@ def test_tiny_and_large_defects_occur() -> None:
     assert max(areas) > 0.05
 
 
-@pytest.mark.parametrize("category", PRODUCTS)
+@pytest.mark.parametrize("category", SAMPLE)
 def test_stains_leave_holes_in_the_mask(category: str) -> None:
     holed = 0
     for mask in masks(category, "stain"):
@@ -155,7 +171,7 @@ def test_stains_leave_holes_in_the_mask(category: str) -> None:
     assert holed >= 5
 
 
-@pytest.mark.parametrize("category", PRODUCTS)
+@pytest.mark.parametrize("category", SAMPLE)
 @pytest.mark.parametrize("defect", ["scratch", "stain", "hole"])
 def test_several_parts_in_one_mask(category: str, defect: str) -> None:
     parts = [cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0] - 1 for mask in masks(category, defect)]
@@ -163,7 +179,7 @@ def test_several_parts_in_one_mask(category: str, defect: str) -> None:
     assert sum(count >= 2 for count in parts) >= 5
 
 
-@pytest.mark.parametrize("category", PRODUCTS)
+@pytest.mark.parametrize("category", SAMPLE)
 def test_scratches_one_pixel_wide(category: str) -> None:
     thick = [cv2.erode(mask.astype(np.uint8), np.ones((2, 2), np.uint8)).sum() for mask in masks(category, "scratch")]
     assert sum(count == 0 for count in thick) >= 5
@@ -176,7 +192,7 @@ def test_defects_touch_the_edge_of_the_image(defect: str) -> None:
     assert sum((mask & frame).any() for mask in masks("weave", defect)) >= 2
 
 
-@pytest.mark.parametrize("category", PRODUCTS)
+@pytest.mark.parametrize("category", SAMPLE)
 @pytest.mark.parametrize("defect", ["scratch", "stain"])
 def test_defects_are_brighter_as_well_as_darker(category: str, defect: str) -> None:
     signs = []
@@ -235,7 +251,7 @@ def auroc(good: np.ndarray, bad: np.ndarray) -> float:
 def separation(category: str, seed: int = 0) -> dict[str, dict[str, float]]:
     """{number: {"all" or defect: max(AUROC, 1 - AUROC) against all good images}} on the full set."""
     rows: dict[str, list[dict[str, float]]] = {}
-    for kind, count in catalogue.FULL_COUNTS.items():
+    for kind, count in counts_of(category).items():
         for n in range(count):
             rng = image_rng(seed, category, kind, n)
             image = render_defect(category, kind, rng)[0] if kind in DEFECTS else render_good(category, rng)
@@ -247,7 +263,7 @@ def separation(category: str, seed: int = 0) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("category", PRODUCTS)
+@pytest.mark.parametrize("category", SAMPLE)
 def test_no_global_number_separates_good_from_defect(category: str) -> None:
     for name, scores in separation(category).items():
         assert scores["all"] <= 0.70, (name, scores)

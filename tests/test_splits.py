@@ -353,3 +353,36 @@ def test_equal_images_with_different_labels_contradict_each_other() -> None:
     (problem,) = contradictions(equal)
     assert problem.file == "train/good/000.png"
     assert "test/crack/000.png, which counts as crack" in problem.reason
+
+
+# ---------------------------------------------------------------- calibration, official
+
+
+def test_calibration_takes_a_share_of_train_good_and_moves_nothing_else() -> None:
+    images = samples(train=20, good=10, crack=10)
+    plain, held = (make_split(images, SplitRule(good_val=share)) for share in (0.0, 0.3))
+    moved = {key for key in plain.parts if plain.parts[key] != held.parts[key]}
+    assert len(moved) == 6 and {key.rpartition("/")[0] for key in moved} == {"train/good"}  # 30 % of 20
+    assert {held.parts[key] for key in moved} == {"calibration"} and held.family != plain.family
+    assert "good_val" not in json.loads(plain.to_json())  # so that splits without it are what they were
+
+
+def test_calibration_keeps_groups_whole_and_leaves_train_a_good_image() -> None:
+    grouped = [
+        dataclasses.replace(s, group=f"lot{i // 4}") for i, s in enumerate(samples(train=20, good=0, crack=6)[6:])
+    ]
+    parts = make_split([*grouped, *samples(0, 0, crack=6)], SplitRule(good_val=0.5, ratios=(98, 1, 1))).parts
+    by_lot: dict[str, set[str]] = {}
+    for s in grouped:
+        by_lot.setdefault(s.group, set()).add(parts[s.key])
+    assert all(len(found) == 1 for found in by_lot.values()) and {"calibration"} in by_lot.values()
+    assert {"train"} in by_lot.values()
+
+
+def test_official_is_train_good_less_a_tenth_and_all_of_test() -> None:
+    split = make_split(samples(train=40, good=7, crack=5, hole=3), SplitRule("official"))
+    assert parts_of(split, "train/good") == {"train": 36, "val": 4}
+    assert {part for key, part in split.parts.items() if key.startswith("test/")} == {"test"}
+    assert json.loads(split.to_json())["protocol"] == "official" and "ratios" not in json.loads(split.to_json())
+    with pytest.raises(DatasetError, match="there is no test/good"):
+        make_split(samples(train=10, good=0, crack=5), SplitRule("official"))

@@ -29,10 +29,10 @@ from converters.cli.terminal import to_json
 from finetune import yolo
 from finetune.detection import finished, runtime, training
 from finetune.detection.crops import cut_train_part
-from finetune.detection.dataset_view import can_crop
+from finetune.detection.dataset_view import usual_crop
 from finetune.detection.evaluation import metric_rows, spread
 from finetune.detection.figures import draw_figures, measure, worst_images
-from finetune.detection.recipe import Recipe, recipe_for
+from finetune.detection.recipe import STARTERS, Recipe, Starter, recipe_for
 from finetune.measures.boxes import SIZES, BoxEvaluation, box_confusion, box_metrics
 from finetune.runs.dataset import Dataset, open_dataset
 from finetune.runs.run_folder import Run
@@ -161,7 +161,7 @@ def test_a_failed_download_is_one_line_and_never_a_random_start():
 
 def test_the_start_is_named_and_an_installed_one_is_taken_where_nothing_published_can_be_had(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names, starter = ["yolo11n", "yolo11s"], tmp_path / "starter.pt"
+    names, starter = ["yolo11n", "yolo11s"], Starter(tmp_path / "starter.pth", "")
     monkeypatch.setattr(runtime, "fetch_weights", lambda name: tmp_path / "cache" / name)
     assert runtime.find_start(None, "yolo11n.pt", names, starter).name == "published yolo11n.pt"
     assert runtime.find_start("yolo11s.pt", "yolo11n.pt", names, starter).file == tmp_path / "cache" / "yolo11s.pt"
@@ -174,33 +174,69 @@ def test_the_start_is_named_and_an_installed_one_is_taken_where_nothing_publishe
         raise ConnectionError(f"cannot reach the host of {name}")
 
     monkeypatch.setattr(runtime, "fetch_weights", fail)
-    assert runtime.find_start(None, "yolo11n.pt", names, starter) == runtime.Start(starter, "installed starter.pt")
+    begun = runtime.find_start(None, "yolo11n.pt", names, starter)
+    assert begun == runtime.Start(starter.file, "installed starter", starter)
     for wanted, installed in ((None, None), ("yolo11n.pt", starter)):
         with pytest.raises(DatasetError, match=r"--weights yolo11n.pt: could not be downloaded"):
             runtime.find_start(wanted, "yolo11n.pt", names, installed)
 
 
+def test_without_a_network_and_options_training_begins_with_the_installed_starter(out, tmp_path, monkeypatch):
+    """It is named in the first line and in the record; here the run ends before its first step."""
+    began = []
+
+    def fail(name: str) -> Path:
+        raise ConnectionError("no network")
+
+    def stop(model: object, *others: object) -> Path:
+        began.append(model)
+        raise DatasetError("stopped")
+
+    monkeypatch.setattr(runtime, "fetch_weights", fail)
+    monkeypatch.setattr(training, "train_in_turn", stop)
+    result = run_yolo("--category", "widget", "--out", out, "--runs", tmp_path)
+    why = "the published one is neither cached nor within reach"
+    line = f"widget: YOLO from installed starter-yolo11n-light ({why}), squares of 32 px at 32 px"
+    assert result.output.startswith(line) and result.output.endswith("stopped\n"), result.output
+    settings = json.loads((tmp_path / "widget" / "yolo" / "seed-0" / "settings.json").read_text("utf-8"))
+    assert settings["start"] == "installed starter-yolo11n-light"
+    assert settings["weights_sha256"] == STARTERS["detect"].sha256
+    assert STARTERS["detect"].file.stat().st_size < 6e6
+    saved = torch.load(STARTERS["detect"].file, weights_only=True)
+    state = began[0].model.state_dict()
+    assert began[0].ckpt and saved.keys() == state.keys()
+    assert all(torch.equal(saved[name].to(state[name].dtype), state[name]) for name in saved)
+
+
+def test_a_starter_that_is_missing_or_another_file_is_one_line(tmp_path):
+    for file in (tmp_path / "gone.pth", tmp_path / "other.pth"):
+        (tmp_path / "other.pth").write_bytes(b"other")
+        with pytest.raises(DatasetError, match=rf"{file.name}: is missing, damaged or of another version: install"):
+            runtime.load_starter(Starter(file, STARTERS["detect"].sha256))
+
+
 @pytest.mark.parametrize(
-    ("random", "chosen", "cut", "expected"),
+    ("random", "chosen", "usual", "expected"),
     [
-        (False, {}, True, (30, 384, 256, 180, 0)),
-        (False, {}, False, (30, 0, 640, 0, 0)),
-        (False, {"imgsz": 512, "degrees": 90}, True, (30, 0, 512, 90, 0)),
-        (False, {"crop": 0, "epochs": 7}, True, (7, 0, 640, 0, 0)),
-        (False, {"crop": 128, "mosaic": 0.5}, False, (30, 128, 256, 180, 0.5)),
-        (True, {"epochs": None}, True, (100, 0, 640, 0, 1)),
-        (True, {"crop": 384}, True, (100, 384, 640, 0, 1)),
+        (False, {}, 384, (30, 384, 256, 180, 0)),
+        (False, {}, 128, (30, 128, 192, 180, 0)),
+        (False, {}, 0, (30, 0, 640, 0, 0)),
+        (False, {"imgsz": 512, "degrees": 90}, 384, (30, 0, 512, 90, 0)),
+        (False, {"crop": 0, "epochs": 7}, 384, (7, 0, 640, 0, 0)),
+        (False, {"crop": 100, "mosaic": 0.5}, 0, (30, 100, 128, 180, 0.5)),
+        (True, {"epochs": None}, 0, (100, 0, 640, 0, 1)),
+        (True, {"crop": 384}, 0, (100, 384, 640, 0, 1)),
     ],
 )
-def test_defaults_depend_on_the_start_and_on_whether_squares_can_be_cut(random, chosen, cut, expected):
-    recipe = recipe_for(random, chosen, cut)
+def test_defaults_depend_on_the_start_and_on_whether_squares_can_be_cut(random, chosen, usual, expected):
+    recipe = recipe_for(random, chosen, usual)
     assert (recipe.epochs, recipe.crop, recipe.imgsz, recipe.degrees, recipe.mosaic) == expected
 
 
-def test_squares_are_cut_from_whole_images_that_are_larger(out):
+def test_squares_are_half_as_wide_as_the_images(out):
     dataset = open_dataset(out, "widget")
-    assert can_crop(dataset, "detect", 32)
-    assert not can_crop(dataset, "detect", 64) and not can_crop(dataset, "segment", 32)
+    assert usual_crop(dataset, "detect") == 32
+    assert usual_crop(dataset, "segment") == 0
 
 
 def test_a_gpu_trains_in_the_precision_that_it_has(monkeypatch):

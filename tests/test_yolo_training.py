@@ -19,9 +19,12 @@ from two_cpus import TwoCpus
 
 pytest.importorskip("ultralytics")
 
+import torch
+
 from finetune import yolo
 from finetune.detection import finished, runtime, training
 from finetune.detection.evaluation import predict
+from finetune.detection.recipe import STARTERS
 from finetune.measures.boxes import box_metrics
 from finetune.prediction.export_check import check_export
 from finetune.runs.dataset import open_dataset
@@ -151,6 +154,27 @@ def test_given_weights_are_where_training_starts(out, learned, tmp_path):
         return float(values[names.index("train/cls_loss")])
 
     assert first_loss(learned / "train" / "weights" / "best.pt") < 0.8 * first_loss("none")
+
+
+def test_the_installed_starter_is_where_training_starts(out, tmp_path, monkeypatch):
+    """At a rate of next to nothing, what is learned is the starter, but for the layers of other classes."""
+
+    def fail(name: str) -> Path:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(runtime, "fetch_weights", fail)
+    options = ("--epochs", 1, "--lr", 1e-9, "--imgsz", SIZE, "--device", "cpu")
+    result = run_yolo("--category", "slate", "--out", out, "--runs", tmp_path, "--run", "starter", *options)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "slate" / "starter" / "seed-0"
+    assert (
+        record_of(folder)["start"] == "installed starter-yolo11n-light"
+        and "YOLO from installed starter-yolo11n" in result.output
+    )
+    learned = runtime.load_model("", folder / "train" / "weights" / "best.pt", "detect").model.state_dict()
+    begun = runtime.load_starter(STARTERS["detect"]).model.state_dict()
+    for name in (name for name in begun if name.endswith("conv.weight")):
+        assert torch.allclose(learned[name].float(), begun[name], atol=1e-3), name
 
 
 def test_a_first_training_on_another_dataset_is_recorded(out, tmp_path):

@@ -29,6 +29,21 @@ class Number(click.FloatRange):
         return number
 
 
+class Percent(click.ParamType):
+    """A share such as ``1%``, as 0..1 without its ends."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            share = float(str(value).removesuffix("%")) / 100
+        except ValueError:
+            share = math.nan
+        if not 0 < share < 1 or not str(value).endswith("%"):
+            self.fail(f"{value!r} is no share such as 1%", param, ctx)
+        return share
+
+
 class FoldCount(click.IntRange):
     """A number of folds; click's own message does not say why it is refused."""
 

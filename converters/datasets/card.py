@@ -11,7 +11,7 @@ from converters.datasets.splits import COMBINED
 from converters.formats.writer import TOO_SMALL, DatasetInfo, Outcome, Writer
 from converters.sources.duplicates import duplicates
 from converters.sources.mvtec_facts import missing_images
-from converters.sources.samples import GOOD, IGNORED, PARTS, Aside, Category, Problem, summed_up, told
+from converters.sources.samples import CALIBRATION, GOOD, IGNORED, PARTS, Aside, Category, Problem, summed_up, told
 
 HEADER = ("split", "class", "images", "instances")
 
@@ -102,8 +102,8 @@ class Summary:
         """(part, class, images, instances), good first."""
         return [
             (part, name, self.images[part, name], self.instances[part, name])
-            for part in PARTS
-            for name in (GOOD, *self.classes)
+            for part in (*PARTS, *([CALIBRATION] if self.images[CALIBRATION, GOOD] else []))
+            for name in ((GOOD, *self.classes) if part in PARTS else (GOOD,))
         ]
 
     @property

@@ -67,7 +67,7 @@ simplify_option = click.option(
 split_options = bundle(
     click.option(
         "--protocol",
-        type=CHOICE(["stratified", "kfold", "few-shot"]),
+        type=CHOICE(["stratified", "kfold", "few-shot", "official"]),
         default="stratified",
         help="How images are divided into train, val and test.",
     ),
@@ -77,6 +77,12 @@ split_options = bundle(
     click.option("--folds", type=FOLDS, default=5, help="Number of folds (kfold)."),
     click.option("--fold", type=click.IntRange(0), default=0, help="Fold that is the test part (kfold)."),
     click.option("--shots", type=click.IntRange(1), default=10, help="Defect images to train on (few-shot)."),
+    click.option(
+        "--good-val",
+        type=Number(0, 1, max_open=True),
+        default=0.0,
+        help="Share of train's good images for the part `calibration`: thresholds alone come from it.",
+    ),
     click.option("--per", type=CHOICE(["category", "type"]), default="category", help="Unit in which --shots counts."),
     any_seed_option,
 )

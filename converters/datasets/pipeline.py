@@ -25,7 +25,16 @@ from converters.datasets.journal import Journal, Order, can_resume, program
 from converters.datasets.records import read_card, read_split
 from converters.datasets.splits import Split, SplitRule
 from converters.datasets.tiles import TileRule
-from converters.formats.writer import TOO_SMALL, DatasetInfo, LabelledImage, Outcome, Planned, Writer, check_length
+from converters.formats.writer import (
+    TOO_SMALL,
+    DatasetInfo,
+    LabelledImage,
+    Outcome,
+    Planned,
+    Rendered,
+    Writer,
+    check_length,
+)
 from converters.masks.instances import Instance, InstanceRule, cropped, find_instances
 from converters.masks.reading import ReadMask, mask_of
 from converters.sources.samples import GOOD, Category, Problem, Sample
@@ -116,19 +125,19 @@ class Job:
             plan.sample, plan.name, plan.part, plan.class_index, self.info.classes, instances, plan.crop
         )
         try:
-            rendered = [writer.render(image) for writer in self.writers]
+            rendered = [writer.render(image) if plan.part in writer.parts else None for writer in self.writers]
         except DatasetError as error:
             return self._outcome(plan, problem=Problem(plan.key, str(error)))
         if self.folder is not None:
-            self._write(self.folder, image, [done.files for done in rendered])
+            self._write(self.folder, image, rendered)
         return self._outcome(
             plan,
             instances=len(instances),
             below_min_area=dropped,
             in_between=read.in_between if read else 0,
             ignored=read.ignored if read else 0,
-            records=tuple(done.record for done in rendered),
-            ious=tuple(done.ious for done in rendered),
+            records=tuple(done.record if done else None for done in rendered),
+            ious=tuple(done.ious if done else () for done in rendered),
         )
 
     def _outcome(self, plan: Planned, **became: Any) -> Outcome:
@@ -147,11 +156,16 @@ class Job:
         instances = [instance for instance in found if instance.area >= self.rule.min_area]
         return instances, len(found) - len(instances)
 
-    def _write(self, folder: Path, image: LabelledImage, rendered: Sequence[dict[str, bytes]]) -> None:
-        for writer, files in zip(self.writers, rendered, strict=True):
-            for path, content in files.items():
-                (folder / writer.folder / path).write_bytes(content)
-        targets = [folder / writer.folder / writer.image_path(image) for writer in self.writers]
+    def _write(self, folder: Path, image: LabelledImage, rendered: Sequence[Rendered | None]) -> None:
+        """Write what each writer has made of the image; None is a format that does not hold its part."""
+        targets = []
+        for writer, done in zip(self.writers, rendered, strict=True):
+            if done is not None:
+                for path, content in done.files.items():
+                    (folder / writer.folder / path).write_bytes(content)
+                targets.append(folder / writer.folder / writer.image_path(image))
+        if not targets:
+            return  # an image for thresholds alone, where only formats for training are written
         if image.crop is None and not image.sample.remade:
             staging.place_image(image.sample.image, targets, self.images)
             return
@@ -181,7 +195,7 @@ def convert_dataset(
     if len(classes) > MOST_CLASSES:
         raise DatasetError(f"{name}: {len(classes)} classes, and masks hold {MOST_CLASSES}: try --classes single")
     synthetic = any(category.synthetic for category in categories)
-    info = DatasetInfo(name, classes, split.sha256, synthetic, conversion.simplify)
+    info = DatasetInfo(name, classes, split.sha256, synthetic, conversion.simplify, split.all_parts)
     if conversion.resume and _is_finished(conversion.out / name, split, categories, conversion, writer_types):
         return Summary.from_card(read_card(conversion.out / name))
     plans = plan_images(samples, split.parts, classes, conversion.classes)
@@ -271,7 +285,8 @@ def write_formats(
         for outcome in outcomes:
             summary.add(outcome, running)
             for writer, record in zip(running, outcome.records, strict=False):
-                writer.add(outcome, record)
+                if outcome.part in writer.parts:
+                    writer.add(outcome, record)
     for writer in running:
         writer.finish()
 
@@ -359,7 +374,8 @@ def _remove_images(job: Job, plans: Iterable[Planned]) -> None:
     assert job.folder is not None
     for plan in plans:
         for writer in job.writers:
-            (job.folder / writer.folder / writer.image_path(plan)).unlink(missing_ok=True)
+            if plan.part in writer.parts:
+                (job.folder / writer.folder / writer.image_path(plan)).unlink(missing_ok=True)
 
 
 def _settings(conversion: Conversion, categories: list[Category], target: Path) -> dict[str, Any]:

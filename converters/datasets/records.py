@@ -119,7 +119,7 @@ class SplitRecord(TypedDict):
     """``split.json``: see ``splits.Split``; of the protocol's settings those that matter to it."""
 
     schema: Literal[1]
-    protocol: Literal["stratified", "kfold", "few-shot"]
+    protocol: Literal["stratified", "kfold", "few-shot", "official"]
     ratios: NotRequired[tuple[int, int, int]]
     folds: NotRequired[int]
     fold: NotRequired[int]
@@ -127,10 +127,11 @@ class SplitRecord(TypedDict):
     per: NotRequired[Literal["category", "type"]]
     seed: int
     combined: Literal["keep", "drop", "train-only"]
+    good_val: NotRequired[float]
     family: str
     sources: str
     base: NotRequired[Base]
-    parts: dict[str, Literal["train", "val", "test"]]
+    parts: dict[str, Literal["train", "val", "test", "calibration"]]
     unused: dict[str, str]
     groups: NotRequired[dict[str, str]]
 

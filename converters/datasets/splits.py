@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from converters.sources.duplicates import Unit, grouped_by_content, grouped_by_object
-from converters.sources.samples import GOOD, PARTS, Problem, Sample
+from converters.sources.samples import CALIBRATION, GOOD, PARTS, Problem, Sample
 
 COMBINED = "combined"  # MVTec's type for images that show several defects
 Stratum = tuple[str, str]  # category and defect type
+HELD_OUT = 0.1  # of train/good, for thresholds: protocol official
 _ORDER = (2, 0, 1)  # of PARTS: a tie goes to test
 
 
 @dataclass(frozen=True)
 class SplitRule:
-    """The rule of a split: ``--protocol --ratios --folds --fold --shots --per --seed --combined``."""
+    """The rule of a split: ``--protocol --ratios --folds --fold --shots --per --seed --combined --good-val``."""
 
     protocol: str = "stratified"
     ratios: tuple[int, int, int] = (60, 20, 20)
@@ -33,12 +34,14 @@ class SplitRule:
     per: str = "category"
     seed: int = 0
     combined: str = "keep"
+    good_val: float = 0.0  # share of train's good images in the part CALIBRATION, 0..<1
 
     @property
     def settings(self) -> dict[str, object]:
         """Settings that matter to the protocol, without the member of its family (the fold, the number of shots)."""
-        relevant = {"kfold": ["folds"], "few-shot": ["ratios", "per"]}.get(self.protocol, ["ratios"])
-        return {name: getattr(self, name) for name in ("protocol", *relevant, "seed", "combined")}
+        relevant = {"kfold": ["folds"], "few-shot": ["ratios", "per"], "official": []}.get(self.protocol, ["ratios"])
+        asked_for = ["good_val"] if self.good_val else []
+        return {name: getattr(self, name) for name in ("protocol", *relevant, "seed", "combined", *asked_for)}
 
     @property
     def member(self) -> dict[str, int]:
@@ -52,6 +55,7 @@ class SplitRule:
         return {
             "kfold": f"@kfold-{self.folds}-{self.fold}",
             "few-shot": f"@few-shot-{self.shots}{per}-s{self.seed}",
+            "official": "@official",
         }.get(self.protocol, "")
 
 
@@ -65,6 +69,11 @@ class Split:
     unused: dict[str, str]  # image key -> why it is in no part
     base: dict[str, str] | None = None  # of a dataset with synthetic images: the dataset without them, and their hash
     groups: dict[str, str] = field(default_factory=dict)  # image key -> its group, of images that share one
+
+    @property
+    def all_parts(self) -> tuple[str, ...]:
+        """PARTS, and CALIBRATION where there is one."""
+        return (*PARTS, CALIBRATION) if CALIBRATION in self.parts.values() else PARTS
 
     @property
     def family(self) -> str:
@@ -102,15 +111,20 @@ def make_split(samples: Sequence[Sample], rule: SplitRule) -> Split:
         "stratified": _stratified,
         "kfold": _kfold,
         "few-shot": _few_shot,
+        "official": _official,
     }
     if rule.protocol == "kfold" and rule.fold >= rule.folds:
         raise DatasetError(f"--fold {rule.fold} is not below --folds {rule.folds}; the first fold is 0")
     kept = [sample for sample in samples if not (sample.defect == COMBINED and _drops_combined(rule))]
     units = grouped_by_object(kept)
     folders = set(train_good_divided(kept))
-    pinned = {unit: "train" for unit in units if _belongs_to_train(unit, rule, folders)}
+    official = rule.protocol == "official"
+    pinned = {unit: "train" for unit in units if not official and _belongs_to_train(unit, rule, folders)}
     free = sorted((unit for unit in units if unit not in pinned), key=lambda unit: _rank(unit, rule.seed))
     assigned = pinned | protocols[rule.protocol](free, rule)
+    if rule.good_val:
+        trained = [unit for unit, part in assigned.items() if part == "train"]
+        assigned |= dict.fromkeys(_good_share(trained, rule.good_val, rule.seed), CALIBRATION)
     parts = {sample.key: part for unit, part in assigned.items() for sample in unit}
     unused = {sample.key: _why_unused(sample, rule) for sample in samples if sample.key not in parts}
     groups = {sample.key: min(s.group for s in unit if s.group) for unit in _several(units) for sample in unit}
@@ -154,6 +168,8 @@ def _belongs_to_train(unit: Unit, rule: SplitRule, divided: set[str]) -> bool:
 def _why_unused(sample: Sample, rule: SplitRule) -> str:
     if sample.defect == COMBINED and rule.combined != "keep":
         return f"--combined {rule.combined}"
+    if rule.protocol == "official":
+        return "no part of train/good or test, which are all that the official protocol knows"
     return f"not among the {rule.shots} shots"
 
 
@@ -236,6 +252,40 @@ def _few_shot(units: Sequence[Unit], rule: SplitRule) -> dict[Unit, str]:
         ranked = sorted(pool, key=lambda unit: _rank(unit, rule.seed))
         assigned.update(dict.fromkeys(ranked[: rule.shots], "train"))
     return assigned
+
+
+def _official(units: Sequence[Unit], rule: SplitRule) -> dict[Unit, str]:
+    """Train on ``train/good`` alone, of which HELD_OUT goes to val for thresholds; test is the whole of ``test``.
+
+    What papers on anomaly detection measure on (P. Bergmann et al., MVTec AD, IJCV 2021), for models that need no
+    defects. An image that lies in both folders, byte for byte, is tested.
+    """
+    tested = [unit for unit in units if any(sample.origin == "test" for sample in unit)]
+    good = [unit for unit in units if unit not in set(tested) and all(sample.defect == GOOD for sample in unit)]
+    for unit_kind, found in (("train/good", good), ("test/good", [u for u in tested if u[0].defect == GOOD])):
+        if not found:
+            raise DatasetError(
+                f"--protocol official: trains on train/good and tests on test, and there is no {unit_kind}: "
+                "take another --protocol"
+            )
+    held_out = _good_share(good, HELD_OUT, rule.seed)
+    return {**dict.fromkeys(tested, "test"), **dict.fromkeys(good, "train"), **dict.fromkeys(held_out, "val")}
+
+
+def _good_share(units: Iterable[Unit], share: float, seed: int) -> list[Unit]:
+    """Units of good images, by their rank, that hold that share of them: one image at least, and never all.
+
+    Of ``train/good`` where some of ``units`` lie there, since ``test/good`` may look different.
+    """
+    good = [unit for unit in units if all(sample.defect == GOOD for sample in unit)]
+    good = [unit for unit in good if all(sample.origin == "train" for sample in unit)] or good
+    total = sum(map(_size, good))
+    wanted, taken, chosen = max(1, round(share * total)), 0, []
+    for unit in sorted(good, key=lambda unit: _rank(unit, seed)):
+        if taken + _size(unit) <= min(wanted, total - 1):
+            chosen.append(unit)
+            taken += _size(unit)
+    return chosen
 
 
 def _pool(stratum: Stratum, rule: SplitRule) -> str:

@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
 from converters.formats.writer import DatasetInfo, LabelledImage, Outcome, Planned, Rendered, Writer
 from converters.masks.instances import Instance
 from converters.masks.polygons import corner_rings, filled_by_parity, simplified
 from converters.masks.rle import rle
-from converters.sources.samples import PARTS
 
 
 def polygons(instance: Instance) -> list[list[int]]:
@@ -40,7 +39,7 @@ ROBOFLOW_FILE = "_annotations.coco.json"  # in each of them, beside the images
 class CocoWriter(Writer):
     folder = "coco"
     simplifies = True
-    directories: ClassVar[tuple[str, ...]] = ("annotations", *(f"images/{part}" for part in PARTS))
+    holds_calibration = True
     supercategory = "defect"
 
     @staticmethod
@@ -51,6 +50,10 @@ class CocoWriter(Writer):
     def __init__(self, info: DatasetInfo) -> None:
         super().__init__(info)
         self.annotations = 0
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        return ("annotations", *(f"images/{part}" for part in self.parts))
 
     def render(self, image: LabelledImage) -> Rendered:
         """No files: the record is the image's entry and its annotations' entries, as JSON without their ids."""
@@ -73,7 +76,9 @@ class CocoWriter(Writer):
 
     def start(self, folder: Path) -> None:
         super().start(folder)
-        self.streams = {(kind, part): self._open(kind, part) for kind in ("images", "annotations") for part in PARTS}
+        self.streams = {
+            (kind, part): self._open(kind, part) for kind in ("images", "annotations") for part in self.parts
+        }
 
     def add(self, outcome: Outcome, record: Any) -> None:
         entry, annotations = record
@@ -98,7 +103,7 @@ class CocoWriter(Writer):
                 for index, name in enumerate(self.info.classes)
             ],
         }
-        for part in PARTS:
+        for part in self.parts:
             with (self.root / self.annotation_file(part)).open("w", encoding="utf-8") as target:
                 target.write(_json(head)[:-1])
                 for kind in ("images", "annotations"):
@@ -137,6 +142,7 @@ class RoboflowWriter(CocoWriter):
     """
 
     folder = "coco-roboflow"
+    holds_calibration = False
     directories = tuple(ROBOFLOW_PARTS.values())
     supercategory = "none"
 

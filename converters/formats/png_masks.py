@@ -3,12 +3,15 @@
 from converters.cli.terminal import to_json
 from converters.formats.writer import LabelledImage, Rendered, Writer
 from converters.masks.png import id_png
-from converters.sources.samples import PARTS
 
 
 class MasksWriter(Writer):
     folder = "masks"
-    directories = tuple(f"{kind}/{part}" for kind in ("images", "semantic", "instance") for part in PARTS)
+    holds_calibration = True
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        return tuple(f"{kind}/{part}" for kind in ("images", "semantic", "instance") for part in self.parts)
 
     def render(self, image: LabelledImage) -> Rendered:
         image.check_count(65535, self.folder)  # ids of 16 bit

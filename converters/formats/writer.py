@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from converters.cli.errors import DatasetError
 from converters.masks.instances import Instance
 from converters.masks.png import index_png
-from converters.sources.samples import Crop, Problem, Sample
+from converters.sources.samples import PARTS, Crop, Problem, Sample
 
 LONGEST_NAME = 255  # bytes, what common file systems take
 TOO_SMALL = "all of its instances are below --min-area"
@@ -39,6 +39,7 @@ class DatasetInfo:
     split_sha256: str
     synthetic: bool
     simplify: float = 0.0
+    parts: tuple[str, ...] = PARTS  # of the split: CALIBRATION may be one more
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,21 @@ class Writer(ABC):
     """One format. Subclasses say where images lie, and turn labelled images into files."""
 
     folder: ClassVar[str]
-    directories: ClassVar[tuple[str, ...]]
     simplifies: ClassVar[bool] = False  # does --simplify mean something to it?
+    holds_calibration: ClassVar[bool] = False  # others hold what trainers may learn from or choose epochs by
 
     def __init__(self, info: DatasetInfo) -> None:
         self.info = info
+
+    @property
+    @abstractmethod
+    def directories(self) -> tuple[str, ...]:
+        """Folders to make, relative to the format's."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the split that the format holds."""
+        return self.info.parts if self.holds_calibration else PARTS
 
     def image_path(self, image: "LabelledImage | Planned") -> str:
         """The path of the image, relative to the format's folder."""

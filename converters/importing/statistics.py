@@ -252,7 +252,12 @@ def probe(some: Sequence[Measured], others: Sequence[Measured]) -> Probe | None:
     """Ask whether one number of a whole image tells two groups apart. None where one of them is empty."""
     if not some or not others:
         return None
-    values = np.array([m.statistics for m in (*some, *others)]).T
+    return probe_of(np.array([m.statistics for m in some]), np.array([m.statistics for m in others]))
+
+
+def probe_of(some: NDArray[np.float64], others: NDArray[np.float64]) -> Probe:
+    """The same of STATISTICS, a row an image; neither side is empty."""
+    values = np.concatenate([some, others]).T
     ranks = np.array([_middle_ranks(row) for row in values])
     labels = np.arange(values.shape[1]) >= len(some)
     shuffled = np.random.default_rng(0).permuted(np.tile(labels, (PERMUTATIONS, 1)), axis=1)

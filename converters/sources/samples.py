@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PARTS = ("train", "val", "test")
+CALIBRATION = "calibration"  # a fourth part where --good-val asks for it: good images, for thresholds alone
 GOOD = "good"
 Crop = tuple[int, int, int, int]  # a part of an image: x, y, width, height in pixels
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

@@ -110,7 +110,7 @@ def _convert(
     used = {pipeline.class_of(sample, conversion.classes) for sample in samples if sample.key in split.parts}
     classes = (*card["classes"], *sorted(used - {GOOD, *card["classes"]}))
     tolerances = {name: said["tolerance"] for name, said in card.get("simplified", {}).items()}
-    info = DatasetInfo(target.name, classes, split.sha256, category.synthetic)
+    info = DatasetInfo(target.name, classes, split.sha256, category.synthetic, parts=split.all_parts)
     plans = pipeline.plan_images(samples, split.parts, classes, conversion.classes)
     summary = Summary(
         target.name,

@@ -1,4 +1,4 @@
-"""Scratch, hole and stain, on any product."""
+"""Scratch, hole and stain, on any product of the sample."""
 
 import cv2
 import numpy as np

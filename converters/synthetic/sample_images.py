@@ -1,4 +1,4 @@
-"""The images of the sample dataset: each is a pure function of (seed, category, kind, number).
+"""The images of synthetic products: each is a pure function of (seed, category, kind, number).
 
 An image with a defect starts as the good image of the same generator (`render_good`), and differs from it nowhere
 outside its mask. Light, position, scale, contrast, blur and noise vary more between good images than a defect changes
@@ -11,16 +11,13 @@ pixels, with pixel centres at whole numbers.
 import cv2
 import numpy as np
 
-from converters.synthetic.camera import SIZE, Rng, changed, develop
-from converters.synthetic.catalogue import DEFECTS, FULL_COUNTS, PRODUCTS
-from converters.synthetic.defects import hole, scratch, stain
-
-ON_SURFACE = {"scratch": scratch, "hole": hole, "stain": stain}
+from converters.synthetic.camera import SIZE, Rng, develop
+from converters.synthetic.catalogue import PRODUCTS, counts_of
 
 
 def image_rng(seed: int, category: str, kind: str, number: int) -> Rng:
     """The generator of one image, independent of every other image."""
-    return np.random.default_rng([seed, list(PRODUCTS).index(category), list(FULL_COUNTS).index(kind), number])
+    return np.random.default_rng([seed, list(PRODUCTS).index(category), list(counts_of(category)).index(kind), number])
 
 
 def render_good(category: str, rng: Rng) -> np.ndarray:
@@ -38,12 +35,7 @@ def render_defect(category: str, defect: str, rng: Rng) -> tuple[np.ndarray, np.
     layers = product.draw()
     mask = np.zeros((SIZE, SIZE), bool)
     while mask.sum() < 8:  # a defect that fell off the product is drawn again
-        if defect in ON_SURFACE:
-            image, mask = ON_SURFACE[defect](layers, rng)
-        else:
-            other, exact = product.missing_part(rng) if defect == "missing_part" else product.misplaced(rng)
-            image = other.draw().image
-            mask = changed(layers.image, image) if exact is None else exact
+        image, mask = product.damaged(defect, layers, rng)
     good, bad = develop(layers.image, layers.noise), develop(image, layers.noise)
     where = mask if good.ndim == 2 else mask[..., None]
     return np.where(where, bad, good), mask.astype(np.uint8) * 255
@@ -60,7 +52,7 @@ def encode(image: np.ndarray) -> bytes:
 def render_files(seed: int, category: str, kind: str, number: int) -> dict[str, bytes]:
     """The files of one image, named relative to the category's folder."""
     rng = image_rng(seed, category, kind, number)
-    if kind not in DEFECTS:
+    if kind not in PRODUCTS[category].DEFECTS:
         return {f"{kind}/{number:03d}.png": encode(render_good(category, rng))}
     image, mask = render_defect(category, kind, rng)
     return {

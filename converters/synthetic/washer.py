@@ -21,7 +21,7 @@ from converters.synthetic.camera import (
     smoothstep,
     soften,
 )
-from converters.synthetic.product import Product
+from converters.synthetic.product import SampleProduct
 
 TEETH = 20
 HOLES = 6
@@ -30,7 +30,7 @@ FINE = 4  # the outline is painted this many times larger, then averaged down
 
 
 @dataclass(frozen=True)
-class Washer(Product):
+class Washer(SampleProduct):
     """Everything that decides one washer image. Polar places are (outer radii, radians)."""
 
     light: Light

@@ -21,13 +21,13 @@ from converters.synthetic.camera import (
     smoothstep,
     unit,
 )
-from converters.synthetic.product import Product
+from converters.synthetic.product import SampleProduct
 
 YARNS = 64  # rows of the tables that yarns look their nature up in
 
 
 @dataclass(frozen=True)
-class Weave(Product):
+class Weave(SampleProduct):
     """Everything that decides one weave image. Cloth coordinates count yarns."""
 
     light: Light

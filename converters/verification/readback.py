@@ -25,7 +25,7 @@ from converters.cli.errors import DatasetError
 from converters.formats.writer import LabelledImage
 from converters.masks.instances import Instance
 from converters.masks.polygons import filled_with_lines
-from converters.sources.samples import PARTS
+from converters.sources.samples import CALIBRATION, PARTS
 
 YOLO_TOLERANCE = 0.02  # px: text with 8 decimals, read as float32
 VOC_SETS = ("Main", "Segmentation")
@@ -72,6 +72,7 @@ class Reader(ABC):
     exact = True  # must masks be identical?
     has_masks = True
     has_boxes = True
+    holds_calibration = False
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, list(classes)
@@ -105,11 +106,13 @@ class Reader(ABC):
 
 class CocoReader(Reader):
     name = "pycocotools"
+    holds_calibration = True
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         super().__init__(folder, classes)
         with contextlib.redirect_stdout(io.StringIO()):
-            self.parts = {part: COCO(self.annotation_file(part)) for part in PARTS}
+            files = {part: self.annotation_file(part) for part in (*PARTS, CALIBRATION)}
+            self.parts = {part: COCO(file) for part, file in files.items() if part in PARTS or file.is_file()}
         self.ids = {entry["file_name"]: entry["id"] for coco in self.parts.values() for entry in coco.imgs.values()}
 
     def annotation_file(self, part: str) -> Path:
@@ -137,6 +140,8 @@ class CocoReader(Reader):
 
 class RoboflowReader(CocoReader):
     """In the folders that RF-DETR, SAM 3 and Roboflow look for, where annotations lie beside the images."""
+
+    holds_calibration = False
 
     def annotation_file(self, part: str) -> Path:
         return self.folder / {"val": "valid"}.get(part, part) / "_annotations.coco.json"
@@ -211,6 +216,7 @@ class YoloObbReader(YoloReader):
 class MasksReader(Reader):
     name = "Pillow"
     has_boxes = False
+    holds_calibration = True
 
     def split_hash(self) -> str:
         about = read_json(self.folder / "classes.json", MasksAbout)

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 
+from converters.sources.samples import CALIBRATION
 from finetune.anomaly.memory import distance_maps
 from finetune.anomaly.residuals import Types, residual_table
 from finetune.measures.decisions import measure
@@ -21,7 +22,7 @@ SET = "tuned"
 def evaluate(
     run: Run, backbone: nn.Module, arch: str, memory: Tensor, types: Types | None, parts: dict[str, Images], device: str
 ) -> dict[str, Any]:
-    """Score val and test, save both, and measure them.
+    """Score val and test, save both, and measure them; images for calibration are scored and saved.
 
     An image's score is d / (d + middle): d is its largest distance of a cell, middle the median of that over val's good
     images. Regions are found where a map is above what most pixels of val's good images stay under: no defect is
@@ -47,6 +48,8 @@ def evaluate(
         boxes = detections(run.dataset, images, maps, classes, level, middle)  # of class 1 where it knows none
         run.write_predictions(SET, part, boxes, scores)
         run.write_heatmaps(SET, part, to_full_size(images, maps), middle)
+        if part == CALIBRATION:
+            continue  # of which thresholds alone are to come
         defective = [row[0] for row in rows]
         both = defect.any() and not defect.all()
         measured[part] = {

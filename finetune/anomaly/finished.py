@@ -42,7 +42,7 @@ def evaluate_again(
     """
     record = finished_run(folder, dataset, NEEDED)
     recipe, backbone, memory, types = load_run(folder, record["settings"], device, weights)
-    parts = {part: load_images(dataset, part, recipe.imgsz) for part in ("val", "test")}
+    parts = {part: load_images(dataset, part, recipe.imgsz) for part in dataset.judged_parts}
     run = Run(folder, dataset, record["settings"])
     measured = evaluate(run, backbone, recipe.arch, memory, types, parts, str(memory.device))
     write_record(folder, record | {"metrics": measured})
@@ -68,7 +68,7 @@ def predictor(
             scores, kind = [1 - good, *named], int(np.argmax(named)) + 1
         return Answer(scores, list(boxes_of(heat, size, kind, level, middle)), full_size(heat, size))
 
-    return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level)
+    return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level, source=source)
 
 
 def load_run(

@@ -59,7 +59,7 @@ def learn_normality(
         types = learn_types(backbone, recipe.arch, halves, defects, parts["val"], len(dataset.classes))
     seconds, cpu_seconds = run.seconds, time.process_time() - began
     save_state({"memory": memory.cpu(), **(types.state if types else {})}, run.folder / "memory.pt")
-    parts["test"] = load_images(dataset, "test", recipe.imgsz)
+    parts |= {part: load_images(dataset, part, recipe.imgsz) for part in dataset.judged_parts if part != "val"}
     measured = evaluate(run, backbone, recipe.arch, memory, types, parts, device)
     run.finish(
         model=MODEL,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from converters.sources.samples import CALIBRATION
 from finetune.classification.class_maps import class_maps
 from finetune.classification.loop import Job, logits_of
 from finetune.measures.boxes import LEAST_CELLS, box_metrics
@@ -33,7 +34,10 @@ SET = "tuned"
 def evaluate(
     run: Run, job: Job, network: nn.Module, parts: dict[str, Images]
 ) -> tuple[dict[str, Any], dict[str, Array], dict[str, Array]]:
-    """Predict val and test, save both, and measure them; returns measures, probabilities and decisions by part."""
+    """Predict val and test, save both, and measure them; returns measures, probabilities and decisions by part.
+
+    Images for calibration are predicted and saved as well.
+    """
     logits = {name: logits_of(network, images, job) for name, images in parts.items()}
     labels = {name: images.labels.numpy() for name, images in parts.items()}
     has_defects = bool((labels["val"] > 0).any())
@@ -45,12 +49,13 @@ def evaluate(
     boxes, looked, about = heat_maps(run, job, network, parts, probabilities) if wanted else ({}, {}, {})
     measured: dict[str, Any] = {"temperature": temperature, **about_rule}
     for name, images in parts.items():
-        measured[name] = measure_part(labels[name], probabilities[name], logits[name], decisions[name])
         scores = {image: [1 - row[0], *row[1:]] for image, row in zip(images.names, probabilities[name], strict=True)}
         run.write_predictions(SET, name, boxes.get(name, []), scores)
         if about_rule:  # val chose more than one threshold: the comparison is to take what they decide
             run.write_decisions(SET, name, dict(zip(images.names, decisions[name].tolist(), strict=True)))
-        measured[name] |= looked.get(name, {})
+        if name != CALIBRATION:  # of which thresholds alone are to come
+            measured[name] = measure_part(labels[name], probabilities[name], logits[name], decisions[name])
+            measured[name] |= looked.get(name, {})
     run.describe_set(SET, model=MODEL, prompt=None, oracle=False, label="class", **about)
     return measured, probabilities, decisions
 
@@ -90,6 +95,8 @@ def heat_maps(
     for name, images in parts.items():
         run.write_heatmaps(SET, name, to_full_size(images, maps[name]), middle)
         boxes[name] = detections(run.dataset, images, maps[name], classes[name], level, middle)
+        if name == CALIBRATION:
+            continue
         measures[name] = pointing_game(run.dataset, name, images, maps[name])
         if cells >= LEAST_CELLS:
             measures[name]["mAP50"] = box_metrics(run.dataset.ground_truth(name), boxes[name]).map50

@@ -37,7 +37,7 @@ def evaluate_again(
     record = finished_run(folder, dataset, NEEDED)
     settings = record["settings"]
     job = job_of(settings, dataset, device)
-    parts = {part: load_images(dataset, part, job.attempt.imgsz) for part in ("val", "test")}
+    parts = {part: load_images(dataset, part, job.attempt.imgsz) for part in dataset.judged_parts}
     measured, *_ = evaluate(Run(folder, dataset, settings), job, load_network(job, folder / "model.pt"), parts)
     write_record(folder, record | {"metrics": measured})
 
@@ -69,7 +69,7 @@ def predictor(
         found = list(boxes_of(heat, shape, int(np.argmax(row[1:])) + 1, level, middle))
         return Answer(scores, found, full_size(heat, shape))
 
-    return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level)
+    return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level, source=source)
 
 
 def export_run(folder: Path, dataset: Dataset, device: str, to: Path | None, weights: Path | None = None) -> list[Path]:

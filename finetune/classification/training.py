@@ -54,7 +54,8 @@ def train_and_evaluate(
     if not leads():
         return None
     seconds = None if resumed else run.seconds  # of a resumed run, only the rest was timed
-    parts = {"val": val, "test": load_images(dataset, "test", attempt.imgsz)}
+    others = (part for part in dataset.judged_parts if part != "val")
+    parts = {"val": val} | {part: load_images(dataset, part, attempt.imgsz) for part in others}
     measured, probabilities, decisions = evaluate(run, job, network, parts)
     labels, found = parts["test"].labels.numpy(), decisions["test"]
     plot(run, stages[-1].history, labels, probabilities["test"], found)
@@ -108,7 +109,7 @@ def check_parts(dataset: Dataset, attempt: Attempt) -> None:
         only = "good images" if kinds == {None} else "defects of one class"
         raise DatasetError(
             f"{dataset.folder}: its train part shows nothing but {only}, so there is nothing to tell apart: add images "
-            "and convert again, or use another --protocol"
+            "and convert again, use another --protocol or, of good images alone, take finetune/normality.py"
         )
     if attempt.imbalance == "thresholds" and set(dataset.labels("val").values()) <= {None}:
         raise DatasetError(

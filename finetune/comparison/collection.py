@@ -1,7 +1,7 @@
 """Runs and anyone's predictions collected, held against each other, and written as a report."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import click
 from converters.cli import publishing as staging
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
-from finetune.comparison.page import render
+from finetune.comparison.csv_tables import csv_tables, write_csv
+from finetune.comparison.decisions import Asked
+from finetune.comparison.page import render, render_sheets
 from finetune.comparison.report import make_report
 from finetune.comparison.rows import Row
 from finetune.comparison.tables import as_markdown, paper_tables, summary
@@ -81,9 +83,16 @@ def family_of(out: Path, name: str) -> list[Dataset]:
     return folds
 
 
-def write(report: dict[str, Any], folder: Path, page: str | None) -> None:
-    """Publish report.json, report.md and, where there is a page, index.html in one step."""
+def write(report: dict[str, Any], folder: Path, page: str | None, sheets: Mapping[str, str]) -> None:
+    """Publish report.json, report.md, tables as CSV and, where there are any, the page and sheets, in one step."""
     with staging.publish(folder, overwrite=True) as partial:
+        (partial / "tables").mkdir()
+        for name, rows in csv_tables(report).items():
+            write_csv(partial / "tables" / f"{name}.csv", rows)
+        if sheets:
+            (partial / "acceptance").mkdir()
+        for name, sheet in sheets.items():
+            (partial / "acceptance" / f"{name.replace('/', '__')}.html").write_text(sheet, "utf-8")
         (partial / "report.json").write_text(to_json(report), "utf-8")
         (partial / "report.md").write_text(as_markdown(report), "utf-8")
         if page is not None:
@@ -102,6 +111,7 @@ def compare_runs(
     target: Path | None,
     seed: int,
     as_json: bool,
+    asked: Asked,
 ) -> None:
     """Write the report of each dataset that is asked for, and print it."""
     if name and family:
@@ -115,9 +125,10 @@ def compare_runs(
     reports = []
     for datasets in groups:
         rows = collect(datasets, runs, results)
-        report = make_report(datasets, rows, baseline, count, seed, html)
+        report = make_report(datasets, rows, baseline, count, seed, html, asked)
         where = _where(target, runs[0], report["name"], several)
-        write(report, where, render(report, {row.name: row.evidence for row in rows}) if html else None)
+        page = render(report, {row.name: row.evidence for row in rows}) if html else None
+        write(report, where, page, render_sheets(report))
         reports.append(report)
         if not as_json:
             _print(report, where, html)
@@ -125,6 +136,8 @@ def compare_runs(
         where = target / "all" if target else runs[0] / "report"
         with staging.publish(where, overwrite=True) as folder:
             (folder / "report.md").write_text(paper_tables(reports), "utf-8")
+            lines = [{"category": one["name"], **line} for one in reports for line in csv_tables(one)["measures"]]
+            write_csv(folder / "measures.csv", lines)
             (folder / "report.json").write_text(to_json(reports), "utf-8")
         if not as_json:
             click.echo(paper_tables(reports) + f"report: {where / 'report.md'}")

@@ -43,6 +43,7 @@ from finetune.measures.scores import (
 )
 from finetune.runs.answers import tuning_truth
 from finetune.runs.dataset import Dataset
+from finetune.runs.held_out import HeldOut, held_out
 from finetune.runs.predictions import PredictionSet, image_scores
 from finetune.runs.truth import Truth, grouped, truth_of
 
@@ -162,10 +163,12 @@ class Pixels:
     positive: Floats  # N x L, defect pixels at each of L coarse score levels, ascending
     negative: Floats  # N x L
     shares: Floats  # N x L, shares of defect regions
-    average_precision: float  # exact, as is the curve
+    average_precision: float  # exact, as are the area under the ROC curve and the curve
+    auroc: float
     curve: tuple[Floats, Floats] | None  # false-positive rate and per-region overlap; heat maps only
     level: float | None
     counts: dict[str, Floats]  # each (N,), at the level: see ``_counts_at``
+    marked: list[Floats]  # of each image, R x 2: area of each defect region, px, and the share of it at the level
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,7 @@ class Evidence:
     box_threshold: float | None
     pixels: Pixels | None
     overlays: list[Overlay]  # of each image, for the page; empty unless asked for, or without pixel scores
+    held_out: HeldOut | None = None  # what thresholds may be chosen from; None without val
 
     @property
     def tells_classes(self) -> bool:
@@ -202,8 +206,9 @@ def gather(source: PredictionSet, dataset: Dataset, draw: bool = False) -> Evide
     if source.has_results("val") and not source.has_results("test"):
         raise DatasetError(f"{source.source}: holds val.json, but no test.json: predict both again")
     decided = source.decisions(dataset, "test")
-    threshold = level = None
+    threshold = level = held = None
     if tuning is not None:
+        held = held_out(source, dataset, tuning.truth, tuning.scores[:, 0])
         if decided is None:
             threshold = best_threshold(tuning.truth.labels > 0, tuning.scores[:, 0])
         tuning, level = _tune_pixels(tuning)
@@ -224,7 +229,9 @@ def gather(source: PredictionSet, dataset: Dataset, draw: bool = False) -> Evide
         predicted = None if predicted is None else np.where(decided > len(dataset.classes), predicted, decided)
     elif predicted is not None and called is not None:
         predicted = np.where(called, predicted, 0)
-    return Evidence(test, answer, threshold, called, predicted, matches, any_class, box_threshold, pixels, overlays)
+    return Evidence(
+        test, answer, threshold, called, predicted, matches, any_class, box_threshold, pixels, overlays, held
+    )
 
 
 def _tune_pixels(tuning: Answer) -> tuple[Answer, float | None]:
@@ -284,7 +291,7 @@ def _look_at_pixels(answer: Answer, level: float | None, draw: bool) -> tuple[An
     size = len(truth.names)
     positive, negative = (np.zeros((size, TOP + 1), np.uint32) for _ in range(2))
     shares, all_shares = np.zeros((size, TOP + 1), np.float32), np.zeros(TOP + 1)
-    counts, boxes, overlays = [], [], []
+    counts, boxes, overlays, marked = [], [], [], []
     for index, regions in enumerate(truth.regions):
         scores = answer.pixel_scores(index)
         inside, outside, share = level_counts(scores, regions)
@@ -294,6 +301,8 @@ def _look_at_pixels(answer: Answer, level: float | None, draw: bool) -> tuple[An
             hit = (scores >= level).astype(np.uint8)
             counts.append(_counts_at(level, inside, outside, share) | boundary_counts(hit, truth.mask(index)))
             boxes.append(_boxes_of(answer, index, scores, level) if answer.boxes_from_maps else [])
+            sizes = [(one.pixels.sum(), (one.of(scores) >= level).mean()) for one in regions]
+            marked.append(np.reshape(np.array(sizes, float), (-1, 2)))
         if draw:
             overlays.append(overlay(scores, level, kind, answer.source.strength))
     starts = coarse_levels(positive, negative, shares)
@@ -305,9 +314,11 @@ def _look_at_pixels(answer: Answer, level: float | None, draw: bool) -> tuple[An
         negative=coarse[1],
         shares=coarse[2],
         average_precision=float(average_precision(levels)[0]),
+        auroc=float(auroc(levels)[0]),
         curve=pro_curve(all_shares, levels.negative[0]) if kind == "heat maps" and positive.any() else None,
         level=level,
         counts={name: np.array([one[name] for one in counts], float) for name in (counts or [{}])[0]},
+        marked=marked,
     )
     if answer.boxes_from_maps and level is not None:
         answer = replace(answer, detections=boxes)
@@ -375,10 +386,11 @@ def _pixel_ranking(pixels: Pixels, weights: NDArray[Any], exact: bool) -> dict[s
     found = dict.fromkeys(limits, np.full(len(weights), np.nan))
     if exact:
         areas = {name: area_to(*pixels.curve, limit) for name, limit in limits.items()} if pixels.curve else {}
-        known = {"pixel_ap": pixels.average_precision} | areas
+        known = {"pixel_ap": pixels.average_precision, "pixel_auroc": pixels.auroc} | areas
         return found | {name: np.full(len(weights), value) for name, value in known.items()}
     negative, shares = weights @ pixels.negative, weights @ pixels.shares
-    found["pixel_ap"] = average_precision(Levels(weights @ pixels.positive, negative))
+    levels = Levels(weights @ pixels.positive, negative)
+    found |= {"pixel_ap": average_precision(levels), "pixel_auroc": auroc(levels)}
     return found | ({name: aupro(shares, negative, limit) for name, limit in limits.items()} if pixels.curve else {})
 
 

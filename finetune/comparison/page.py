@@ -1,8 +1,7 @@
 """The page of a comparison: one HTML file with its style, script, charts and images inside; it works offline."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +10,67 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
+from finetune.comparison.charts import BOTTOM, EDGE, HEIGHT, LEFT, SHARE, WIDTH, Axis, Chart, Line, draw
+from finetune.comparison.decision_charts import decision_charts
 from finetune.comparison.evidence import Evidence
 from finetune.comparison.gallery import KINDS, make_cases
-from finetune.comparison.tables import COSTS, HEADLINES, MEASURES, cell
+from finetune.comparison.published import SHOWN
+from finetune.comparison.tables import COSTS, HEADLINES, MEASURES, cell, defect_size
 from finetune.measures import boxes, pixels, scores
 
 TEMPLATES = Path(__file__).with_name("templates")
 GRID = np.linspace(0, 1, 101)
 COLOURS = 12  # in report.css; five models with all their prompt kinds
-WIDTH, HEIGHT, LEFT, BOTTOM = 300, 220, 44, 30  # of a chart, in SVG units
 NONE = "\u2013"  # what is not known
 FOREST = ("auroc", "macro_f1_defects", "map50", "dice")  # differences that are drawn
 
 
-@dataclass(frozen=True)
-class Series:
-    model: str
-    points: str  # of an SVG polyline
-    dots: list[tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Chart:
-    title: str
-    x: str
-    y: str
-    x_ticks: list[tuple[float, str]]  # position, text
-    y_ticks: list[tuple[float, str]]
-    series: list[Series]
-    chance: str  # polyline of what guessing gives, or nothing
-
-
 def render(report: dict[str, Any], evidence: dict[str, dict[str, list[Evidence]]]) -> str:
     """The page; ``evidence`` maps a model and a seed to one entry a test part."""
+    oracles = {row["name"] for row in report["rows"] if row["oracle"]}
+    cases = make_cases({name: next(iter(seeds.values())) for name, seeds in evidence.items()}, oracles)
+    return (
+        make_environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            measures=MEASURES,
+            costs=COSTS,
+            headlines=[name for name in HEADLINES if any(name in row["measures"] for row in report["rows"])],
+            levels=list(dict.fromkeys(measure.level for measure in MEASURES.values())),
+            best=best_of(report),
+            chosen=chosen_from(report),
+            colours={row["name"]: index % COLOURS + 1 for index, row in enumerate(report["rows"])},
+            charts=make_charts(evidence, oracles),
+            chart_box=(WIDTH, HEIGHT, LEFT, BOTTOM, EDGE),
+            decision_charts=decision_charts(report, evidence),
+            forest=[name for name in FOREST if any(name in row["differences"] for row in report["rows"])],
+            reach=forest_reach(report),
+            cases=cases,
+            oracles=oracles,
+            sides=[
+                (told, rows) for told in (False, True) if (rows := [r for r in report["rows"] if r["oracle"] is told])
+            ],
+            kinds=KINDS,
+            cell=cell,
+            paper_measures=SHOWN,
+            style=(TEMPLATES / "report.css").read_text("utf-8"),
+            script=(TEMPLATES / "report.js").read_text("utf-8"),
+        )
+    )
+
+
+def render_sheets(report: dict[str, Any]) -> dict[str, str]:
+    """Model -> its acceptance as a page of its own, to be printed; none where nothing was asked for."""
+    accepted = [row for row in report["rows"] if row["decisions"] and row["decisions"]["acceptance"]]
+    accepted = [row for row in accepted if "why" not in row["decisions"]["acceptance"]]
+    if not accepted:
+        return {}
+    template, style = make_environment().get_template("acceptance.html"), (TEMPLATES / "report.css").read_text("utf-8")
+    return {row["name"]: template.render(report=report, row=row, style=style) for row in accepted}
+
+
+def make_environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -52,30 +79,9 @@ def render(report: dict[str, Any], evidence: dict[str, dict[str, list[Evidence]]
         lstrip_blocks=True,
     )
     environment.filters |= {"size": human_size, "duration": human_duration, "quantity": human_quantity}
-    environment.filters["breakable"] = breakable
-    oracles = {row["name"] for row in report["rows"] if row["oracle"]}
-    cases = make_cases({name: next(iter(seeds.values())) for name, seeds in evidence.items()}, oracles)
-    return environment.get_template("report.html").render(
-        report=report,
-        measures=MEASURES,
-        costs=COSTS,
-        headlines=[name for name in HEADLINES if any(name in row["measures"] for row in report["rows"])],
-        levels=list(dict.fromkeys(measure.level for measure in MEASURES.values())),
-        best=best_of(report),
-        chosen=chosen_from(report),
-        colours={row["name"]: index % COLOURS + 1 for index, row in enumerate(report["rows"])},
-        charts=make_charts(evidence, oracles),
-        chart_box=(WIDTH, HEIGHT, LEFT, BOTTOM),
-        forest=[name for name in FOREST if any(name in row["differences"] for row in report["rows"])],
-        reach=forest_reach(report),
-        cases=cases,
-        oracles=oracles,
-        sides=[(told, rows) for told in (False, True) if (rows := [r for r in report["rows"] if r["oracle"] is told])],
-        kinds=KINDS,
-        cell=cell,
-        style=(TEMPLATES / "report.css").read_text("utf-8"),
-        script=(TEMPLATES / "report.js").read_text("utf-8"),
-    )
+    environment.filters |= {"breakable": breakable, "amount": human_amount, "symbols": with_symbols}
+    environment.filters["defect_size"] = defect_size
+    return environment
 
 
 def best_of(report: dict[str, Any]) -> dict[str, float]:
@@ -131,31 +137,14 @@ def _chart(
     x_range: tuple[float, float] = (0.0, 1.0),
     chance: Sequence[tuple[float, float]] = (),
 ) -> Chart:
-    series = []
+    lines = {}
     for model, found in items.items():
         curves, marks = ([one for item in found if (one := of(item)) is not None] for of in (curve, dots))
         points = np.mean(curves, axis=0).T if curves else []  # a fold without defects has none
-        mark = tuple(np.mean(marks, axis=0)) if marks else None
-        if curves or mark:
-            placed = [_place(mark[0], mark[1], x_range)] if mark and mark[0] <= x_range[1] else []
-            series.append(Series(model, _polyline(points, x_range), placed))
-    ticks = np.linspace(*x_range, 4 if x_range != (0.0, 1.0) else 5)
-    x_ticks = [(_place(tick, 0, x_range)[0], f"{tick:.2f}".rstrip("0").rstrip(".")) for tick in ticks]
-    y_ticks = [(_place(x_range[0], tick, x_range)[1], f"{tick:g}") for tick in (0, 0.25, 0.5, 0.75, 1)]
-    return Chart(title, x, y, x_ticks, y_ticks, series, _polyline(chance, x_range))
-
-
-def _place(x: float, y: float, x_range: tuple[float, float]) -> tuple[float, float]:
-    low, high = x_range
-    right, top = WIDTH - 8, 8
-    return (
-        round(LEFT + float((x - low) / (high - low)) * (right - LEFT), 1),
-        round(HEIGHT - BOTTOM - float(y) * (HEIGHT - BOTTOM - top), 1),
-    )
-
-
-def _polyline(points: Iterable[Any], x_range: tuple[float, float]) -> str:
-    return " ".join("{},{}".format(*_place(x, y, x_range)) for x, y in points)
+        if curves or marks:
+            lines[model] = Line(points, [tuple(np.mean(marks, axis=0))] if marks else [])
+    ticks = np.linspace(*x_range, 4 if x_range != (0.0, 1.0) else 5).tolist()
+    return draw(title, Axis(x, *x_range, ticks), Axis(y, 0.0, 1.0, SHARE), lines, [chance] if chance else [])
 
 
 def _side_counts(item: Evidence) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -208,6 +197,14 @@ def _pro_point(item: Evidence) -> tuple[float, float] | None:
 def breakable(name: str) -> Any:
     """A model's name as HTML, which may continue in the next line after / and _."""
     return Markup(re.sub("([/_])", r"\1<wbr>", str(escape(name))))
+
+
+def with_symbols(text: str) -> str:
+    return text.replace("<=", "≤").replace(">=", "≥")
+
+
+def human_amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def human_size(value: float | None) -> str:

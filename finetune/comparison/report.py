@@ -1,12 +1,15 @@
 """Everything that a report holds: the rows with their measures and costs, what was tested on, and words."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from converters.cli.errors import DatasetError
+from finetune.comparison.decisions import Asked, describe_decisions, folders_apart
 from finetune.comparison.evidence import confusion, prevalence
+from finetune.comparison.published import beside_ours, protocol_of
 from finetune.comparison.rows import CHEAPNESS, Row
 from finetune.comparison.standings import (
     ResampledTest,
@@ -27,6 +30,7 @@ from finetune.runs.truth import truth_of
 
 FEW = 5  # test images of a class under which its number carries a warning
 FEW_FOR_AN_INTERVAL = 10  # those under which its AP50 gets none: so few resample to a handful of values
+NOTHING_ASKED = Asked()
 COSTS = (
     "parameters",
     "train_seconds",
@@ -50,24 +54,31 @@ def choose_baseline(rows: Sequence[Row], wanted: str | None) -> Row:
 
 
 def make_report(
-    datasets: Sequence[Dataset], rows: Sequence[Row], wanted: str | None, count: int, seed: int, draw: bool
+    datasets: Sequence[Dataset],
+    rows: Sequence[Row],
+    wanted: str | None,
+    count: int,
+    seed: int,
+    draw: bool,
+    asked: Asked = NOTHING_ASKED,
 ) -> dict[str, Any]:
-    """Everything that report.json holds, and from which report.md and the page are written."""
+    """Everything that report.json holds, and from which report.md, the tables and the page are written."""
     baseline = choose_baseline(rows, wanted)
     test = draw_test(datasets, count, seed)
     measured = measure_rows(rows, test, draw)
     trivial = measure_trivial(test)
     about = describe_test(datasets)
     gaps = differences(rows, measured, baseline)
-    entries = []
-    for row, values, apart in zip(rows, measured, gaps, strict=True):
+    apart, entries = folders_apart(datasets), []
+    for row, values, gap in zip(rows, measured, gaps, strict=True):
         measures = {name: test.found(name, values[name]) for name in MEASURES if name in values and tells(row, name)}
         strike(measures, trivial)
         entries.append(
             describe_row(row, datasets)
             | {
                 "measures": measures,
-                "differences": apart,
+                "differences": gap,
+                "decisions": describe_decisions(row, asked, apart),
                 "classes": [describe_class(known, values, row.oracle, test) for known in about["classes"]],
             }
         )
@@ -85,6 +96,9 @@ def make_report(
         "rows": entries,
         "trivial": trivial,
         "split": describe_split(datasets),
+        "price": asdict(asked.price) if asked.price else None,
+        "folders_apart": apart,
+        "published": beside_ours(datasets),
     }
 
 
@@ -161,8 +175,9 @@ def describe_test(datasets: Sequence[Dataset]) -> dict[str, Any]:
 
 
 def describe_split(datasets: Sequence[Dataset]) -> dict[str, Any]:
-    kept = ("protocol", "ratios", "folds", "shots", "per", "seed", "combined", "family")
+    kept = ("protocol", "ratios", "folds", "shots", "per", "seed", "combined", "good_val", "family")
     split = datasets[0].split
     return {key: split[key] for key in kept if key in split} | {
-        "sha256": {dataset.name: dataset.split["sha256"] for dataset in datasets}
+        "protocol": protocol_of(datasets[0]),
+        "sha256": {dataset.name: dataset.split["sha256"] for dataset in datasets},
     }

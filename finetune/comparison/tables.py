@@ -35,6 +35,7 @@ MEASURES = {
     "boundary_iou_0.02": Measure("boundary IoU 2 %", "pixel", "IoU within 2 % of the diagonal of the contour"),
     "boundary_iou_0.005": Measure("boundary IoU 0.5 %", "pixel", "IoU within 0.5 % of the diagonal of the contour"),
     "pixel_ap": Measure("pixel AP", "pixel", "average precision of pixel scores; by chance: the prevalence"),
+    "pixel_auroc": Measure("pixel AUROC", "pixel", "near 1 where most pixels are good; here since papers give it"),
     "aupro_0.3": Measure("AUPRO 0.3", "pixel", "per-region overlap up to 30 % false-positive pixels; heat maps only"),
     "aupro_0.05": Measure("AUPRO 0.05", "pixel", "per-region overlap up to 5 % false-positive pixels"),
     "pro": Measure("PRO", "pixel", "per-region overlap of the binary map: one point, threshold from val"),
@@ -117,6 +118,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         summary(report, "github", oracle=False),
         *(["Oracles, prompted with ground truth:", summary(report, "github", oracle=True)] if oracles else []),
         *_markdown_of_levels(report),
+        *_markdown_of_decisions(report),
         "## Each defect type",
         class_table(report),
         "## Cost",
@@ -146,6 +148,66 @@ def _markdown_of_levels(report: dict[str, Any]) -> Iterator[str]:
         yield table(body, ["model", *(MEASURES[name].label for name in names)], "github")
         if level == "pixel":
             yield f"Prevalence of defect pixels (pixel AP by chance): {report['test']['prevalence']:.4f}."
+
+
+def _markdown_of_decisions(report: dict[str, Any]) -> Iterator[str]:
+    """Operating points, costs, acceptance and detection of each model; without a table that nothing was asked for."""
+    decided = [(row["name"], row["decisions"]) for row in report["rows"] if row["decisions"]]
+    if not decided:
+        return
+    yield "## Decisions"
+    header = ["model", "asked for", "threshold from", "defects found", "good images rejected"]
+    body = [
+        [name, one["point"], f"{one['from']} ({one['of']})", *_shares(one, "recall", "rejects")]
+        for name, told in decided
+        for one in told["points"]
+    ]
+    yield table(body, header, "github")
+    if price := report["price"]:
+        yield (
+            f"Costs at a prevalence of {price['prevalence']:g}: {price['escape']:g} for a defect that passes, "
+            f"{price['reject']:g} for a good image that is rejected."
+        )
+        header = ["model", "threshold", "cost of 1000 images", "defects found", "good images rejected"]
+        body = []
+        for name, told in decided:
+            one = told["cost"]
+            spent = one.get("per_1000")
+            shown = f"{spent['value']:.3g} [{spent['low']:.3g}, {spent['high']:.3g}]" if spent else one["why"]
+            body.append([name, one.get("threshold", "-"), shown, *_shares(one, "recall", "rejects")])
+        yield table(body, header, "github")
+    accepted = [
+        [name, one["requirement"], one["verdict"], f"{one['confidence']:.3f}", one["more_if_none_fails"]]
+        for name, told in decided
+        for one in (told["acceptance"] or {}).get("requirements", [])
+    ]
+    if accepted:
+        header = ["model", "requirement", "verdict", "confidence", "more images, if none fails"]
+        yield table([["-" if cell is None else cell for cell in line] for line in accepted], header, "github")
+    body = []
+    for name, told in decided:
+        one = told["detection"]
+        shown = [defect_size(one.get(key), one.get("largest", 0)) for key in ("a90", "a90_95")]
+        body.append([name, *([*shown, "-"] if "a90" in one else ["-", "-", one["why"]])])
+    yield table(body, ["model", "a90, px", "a90/95, px", "why none"], "github")
+
+
+def defect_size(size: float | None, largest: float) -> str:
+    """A size in px; what lies beyond the largest defect seen, or is unbounded, is told as above that."""
+    return f"above {largest:.0f}" if size is None or size > largest else f"{size:.3g}"
+
+
+def _shares(found: dict[str, Any], *names: str) -> list[str]:
+    """Shares in percent with their intervals, or why there are none."""
+    shown: list[str] = []
+    for name in names:
+        one = found.get(name)
+        if one is None:
+            shown.append("-" if shown else found.get("why", "-"))
+        else:
+            low, high = 100 * one["low"], 100 * one["high"]
+            shown.append(f"{100 * one['value']:.1f} % [{low:.1f}, {high:.1f}] of {one['of']}")
+    return shown
 
 
 def _difference(found: dict[str, Any] | None, measure: Measure) -> str:

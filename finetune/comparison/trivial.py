@@ -3,6 +3,7 @@
 Where such a number tells defective images as well as a model, the model's image measures prove nothing.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -42,6 +43,7 @@ def trivial_evidence(test: Truth, val: Truth) -> dict[str, Evidence]:
     return found
 
 
+@lru_cache(maxsize=16)
 def statistics_of(truth: Truth) -> dict[str, Floats]:
     """STATISTICS of the images of a part; (N,) each."""
     rows = []

@@ -38,7 +38,7 @@ def cut_train_part(dataset: Dataset, size: int, images: Path, labels: Path) -> l
             window = np.s_[y : y + h, x : x + w]
             shown = [(label, mask, mask[window]) for label, mask in masks if mask[window].any()]
             rows = [
-                _row(label, part)
+                hull_row(label, part)
                 for label, mask, part in shown
                 if mask.sum() >= LEAST_PIXELS and part.sum() / mask.sum() >= LEAST_SHARE
             ]
@@ -50,7 +50,7 @@ def cut_train_part(dataset: Dataset, size: int, images: Path, labels: Path) -> l
     return names
 
 
-def _row(label: int, mask: NDArray[np.uint8]) -> str:
+def hull_row(label: int, mask: NDArray[np.uint8]) -> str:
     """The convex hull of a mask's pixels as a row of YOLO; pixels have an extent, so that a line has one too."""
     rows, columns = np.nonzero(mask)
     corners = np.concatenate([np.stack([columns + dx, rows + dy], axis=1) for dx in (0, 1) for dy in (0, 1)])

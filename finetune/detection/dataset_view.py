@@ -10,7 +10,7 @@ from PIL import Image
 
 from converters.cli.errors import DatasetError
 from finetune.detection.crops import cut_train_part
-from finetune.detection.recipe import FORMATS
+from finetune.detection.recipe import FORMATS, PRETRAINED
 from finetune.runs.dataset import Dataset
 
 MOST_APART = 1.25  # ratio of image sizes; training scales by as much
@@ -67,12 +67,15 @@ def longest_sides(dataset: Dataset) -> tuple[int, int]:
     return min(sides), max(sides)
 
 
-def can_crop(dataset: Dataset, task: str, crop: int) -> bool:
-    """Whether squares of ``crop`` px can be cut and are smaller than the images: of whole ones, on one scale."""
+def usual_crop(dataset: Dataset, task: str) -> int:
+    """Side of the squares that a pre-trained start is trained on, px: half an image's, at most ``PRETRAINED.crop``.
+
+    0 where squares cannot be cut: for other tasks than boxes, of tiles, and of whole images on several scales.
+    """
     if task != "detect" or dataset.tiles:
-        return False
+        return 0
     least, most = longest_sides(dataset)
-    return crop < least and most <= MOST_APART * least
+    return min(PRETRAINED.crop, least // 2) if most <= MOST_APART * least else 0
 
 
 def size_of_whole(dataset: Dataset, imgsz: int, crop: int) -> int:

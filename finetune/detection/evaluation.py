@@ -8,6 +8,7 @@ from typing import Any
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress, table
 from converters.masks.rle import encode
+from converters.sources.samples import CALIBRATION
 from finetune.detection.figures import draw_figures, measure
 from finetune.detection.recipe import FORMATS
 from finetune.detection.tiles import on_whole_images
@@ -27,13 +28,13 @@ def predict(
 
     Images go one by one: ultralytics would take a list of them as one batch, and pad them to a common shape.
     """
-    folder = dataset.format(FORMATS[task]) / "images" / part
-    settings = settings_of(imgsz, device)
+    folder, settings = dataset.format(FORMATS[task]) / "images" / part, settings_of(imgsz, device)
     with progress(names, len(names), f"predicting {part}") as bar:
         for name in bar:
-            answers = model.predict(str(folder / name), **settings)
+            file = dataset.image_file(part, name) if part == CALIBRATION else folder / name
+            answers = model.predict(str(file), **settings)
             if not answers:
-                raise DatasetError(f"{folder / name}: ultralytics cannot read it: convert again with --overwrite")
+                raise DatasetError(f"{file}: ultralytics cannot read it: convert again with --overwrite")
             yield from coco_results(answers[0], dataset.image_ids[name])
 
 
@@ -73,15 +74,17 @@ def evaluate(
 ) -> dict[str, Any]:
     """Predict val and test, save both as the set ``name``, and measure the saved boxes; ``about`` goes to set.json.
 
+    Images for calibration are predicted and saved as well.
+
     With ``tiles`` of the run's dataset, the model looks at these, and what it finds is put together on whole images.
     Returns measures by part, and what an answer costs under ``cost``.
     """
     dataset = run.dataset
     found = {}
-    looked = {name: [name] for part in ("val", "test") for name in dataset.images(part)}  # what is shown of each
+    looked = {name: [name] for part in dataset.judged_parts for name in dataset.images(part)}  # what is shown of each
     if tiles and tiles.tiles:
         looked = {name: [] for name in looked}
-        for tile in (tile for part in ("val", "test") for tile in tiles.images(part)):
+        for tile in (tile for part in dataset.judged_parts for tile in tiles.images(part)):
             looked[tiles.tiles["tiles"][tile]["image"]].append(tile)
 
     def answer(part: str, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -89,7 +92,7 @@ def evaluate(
         results = list(predict(model, tiles or dataset, task, part, seen, imgsz, device))
         return on_whole_images(results, tiles) if tiles else results
 
-    for part in ("val", "test"):
+    for part in dataset.judged_parts:
         found[part] = answer(part, dataset.images(part))
         names = dataset.images(part)
         run.write_predictions(
@@ -99,7 +102,9 @@ def evaluate(
     cost = cost_of_answers(lambda name: answer("test", [name]), dataset.images("test"), where)
     label = "box" if task == "detect" else "mask"
     run.describe_set(name, **{"model": "YOLO", "prompt": None, "oracle": False, "label": label} | about | cost)
-    evaluations = {part: BoxEvaluation(dataset.ground_truth(part), found[part], sizes=tuple(SIZES)) for part in found}
+    evaluations = {
+        part: BoxEvaluation(dataset.ground_truth(part), found[part], sizes=tuple(SIZES)) for part in ("val", "test")
+    }
     measured = measure(evaluations)
     title = f"{dataset.name}, {name}, test" + (", SYNTHETIC" if dataset.synthetic else "")
     draw_figures(run.folder / "figures" / name, dataset, evaluations["test"], measured["test"].get("threshold"), title)

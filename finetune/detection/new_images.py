@@ -47,8 +47,9 @@ def open_tuned(folder: Path, dataset: Dataset, world: bool) -> Tuned:
 def predictor(folder: Path, dataset: Dataset, device: str, world: bool) -> Predictor:
     """The finished run in ``folder``, ready for new images."""
     look = look_of(open_tuned(folder, dataset, world), dataset, device)
-    threshold = image_threshold(PredictionSet(folder / "predictions" / "tuned"), dataset)
-    return Predictor(look, dataset.classes, threshold, least=threshold, run=folder)
+    source = PredictionSet(folder / "predictions" / "tuned")
+    threshold = image_threshold(source, dataset)
+    return Predictor(look, dataset.classes, threshold, least=threshold, run=folder, source=source)
 
 
 def look_of(tuned: Tuned, dataset: Dataset, device: str) -> Callable[[NDArray[np.uint8]], Answer]:

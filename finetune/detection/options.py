@@ -62,7 +62,9 @@ def training_options(
         click.option(
             "--imgsz",
             type=click.IntRange(32),
-            show_default=f"{recipe.imgsz} of crops, {Recipe.imgsz} of whole images" if recipe.crop else usual("imgsz"),
+            show_default=f"1.5 x --crop, at most {recipe.imgsz}; {Recipe.imgsz} of whole images"
+            if recipe.crop
+            else usual("imgsz"),
             help="Longest side in training, px.",
         ),
         click.option(

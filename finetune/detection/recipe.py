@@ -15,7 +15,21 @@ PROMPT_LR = 2e-3  # few numbers, which may move far: a vector's components are a
 PLAIN = [f"yolov8{size}" for size in "nsmlx"]  # YOLO-World's networks without words
 ARCHS = [f"yolov8{size}-worldv2" for size in "smlx"]  # as published
 WORLD_ARCHS = [*ARCHS, "yolov8n-worldv2"]
-STARTERS: Mapping[str, Path] = {}  # task -> the checkpoint installed with us, for where no published one can be had
+
+
+@dataclass(frozen=True)
+class Starter:
+    """A checkpoint that is installed with us, made by benchmarks/yolo_starter.py: a state_dict of ``LIGHT``."""
+
+    file: Path
+    sha256: str
+
+
+STARTERS = {  # task -> what a training begins with where no published checkpoint can be had
+    "detect": Starter(
+        LIGHT.with_name(f"starter-{LIGHT.stem}.pth"), "60fb6b6e7ea2b72748cf0fc3c32ab475ff3983655ec3f4aaae3a5272d6c98cfb"
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -59,18 +73,24 @@ class Recipe:
 
 # What a pre-trained start wants, from any checkpoint: docs/measurements/yolo.md. Squares are cut where they can be.
 PRETRAINED = Recipe(epochs=30, imgsz=256, crop=384, batch=16, background=0.15, mosaic=0.0, degrees=180.0)
+MOST_ENLARGED = 1.5  # of a square in training: more pixels would show nothing that is not there
 WORLD_RECIPE = Recipe(lr=2e-4)  # the rate of the paper: a larger one makes the detector forget words
 
 
-def recipe_for(random: bool, chosen: Mapping[str, Any], cut: bool) -> Recipe:
+def recipe_for(random: bool, chosen: Mapping[str, Any], usual_crop: int) -> Recipe:
     """The recipe for random weights or a pre-trained start, with ``chosen`` (option -> value, None: not given).
 
-    ``cut`` tells whether squares of PRETRAINED's size can be cut. Where they cannot, or --imgsz says how large whole
+    ``usual_crop`` is the side of squares that suits the images, px. Where it is 0, or --imgsz says how large whole
     images are to be, it is whole images, by default as from random weights: larger, and not turned, since of squares
     the outlines of defects are turned and of whole images their boxes.
     """
     given = {name: value for name, value in chosen.items() if value is not None}
-    usual = Recipe() if random else PRETRAINED
-    if not given.get("crop", cut and "imgsz" not in given):
-        usual = replace(usual, crop=0, imgsz=Recipe.imgsz, degrees=Recipe.degrees)
+    if random:
+        return replace(Recipe(), **given)
+    crop = given.get("crop", 0 if "imgsz" in given else usual_crop)
+    if crop:
+        enlarged = max(32, int(crop * MOST_ENLARGED) // 32 * 32)  # the network halves its input five times
+        usual = replace(PRETRAINED, crop=crop, imgsz=min(PRETRAINED.imgsz, enlarged))
+    else:
+        usual = replace(PRETRAINED, crop=0, imgsz=Recipe.imgsz, degrees=Recipe.degrees)
     return replace(usual, **given)

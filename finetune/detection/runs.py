@@ -158,5 +158,10 @@ def check_trainable(dataset: Dataset, batch: int, device: str) -> None:
     for part in PARTS:
         if not dataset.images(part):
             raise DatasetError(f"{dataset.folder}: the {part} part holds no image; convert with another --protocol")
+    if not any(label is not None for label in dataset.labels("train").values()):
+        raise DatasetError(
+            f"{dataset.folder}: its train part shows no defect to learn from: convert it with another --protocol, or "
+            "take finetune/normality.py, which needs none"
+        )
     for part in ("val", "test"):
         dataset.ground_truth(part)

@@ -14,7 +14,7 @@ import click
 import torch
 from torch.utils._pytree import tree_map_only
 from ultralytics import YOLO
-from ultralytics.nn.tasks import BaseModel
+from ultralytics.nn.tasks import BaseModel, DetectionModel
 from ultralytics.utils.downloads import attempt_download_asset
 from ultralytics.utils.patches import torch_load
 from ultralytics.utils.torch_utils import select_device, strip_optimizer, unwrap_model
@@ -22,10 +22,10 @@ from ultralytics.utils.torch_utils import select_device, strip_optimizer, unwrap
 from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
 from finetune.detection.evaluation import LEAST_SCORE
-from finetune.detection.recipe import LIGHT, SUFFIXES, Recipe
+from finetune.detection.recipe import LIGHT, SUFFIXES, Recipe, Starter
 from finetune.detection.runs import CHECKPOINTS
 from finetune.runs.checksums import sha256
-from finetune.runs.run_folder import Run
+from finetune.training.checkpoints import load_state
 from finetune.training.weights import find_weights
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in messages of CUDA, CPU and Windows
@@ -37,13 +37,16 @@ class Start:
 
     file: Path | None  # None: random weights
     name: str
+    starter: Starter | None = None  # the installed one, if it is that
 
     def shown(self, wanted: str | None) -> str:
         """In words for the terminal; ``wanted`` is --weights, which names a file by its path."""
+        if self.starter:
+            return f"{self.name} (the published one is neither cached nor within reach)"
         return "random weights" if self.file is None else wanted or self.name
 
 
-def find_start(wanted: str | None, usual: str, names: Iterable[str], starter: Path | None) -> Start:
+def find_start(wanted: str | None, usual: str, names: Iterable[str], starter: Starter | None) -> Start:
     """What --weights asks for: a file, one of ``names`` that ultralytics publishes (without .pt), or none.
 
     For None it is the published ``usual`` or, where that is neither in the cache nor within reach, the ``starter``.
@@ -54,7 +57,7 @@ def find_start(wanted: str | None, usual: str, names: Iterable[str], starter: Pa
         file = find_weights(wanted or usual, known, fetch_weights)
     except DatasetError:
         if wanted is None and starter is not None:
-            return Start(starter, f"installed {starter.name}")
+            return Start(starter.file, f"installed {starter.file.stem}", starter)
         raise
     if file is None:
         return Start(None, "random")
@@ -79,6 +82,27 @@ def load_model(arch: str, weights: Path | None, task: str) -> Any:
             f"--weights {weights}: was trained for the task {model.task}, not {task}: "
             f"add --task {model.task}, or choose other weights"
         )
+    return model
+
+
+def load_start(start: Start, arch: str, task: str) -> Any:
+    """The model that a training begins with."""
+    return load_starter(start.starter) if start.starter else load_model(arch, start.file, task)
+
+
+def load_starter(starter: Starter) -> Any:
+    """The installed model, whose file is read without running any code in it; raises DatasetError for another file."""
+    if not starter.file.is_file() or sha256(starter.file) != starter.sha256:
+        raise DatasetError(
+            f"{starter.file}: is missing, damaged or of another version: install this package again, or name a "
+            "checkpoint with --weights FILE"
+        )
+    state = load_state(starter.file)
+    classes = state[max(name for name in state if name.endswith("cv3.0.2.bias"))].numel()
+    model = YOLO(LIGHT, task="detect")
+    model.model = DetectionModel(LIGHT, nc=classes, verbose=False)  # fewer classes, a narrower branch for them
+    model.model.load_state_dict(state)
+    model.ckpt = {"model": model.model}  # else training would begin with random weights
     return model
 
 
@@ -155,14 +179,14 @@ def train(
     model: Any,
     data: Path,
     recipe: Recipe,
-    run: Run,
+    within: Path,
     device: str,
     seed: int,
     name: str = "train",
     trainer: Callable[..., Any] | None = None,
     resume: bool = False,
 ) -> Path:
-    """Train in the run's folder ``name`` with val choosing the epoch; return the best checkpoint.
+    """Train in the folder ``within``/``name``, a run's, with val choosing the epoch; return the best checkpoint.
 
     ``trainer`` makes ultralytics' trainer, where it isn't the usual one of the model. With ``resume``, ``model`` is
     the last.pt of the same folder, and continues with the settings and the epoch that it holds.
@@ -175,7 +199,7 @@ def train(
     model.add_callback("on_train_start", suit_gpu)
     if recipe.batch == -1:
         model.add_callback("on_pretrain_routine_start", count_found_batch)
-    folder = run.folder.absolute() / name
+    folder = within.absolute() / name
     amp = precision(select_device(device, verbose=False))
     overrides = {"resume": True, "save_dir": str(folder)} if resume else recipe.overrides() | {"amp": amp}
     log = folder.with_suffix(".log")

@@ -17,9 +17,9 @@ from ultralytics.utils import IterableSimpleNamespace
 
 from converters.cli.errors import DatasetError
 from finetune.detection import runs, runtime
-from finetune.detection.dataset_view import can_crop, check_scale, size_of_whole, view_of
+from finetune.detection.dataset_view import check_scale, size_of_whole, usual_crop, view_of
 from finetune.detection.evaluation import evaluate, report, spread
-from finetune.detection.recipe import FORMATS, LIGHT, PRETRAINED, SIZES, STARTERS, SUFFIXES, Recipe, recipe_for
+from finetune.detection.recipe import FORMATS, LIGHT, SIZES, STARTERS, SUFFIXES, Recipe, recipe_for
 from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset, check_apart, open_dataset, whole_images
 from finetune.runs.run_folder import Run, finished_run, told_to_resume, write_record
@@ -106,7 +106,7 @@ def start(request: Request, recipe: Recipe, dataset: Dataset, first: Dataset | N
         return runs.continue_run(folder, whole, origin), None
     names = [f"{size}{SUFFIXES[request.task]}" for size in SIZES]
     begun = runtime.find_start(request.weights, f"{names[0]}.pt", names, STARTERS.get(request.task))
-    model = runtime.load_model(request.arch, begun.file, request.task)
+    model = runtime.load_start(begun, request.arch, request.task)
     runtime.check_freeze(model, recipe)
     seen = f"squares of {recipe.crop} px" if recipe.crop else "whole images"
     known = {"start": begun.name, "weights_sha256": begun.file and sha256(begun.file)}
@@ -153,7 +153,15 @@ def train_in_turn(
         own = replace(recipe, epochs=epochs)
         trainer = whole_image_trainer(size) if recipe.crop else None
         best = runtime.train(
-            model, data / "data.yaml", own, run, request.device, request.seed, name, trainer, state == "unfinished"
+            model,
+            data / "data.yaml",
+            own,
+            run.folder,
+            request.device,
+            request.seed,
+            name,
+            trainer,
+            resume=state == "unfinished",
         )
         if recipe.crop:
             shutil.rmtree(data)  # many files, which can be cut again
@@ -182,7 +190,7 @@ def train_datasets(
     """
     datasets = [open_dataset(request.out, each, request.synthetic_share) for each in runs.fold_names(name, folds)]
     random = request.weights == RANDOM
-    recipe = recipe_for(random, chosen, not random and can_crop(datasets[0], request.task, PRETRAINED.crop))
+    recipe = recipe_for(random, chosen, 0 if random else usual_crop(datasets[0], request.task))
     return runs.train_on_each(datasets, request, recipe, given, train_and_evaluate, lambda record: record["metrics"])
 
 

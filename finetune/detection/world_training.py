@@ -90,7 +90,7 @@ def tune(name: str, load_start: Callable[[], Any], words: Words, request: Reques
             vectors = start.model.txt_feats[0].detach().numpy() if resume else vectors
         trainer = word_trainer(start.model, words.trained, vectors, tune_words)
         data = run.folder / "data" / "data.yaml"
-        runtime.train(start, data, recipe, run, request.device, request.seed, name, trainer, resume)
+        runtime.train(start, data, recipe, run.folder, request.device, request.seed, name, trainer, resume)
     best = runtime.best_of(weights)
     if tune_words:
         settle_learned(best)

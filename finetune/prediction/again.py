@@ -7,7 +7,8 @@ import click
 from converters.cli.terminal import to_json
 from finetune.prediction.export_check import check_export
 from finetune.prediction.families import open_run
-from finetune.runs.run_folder import read_record
+from finetune.runs.held_out import points_of_run
+from finetune.runs.run_folder import read_record, write_record
 
 
 def predict_again(
@@ -16,6 +17,7 @@ def predict_again(
     """Predict val and test again with what the run has saved, write that and its measures into the run, and say so."""
     room, dataset = open_run(folder, out)
     room.evaluate_again(folder, dataset, device, weights, boxes)
+    write_record(folder, read_record(folder) | {"operating_points": points_of_run(folder, dataset)})
     if as_json:
         click.echo(to_json(read_record(folder)["metrics"]), nl=False)
     else:

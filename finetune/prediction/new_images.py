@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +22,7 @@ from finetune.prediction.labelling import LabelFile, masks_of
 from finetune.prediction.page import write_page
 from finetune.prediction.pictures import heat_picture, overlay, save_picture
 from finetune.runs.answers import Answer, Predictor
+from finetune.runs.held_out import rejects_threshold
 
 SHOWN = 500  # images on the page, those most in doubt
 COLUMNS = ("image", "verdict", "score", "threshold", "class", "boxes")
@@ -54,13 +55,14 @@ def predict_images(
     device: str,
     weights: Path | None,
     boxes: Path | None,
+    rejects: float | None,
     pre_label: bool,
     max_pixels: int,
     overwrite: bool,
 ) -> None:
     """Judge the images by the run and write all that is found into ``to``; exit code 1 if images were skipped."""
     found = find_images(images)
-    predictor = open_predictor(run, out, device, weights, boxes)
+    predictor = open_predictor(run, out, device, weights, boxes, rejects)
     with publish(to, overwrite) as folder:
         skipped, counts = judge(predictor, found, folder, str(run), pre_label, max_pixels)
     click.echo(f"{counts[DEFECT]} defect, {counts[GOOD]} good, {len(skipped)} skipped: {to / 'index.html'}")
@@ -70,12 +72,21 @@ def predict_images(
         click.get_current_context().exit(1)
 
 
-def open_predictor(run: Path, out: Path, device: str, weights: Path | None, boxes: Path | None) -> Predictor:
-    """A finished run of any family, ready for new images; ``boxes`` is the YOLO run whose boxes a SAM is to take."""
+def open_predictor(
+    run: Path, out: Path, device: str, weights: Path | None, boxes: Path | None, rejects: float | None = None
+) -> Predictor:
+    """A finished run of any family, ready for new images; ``boxes`` is the YOLO run whose boxes a SAM is to take.
+
+    ``rejects``: the share of good images that its threshold may reject, 0..1; by default val's best F1 decides.
+    """
     room, dataset = open_run(run, out)
-    return room.predictor(
-        run, dataset, device, weights, open_predictor(boxes, out, device, None, None) if boxes else None
-    )
+    prompts = open_predictor(boxes, out, device, None, None) if boxes else None
+    predictor: Predictor = room.predictor(run, dataset, device, weights, prompts)
+    if rejects is None:
+        return predictor
+    threshold = rejects_threshold(predictor.source, dataset, rejects)
+    least = threshold if predictor.least == predictor.threshold else predictor.least
+    return replace(predictor, threshold=threshold, least=least)
 
 
 def judge(

@@ -42,6 +42,7 @@ class Predictor:
     level: float | None = None  # of heat maps whose regions are its detections
     least: float = 0.0  # score of a detection that is shown
     run: Path | None = None  # its folder
+    source: PredictionSet | None = None  # the set whose predictions for val the threshold is from
 
 
 def tuning_truth(source: PredictionSet, dataset: Dataset) -> Truth:
@@ -49,18 +50,28 @@ def tuning_truth(source: PredictionSet, dataset: Dataset) -> Truth:
     return truth_of(dataset, "val", source.about.get("label") or "mask")
 
 
+def scores_of(source: PredictionSet, dataset: Dataset, part: str) -> dict[str, list[float]] | None:
+    """Image name -> its defect score and those of classes, from the table or from detections; None without either."""
+    scores = source.scores(dataset, part)
+    if scores is None and (found := source.detections(dataset, part)) is not None:
+        scores = image_scores(dataset.images(part), dataset.image_ids, len(dataset.classes), found)
+    return scores
+
+
+def val_scores(source: PredictionSet, dataset: Dataset) -> dict[str, list[float]]:
+    """``scores_of`` val; raises DatasetError for a set without predictions for it."""
+    scores = scores_of(source, dataset, "val")
+    if scores is None:
+        raise DatasetError(f"{source.source}: holds no predictions for val to choose a threshold on: predict again")
+    return scores
+
+
 def image_threshold(source: PredictionSet, dataset: Dataset) -> float:
     """The threshold of defect scores that val chooses, from the saved predictions; as `compare` has it.
 
     Raises DatasetError for a set without predictions for val.
     """
-    truth = tuning_truth(source, dataset)
-    scores = source.scores(dataset, "val")
-    if scores is None:
-        found = source.detections(dataset, "val")
-        if found is None:
-            raise DatasetError(f"{source.source}: holds no predictions for val to choose a threshold on: predict again")
-        scores = image_scores(dataset.images("val"), dataset.image_ids, len(dataset.classes), found)
+    truth, scores = tuning_truth(source, dataset), val_scores(source, dataset)
     return best_threshold(truth.labels > 0, np.array([scores[name][0] for name in truth.names]))
 
 

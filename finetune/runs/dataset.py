@@ -14,7 +14,7 @@ import click
 from converters.cli.errors import DatasetError
 from converters.cli.publishing import MARKER, recover
 from converters.datasets.synthetic_images import KEYS
-from converters.sources.samples import PARTS
+from converters.sources.samples import CALIBRATION, PARTS
 from finetune.runs.checksums import sha256
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SUFFIXES = {  # what the converters add to a category's name, and the options that make them do so
     r"tile-(\d+)": "--tile {}",
     r"kfold-(\d+)-(\d+)": "--protocol kfold --folds {} --fold {}",
+    r"official": "--protocol official",
     r"few-shot-(\d+)-s(-?\d+)": "--protocol few-shot --shots {} --seed {}",
     r"few-shot-(\d+)-per-type-s(-?\d+)": "--protocol few-shot --shots {} --per type --seed {}",
 }
@@ -108,6 +109,16 @@ class Dataset:
         numbered = enumerate(self.parts, start=1)
         return {name: number for number, name in numbered if not {name, whole.get(name)} & left_out}
 
+    @property
+    def has_calibration(self) -> bool:
+        """Whether good images were put aside for thresholds alone (``--good-val``)."""
+        return CALIBRATION in self.split["parts"].values()
+
+    @property
+    def judged_parts(self) -> tuple[str, ...]:
+        """The parts that a trained model predicts."""
+        return ("val", "test", *([CALIBRATION] if self.has_calibration else []))
+
     def images(self, part: str) -> list[str]:
         """Names of the images in a part by their ids; of synthetic ones as many as ``synthetic_share`` asks for."""
         names = [name for name in self.image_ids if self.parts[name] == part]
@@ -141,8 +152,10 @@ class Dataset:
 
         It is read once: leave it as it is.
         """
-        if part not in PARTS:
-            raise ValueError(f"{part!r} is none of {', '.join(PARTS)}")
+        if part not in (*PARTS, CALIBRATION):
+            raise ValueError(f"{part!r} is none of {', '.join(PARTS)}, {CALIBRATION}")
+        if part == CALIBRATION and self.has_calibration:
+            self.format("coco")  # of which yolo/ knows nothing
         source = "coco" if (self.folder / "coco").is_dir() else "yolo"
         if (source, part) not in self._truths:
             read = self._read_coco if source == "coco" else self._boxes_of_yolo
@@ -172,6 +185,8 @@ class Dataset:
     def image_file(self, part: str, name: str) -> Path:
         """The path of an image, in whichever format was written."""
         for folder in ("masks", "coco", "yolo"):
+            if part == CALIBRATION and folder == "coco":
+                self.format("coco")  # yolo/ does not hold it
             path = self.folder / folder / "images" / part / name
             if path.is_file():
                 return path
@@ -352,12 +367,14 @@ def whole_images(out: Path, dataset: Dataset) -> Dataset:
 
 
 def check_apart(first: Dataset, dataset: Dataset) -> None:
-    """Raise DatasetError if training on ``first`` would show images of the val or test part of ``dataset``."""
-    held_back = {sha256(dataset.image_file(part, name)) for part in ("val", "test") for name in dataset.images(part)}
+    """Raise DatasetError if training on ``first`` would show images of ``dataset`` that are held back."""
+    parts = dataset.judged_parts
+    held_back = {sha256(dataset.image_file(part, name)): part for part in parts for name in dataset.images(part)}
     for name in first.images("train"):
-        if sha256(first.image_file("train", name)) in held_back:
+        if part := held_back.get(sha256(first.image_file("train", name))):
+            purpose = "thresholds" if part == CALIBRATION else "val or test"
             raise DatasetError(
-                f"--pretrain {first.name}: its train part holds {name}, which {dataset.name} keeps for val or test: "
+                f"--pretrain {first.name}: its train part holds {name}, which {dataset.name} keeps for {purpose}: "
                 "make it from the same split"
             )
     base = first.split.get("base")

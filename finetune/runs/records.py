@@ -39,6 +39,7 @@ class RunRecord(TypedDict, total=False):
     pretrain_synthetic_images: int
     pretrained_on: str | None
     metrics: dict[str, Any]
+    operating_points: dict[str, list[dict[str, Any]]]  # by set; see ``held_out.measured_points``
     parameters: int | None
     weights_bytes: int | None
     train_seconds: float | None

@@ -27,6 +27,7 @@ from converters.cli.errors import DatasetError
 from converters.cli.terminal import to_json
 from finetune.measures.heat_levels import to_levels
 from finetune.runs.dataset import Dataset
+from finetune.runs.held_out import points_of_run
 from finetune.runs.licences import licences
 from finetune.runs.records import RunRecord
 from finetune.runs.replay import DATASET, SETTINGS, command_line, current_replay
@@ -117,6 +118,7 @@ class Run:
             "peak_memory_mb": peak_memory_mb(),
             "licences": licences(results.get("model", ""), results.get("start", ""), self.dataset),
             **synthetic_facts(self.dataset),
+            "operating_points": points_of_run(self.folder, self.dataset),
             **results,
         }
         write_record(self.folder, record)

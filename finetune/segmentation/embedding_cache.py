@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from converters.cli.errors import DatasetError
 
+VERSION = 2  # of what an entry is; part of its name
 HEADER = 128  # bytes before the values of a .npy file
 GB = 10**9
 Half = NDArray[np.float16]
@@ -37,7 +38,7 @@ class EmbeddingCache:
     def key(self, image: Path, view: int) -> str:
         with image.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        return hashlib.sha256(f"{content} {self.encoder} {self.shape} {view}".encode()).hexdigest()
+        return hashlib.sha256(f"{VERSION} {content} {self.encoder} {self.shape} {view}".encode()).hexdigest()
 
     def read(self, key: str) -> Half | None:
         """An entry, memory-mapped; None where there is none, or one that was cut short or is of another kind."""

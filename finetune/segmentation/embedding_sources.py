@@ -15,7 +15,7 @@ from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
 from finetune.segmentation.embedding_cache import GB, EmbeddingCache
 from finetune.segmentation.images import MarkedImage
-from finetune.segmentation.models import Segmenter, framed, hash_of
+from finetune.segmentation.models import Segmenter, framed, half_precision, hash_of
 from finetune.segmentation.steps import Source
 from finetune.training.processes import leads, place, wait_for_all
 
@@ -27,21 +27,27 @@ def encode(segmenter: Segmenter, pairs: Sequence[Seen], seeds: Sequence[int] | N
 
     In training, each image changes in colour as its seed says, and gradients are kept.
     """
+    frames = frames_of(segmenter, pairs, seeds or [None] * len(pairs))
+    with torch.set_grad_enabled(seeds is not None), half_precision(segmenter.sam, seeds is not None):
+        return segmenter.sam.image_encoder(frames).float()
+
+
+def frames_of(segmenter: Segmenter, pairs: Sequence[Seen], seeds: Sequence[int | None]) -> Tensor:
+    """Images in views as the encoder takes them, B x 3 x S x S, each recoloured by its seed; None: as it is."""
     frames = []
-    for index, (image, view) in enumerate(pairs):
+    for (image, view), seed in zip(pairs, seeds, strict=True):
         pixels = image.pixels(view)
-        if seeds is not None:
-            torch.manual_seed(seeds[index])
+        if seed is not None:
+            torch.manual_seed(seed)
             pixels = recolour(pixels)
         frames.append(framed(segmenter.sam, pixels))
-    with torch.set_grad_enabled(seeds is not None):
-        return segmenter.sam.image_encoder(torch.stack(frames))
+    return torch.stack(frames)
 
 
 def cached_source(segmenter: Segmenter, wanted: Sequence[Seen], folder: Path, cache_gb: float, batch: int) -> Source:
     """Embed all images in all views that are asked for, unless they lie in the cache; then read them from there.
 
-    Each process of torchrun embeds its share.
+    Turned or mirrored, an image is recoloured too. Each process of torchrun embeds its share.
     """
     sam, (rank, world) = segmenter.sam, place()
     side = sam.prompt_encoder.image_embedding_size[0]
@@ -58,8 +64,10 @@ def cached_source(segmenter: Segmenter, wanted: Sequence[Seen], folder: Path, ca
         )
     wait_for_all()
 
+    @torch.no_grad()
     def embed(pairs: Sequence[Seen]) -> Any:
-        return encode(segmenter, pairs).float().cpu().numpy()
+        seeds = [int(keys[image.path, view][:8], 16) if view else None for image, view in pairs]
+        return sam.image_encoder(frames_of(segmenter, pairs, seeds)).float().cpu().numpy()
 
     share = [(keys[image.path, view], (image, view)) for image, view in wanted[rank::world]]
     with progress(None, missing // world, "embedding") as bar:

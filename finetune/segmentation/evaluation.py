@@ -193,7 +193,7 @@ def measure_maps(
     With a run, its set ``name`` is written for val and test: scores, detections and heat maps.
     """
     levels: dict[str, int] = {}
-    for part in ("val", "test"):
+    for part in (part for part in parts if part != "train"):
         maps = {}
         with progress(parts[part], len(parts[part]), f"{name}, {part}") as images:
             for image in images:
@@ -254,7 +254,7 @@ def read_boxes(folder: Path, dataset: Dataset) -> Boxes:
             f"({', '.join(dataset.classes)}): name a run on those"
         )
     found: Boxes = {}
-    for part in ("val", "test"):
+    for part in dataset.judged_parts:
         for entry in PredictionSet(source).detections(dataset, part) or ():
             found.setdefault(entry["image_id"], []).append(entry)
     return found

@@ -202,9 +202,10 @@ def predictor(
         return Answer(detections_scores(found, classes), found, (masks.heat / TOP).astype(np.float32))
 
     if boxes is None:
-        threshold = image_threshold(PredictionSet(folder / "predictions" / AUTO), dataset)
-        return Predictor(look, dataset.classes, threshold, MIDDLE)
+        own = PredictionSet(folder / "predictions" / AUTO)
+        return Predictor(look, dataset.classes, image_threshold(own, dataset), MIDDLE, source=own)
     known = boxes.run and boxes_sha256(boxes.run) == record["settings"]["boxes_sha256"]
     own = PredictionSet(folder / "predictions" / BOXES)
     threshold = image_threshold(own, dataset) if known else boxes.threshold
-    return Predictor(look, dataset.classes, threshold, MIDDLE, least=threshold)
+    judged_by = own if known else boxes.source
+    return Predictor(look, dataset.classes, threshold, MIDDLE, least=threshold, source=judged_by)

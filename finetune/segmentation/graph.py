@@ -8,7 +8,8 @@ from segment_anything.utils.onnx import SamOnnxModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetune.segmentation.models import DrawingPromptEncoder, Segmenter, draw_boxes
+from finetune.segmentation.drawn_prompts import DrawingPromptEncoder, draw_boxes, draw_points
+from finetune.segmentation.models import Segmenter
 from finetune.training.onnx_files import antialiased_weights, lengths
 
 CORNERS = (2, 3)  # labels of points: a box's first and second corner, as Meta's model has them (-1 none, 0 out, 1 in)
@@ -39,7 +40,7 @@ class Decoder(SamOnnxModel):
     """Meta's graph of prompt encoder and decoder, with its inputs and outputs, for one prompt a call.
 
     What is other: points labelled TOKENS + k are learned token k; of the four masks a lone point gets the best of the
-    last three, and all else the first, as in ``evaluation.answer``; a tiny model's box is drawn as a mask too.
+    last three, and all else the first, as in ``evaluation.answer``; what tiny and lite0 draw as a mask is drawn.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:
@@ -67,9 +68,13 @@ class Decoder(SamOnnxModel):
         """  # fmt: skip
         corners = [(point_coords * (point_labels == label)[..., None]).sum(1) for label in CORNERS]
         if isinstance(self.model.prompt_encoder, DrawingPromptEncoder):
-            drawn = draw_boxes(torch.cat(corners, 1), self.img_size, mask_input.shape[-1])
+            boxed = (point_labels == CORNERS[0]).any().float()
+            grid = self.model.prompt_encoder.mask_input_size[0]
+            drawn = boxed * draw_boxes(torch.cat(corners, 1), self.img_size, grid)
+            drawn = drawn + draw_points(point_coords, point_labels, self.img_size, grid)
             mask_input = torch.where(has_mask_input.bool(), mask_input, drawn)
-            has_mask_input = torch.maximum(has_mask_input, (point_labels == CORNERS[0]).any().float()[None])
+            known = ((point_labels >= 0) & (point_labels < TOKENS)).any().float()
+            has_mask_input = torch.maximum(has_mask_input, known[None])
         low, ious = self.mask_decoder.predict_masks(
             image_embeddings=image_embeddings,
             image_pe=self.model.prompt_encoder.get_dense_pe(),

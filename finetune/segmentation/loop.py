@@ -16,6 +16,8 @@ from finetune.segmentation.steps import Source, averaged_of, optimizer_of, scene
 from finetune.training.processes import add_up, as_first, place
 from finetune.training.standing import Standing, keep_standing, load_standing
 
+GRAPH_PIXELS = 2 * 1024**2  # that go through a learning encoder at once: its graph is what memory goes to
+
 
 def fit(
     segmenter: Segmenter,
@@ -99,5 +101,9 @@ def learn(
     ]
     seeds = [int(die.integers(2**31)) for die in dice]
     segmenter.zero_grad()
-    loss = take_step(segmenter, source(pairs, seeds), scenes, recipe.rounds, of=len(batch)) if own else 0.0
+    together = len(batch) if recipe.frozen else max(1, GRAPH_PIXELS // segmenter.sam.image_encoder.img_size**2)
+    loss = 0.0
+    for start in range(0, len(own), together):
+        some = slice(start, start + together)
+        loss += take_step(segmenter, source(pairs[some], seeds[some]), scenes[some], recipe.rounds, of=len(batch))
     return add_up([parameter for parameter in segmenter.parameters() if parameter.requires_grad], loss)

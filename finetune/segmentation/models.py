@@ -16,17 +16,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from segment_anything import sam_model_registry
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, Sam, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
 from converters.cli.errors import DatasetError
 from finetune.runs.checksums import sha256
+from finetune.segmentation.drawn_prompts import DrawingPromptEncoder
 from finetune.segmentation.images import fitted
+from finetune.segmentation.lite0 import build_lite0, completed
 from finetune.segmentation.mobile import build_mobile, renamed
 from finetune.segmentation.prompts import Prompt
-from finetune.segmentation.settings import MOBILE, TINY, Tiny
+from finetune.segmentation.settings import LITE0, MOBILE, STARTER, STARTER_SHA256, TINY, Tiny
 from finetune.training.checkpoints import load_state
 
 URL = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -55,29 +57,6 @@ class Stem(nn.Sequential):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return super().forward(pixels).permute(0, 2, 3, 1)
-
-
-class DrawingPromptEncoder(PromptEncoder):
-    """SAM's prompt encoder, which draws a box as a mask prompt too, unless there is one.
-
-    Two corners as codes of places take SAM millions of images to understand; a drawn box shows its cells what they are.
-    """
-
-    def forward(self, points: Any, boxes: Tensor | None, masks: Tensor | None) -> tuple[Tensor, Tensor]:
-        if boxes is not None and masks is None:
-            masks = draw_boxes(boxes, self.input_image_size[0], self.mask_input_size[0])
-        return super().forward(points, boxes, masks)
-
-
-def draw_boxes(boxes: Tensor, side: int, grid: int) -> Tensor:
-    """Boxes (N x 4, px of the input, which is ``side`` px) as mask prompts, N x 1 x grid x grid logits.
-
-    1 where a cell lies in the box, -1 where it doesn't, and in proportion between.
-    """
-    near, far = (boxes * grid / side).reshape(-1, 2, 2, 1).unbind(1)  # N x 2 x 1 each: x and y
-    cells = torch.arange(grid, device=boxes.device)
-    across, down = (torch.minimum(far, cells + 1) - torch.maximum(near, cells)).clamp(0, 1).unbind(1)
-    return (2 * down[:, :, None] * across[:, None, :] - 1)[:, None]
 
 
 def build_tiny(tiny: Tiny) -> Sam:
@@ -131,10 +110,12 @@ class Segmenter(nn.Module):
 
 
 def build_sam(arch: str, tiny: Tiny = Tiny()) -> Sam:
-    """A Sam with random weights, in evaluation mode; ``tiny`` matters to that architecture only.
+    """A Sam with random weights, in evaluation mode; ``tiny`` is that architecture's, its side lite0's too.
 
     Raises DatasetError for mobile_sam without the timm library.
     """
+    if arch == LITE0:
+        return build_lite0(tiny.side)
     if arch == MOBILE:
         return build_mobile()
     return build_tiny(tiny) if arch == TINY else sam_model_registry[arch](checkpoint=None)
@@ -148,9 +129,9 @@ def load_sam(arch: str, checkpoint: Path | None, tiny: Tiny = Tiny()) -> Sam:
     sam = build_sam(arch, tiny)
     if checkpoint is None:
         return sam
-    state = load_state(checkpoint)
+    state = {MOBILE: renamed, LITE0: completed}.get(arch, dict)(load_state(checkpoint))
     try:
-        sam.load_state_dict(renamed(state) if arch == MOBILE else state)
+        sam.load_state_dict(state)
     except RuntimeError as error:
         size, reason = sam.image_encoder.img_size, str(error).splitlines()[1].strip()
         message = f"--weights {checkpoint}: doesn't fit --arch {arch} at {size} px: {reason:.120}"
@@ -168,6 +149,13 @@ def fetch_published(name: str) -> Path:
     elif not sha256(path).startswith(digits):
         raise RuntimeError(f"{path} is damaged: remove it")
     return path
+
+
+def starter() -> Path:
+    """The installed start of lite0; raises DatasetError for another file than the one that we know."""
+    if not STARTER.is_file() or sha256(STARTER) != STARTER_SHA256:
+        raise DatasetError(f"{STARTER}: is missing, damaged or another version: install mvtec-finetune again")
+    return STARTER
 
 
 def hash_of(module: nn.Module) -> str:
@@ -213,6 +201,12 @@ def _stack(sam: Sam, arrays: Sequence[Any]) -> Tensor:
     return torch.as_tensor(np.stack(arrays), device=sam.device)
 
 
+def half_precision(sam: Sam, wanted: bool) -> torch.autocast:
+    """Where it is wanted and a GPU has bfloat16, a context of that."""
+    able = wanted and sam.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(sam.device.type, torch.bfloat16, enabled=able)
+
+
 def decode(sam: Sam, embedding: Tensor, sparse: Tensor, dense: Tensor, fast: bool = False) -> tuple[Tensor, Tensor]:
     """All four masks (N x 4 x 4g x 4g logits) and their expected IoU (N x 4) of N prompts; ``embedding`` 1 x C x g x g.
 
@@ -220,8 +214,7 @@ def decode(sam: Sam, embedding: Tensor, sparse: Tensor, dense: Tensor, fast: boo
     where a GPU has bfloat16.
     """
     places = sam.prompt_encoder.get_dense_pe()
-    able = fast and sam.device.type == "cuda" and torch.cuda.is_bf16_supported()
-    with torch.autocast(sam.device.type, torch.bfloat16, enabled=able):
+    with half_precision(sam, fast):
         low, ious = sam.mask_decoder.predict_masks(embedding, places, sparse, dense)
     return low.float(), ious.float()
 
@@ -265,6 +258,7 @@ class Origin:
     tiny: Tiny
     weights: Path | None  # None: random
     lora: int = 0  # rank; 0 for none
+    start: str = "random"  # the weights' name in run.json: random, published or installed NAME, file SHA-256[:12]
 
 
 def trained_state(segmenter: nn.Module) -> dict[str, Tensor]:
@@ -316,6 +310,8 @@ def load_tuned(path: Path | str, weights: Path | str | None = None) -> Segmenter
 def _base_of(saved: dict[str, Any], weights: Path | str | None) -> Path | None:
     if saved["weights"] is None:
         return None
+    if weights is None and saved["weights_sha256"] == STARTER_SHA256:
+        return starter()
     base = Path(weights or saved["weights"])
     if not base.is_file():
         raise DatasetError(f"{base}: the training began with this checkpoint: name where it lies now, with --weights")

@@ -131,7 +131,7 @@ def compare_rows(
 def print_measures(record: Mapping[str, Any]) -> None:
     """Print what a run's record says of test."""
     settings = record["settings"]
-    origin = "random weights" if record["random_weights"] else settings["weights"] or "the published weights"
+    origin = "random weights" if record["random_weights"] else settings["weights"] or record["start"]
     how = f"--train {settings['train']}, seed {settings['seed']}"
     synthetic = ", SYNTHETIC images" if record["synthetic"] else ""
     trained = f"from {origin}{synthetic_images_of(record)}, {how}{synthetic}"

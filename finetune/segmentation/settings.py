@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from converters.cli.errors import DatasetError
-from finetune.training.weights import RANDOM
+from finetune.training.weights import EMBEDDED, RANDOM
 
-TINY, MOBILE = "tiny", "mobile_sam"
-ARCHS = (TINY, MOBILE, "vit_b", "vit_l", "vit_h")
+TINY, LITE0, MOBILE = "tiny", EMBEDDED, "mobile_sam"
+ARCHS = (TINY, LITE0, MOBILE, "vit_b", "vit_l", "vit_h")
 SIDE = 1024  # px that the published models take
+LITE0_SIDE, LITE0_STEP = 512, 32  # px: what its starter has learned at, and what a side is a multiple of
+STARTER = Path(__file__).with_name("starter-lite0.pt")  # installed with us, trained by benchmarks/sam_starter.py
+STARTER_SHA256 = "ba7221cb28ca7528c7da00b420716aa2e8fc2580699919e6b7a2f9fb816f1f47"
 WARM_UP = 2600  # steps
 REFERENCE = 256  # SAM's own batch; its learning rate is scaled by the square root of the batch's share of that
 RANDOM_RATE = 5e-4  # where everything is learned from scratch, after the warm-up
@@ -19,7 +22,7 @@ PART = r" *(?:decoder|prompt-encoder|all|lora:[1-9][0-9]*) *"  # of --train
 
 @dataclass(frozen=True)
 class Tiny:
-    """The geometry of ``--arch tiny``: small enough to be trained from random weights on a CPU."""
+    """The geometry of ``--arch tiny``: small enough to be trained from random weights on a CPU. Lite0 has its side."""
 
     side: int = 256  # of the square input, px
     patch: int = 8  # px a cell of the embedding; masks come out at patch / 4 px a cell
@@ -62,8 +65,8 @@ class Request:
 
     runs: Path
     run_name: str
-    arch: str
-    weights: str | None  # None: the published ones
+    arch: str | None  # None: vit_b if its published weights can be had, else lite0
+    weights: str | None  # None: the published ones, or the starter that is installed
     train: str
     auto: bool
     instances: str
@@ -91,15 +94,16 @@ class Request:
             raise DatasetError(
                 "--pretrain-epochs: is used with --pretrain only; add that, or leave --pretrain-epochs out"
             )
-        if self.arch != TINY and self.imgsz not in (None, SIDE):
+        step = {TINY: Tiny.patch, LITE0: LITE0_STEP}.get(self.arch or LITE0)
+        if step is None and self.imgsz not in (None, SIDE):
             raise DatasetError(f"--imgsz {self.imgsz}: {self.arch} takes {SIDE} px and nothing else")
-        if self.tiny.side % Tiny.patch:
-            raise DatasetError(f"--imgsz {self.imgsz}: {self.arch} needs a multiple of {Tiny.patch}")
+        if step and self.tiny.side % step:
+            raise DatasetError(f"--imgsz {self.imgsz}: {self.arch} needs a multiple of {step}")
 
     @property
     def tiny(self) -> Tiny:
-        """The geometry of a tiny architecture; of no use to the others."""
-        return Tiny(side=self.imgsz or Tiny.side)
+        """The geometry of a tiny architecture, and the side of lite0; of no use to the others."""
+        return Tiny(side=self.imgsz or (Tiny.side if self.arch == TINY else LITE0_SIDE))
 
     def recipe(self) -> Recipe:
         """The recipe that follows; raises DatasetError for parts to train that are unknown or don't go together."""

@@ -17,7 +17,7 @@ from finetune.segmentation.loop import fit
 from finetune.segmentation.models import save_tuned
 from finetune.segmentation.report import MODEL, evaluate, judge_of, print_measures
 from finetune.segmentation.settings import Request
-from finetune.segmentation.setup import VIEW_ORDER, Job, make_job, open_run, source_of
+from finetune.segmentation.setup import VIEW_ORDER, Job, make_job, open_run, settled, source_of
 from finetune.segmentation.steps import Source
 from finetune.segmentation.warm_up import warm_up
 from finetune.training.checkpoints import load_state, save_state
@@ -34,8 +34,12 @@ def train_sam(request: Request, out: Path, name: str | None, as_json: bool) -> N
     dataset = open_dataset(out, choose_dataset(out, name), request.synthetic_share)
     needs = "--auto" if request.auto else None
     first = open_pretrain(out, request.pretrain, dataset, needs) if request.pretrain else None
+    request = settled(request)
     job = make_job(request, dataset, first)
     run = open_run(request, job, dataset, first)
+    if leads():
+        shown = job.origin.start if job.origin.weights else "random weights"
+        click.echo(f"{dataset.name}: SAM {job.origin.arch} from {shown}", err=True)
     with told_to_resume(run.folder):
         train_and_measure(request, job, run, len(dataset.synthetic_images), len(first.synthetic_images) if first else 0)
     if not leads():
@@ -65,6 +69,7 @@ def train_and_measure(request: Request, job: Job, run: Run, made: int, synthetic
     save_tuned(segmenter, job.origin, run.folder / TUNED)
     run.finish(
         model=MODEL,
+        start=job.origin.start,
         trained_parameters=sum(value.numel() for value in segmenter.parameters() if value.requires_grad),
         random_weights=job.origin.weights is None,
         weights_sha256=job.origin.weights and sha256(job.origin.weights),

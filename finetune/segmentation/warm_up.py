@@ -48,6 +48,19 @@ def crop_of(
     return pixels[window].copy(), ids[window].copy()
 
 
+def study(
+    segmenter: Segmenter,
+    crops: Sequence[tuple[Pixels, NDArray[np.int64]]],
+    rounds: int,
+    generator: np.random.Generator,
+    most: int = 2 * SHAPES,
+) -> float:
+    """Add the gradients of crops, pixels (S x S x 3) and instances of at most ``most`` prompts each; their loss."""
+    frames = torch.stack([framed(segmenter.sam, pixels) for pixels, _ in crops])
+    scenes = [scene_of(segmenter, ids, [0] * int(ids.max()), most, generator) for _, ids in crops]
+    return take_step(segmenter, segmenter.sam.image_encoder(frames), scenes, rounds, near_losses)
+
+
 def warm_up(
     segmenter: Segmenter, tiny: Tiny, images: Sequence[MarkedImage], steps: int, augment: Any, seed: int
 ) -> None:
@@ -63,15 +76,14 @@ def warm_up(
     with progress(None, steps, "warm-up", item_show_func=lambda item: item) as bar:
         for step in range(steps):
             hard = min(1.0, step / (EASY * steps))
-            frames, scenes = [], []
+            crops = []
             for image in generator.choice(np.array(images, object), CROPS):
                 scale = tiny.side / max(image.size())
                 pixels, ids = crop_of(image, half.side, scale, generator)
                 paint_shapes(pixels, ids, generator, hard)
-                frames.append(framed(small.sam, augment(pixels)))
-                scenes.append(scene_of(small, ids, [0] * int(ids.max()), 2 * SHAPES, generator))
+                crops.append((augment(pixels), ids))
             optimizer.zero_grad()
-            loss = take_step(small, small.sam.image_encoder(torch.stack(frames)), scenes, 1, near_losses)
+            loss = study(small, crops, 1, generator)
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()

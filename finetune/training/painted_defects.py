@@ -20,29 +20,40 @@ def paint_defects(image: Pixels, other: Pixels, generator: np.random.Generator) 
     image has structure, since it would not be seen elsewhere.
     """
     painted, classes = image.copy(), np.zeros(image.shape[:2], np.uint8)
-    structure = _structure(image)
+    structure = structure_of(image)
     for _ in range(generator.integers(0, MOST + 1)):
-        kind = int(generator.integers(len(KINDS)))
-        structural = kind >= STRUCTURAL
-        mask = draw_line(generator) if "line" in KINDS[kind] else draw_blob(generator, structural)
-        side, limit = mask.shape[0], image.shape[0] - mask.shape[0]
-        if limit < 1:
-            continue
-        centre = (
-            np.searchsorted(structure, generator.random()) if structural else generator.integers(image[..., 0].size)
-        )
-        y, x = (int(np.clip(v - side // 2, 0, limit)) for v in divmod(int(centre), image.shape[1]))
-        window = (slice(y, y + side), slice(x, x + side))
-        before = painted[window]
-        content = CONTENT[kind](painted, other, mask, (y, x), generator)
-        after = _blend(before, content, mask, generator)
-        seen = (mask > 0) & (cv2.absdiff(after, before).max(2) >= VISIBLE)
-        classes[window][seen] = 1 + kind
-        painted[window] = after
+        if made := paint_defect(painted, other, structure, generator):
+            kind, window, seen = made
+            classes[window][seen] = 1 + kind
     return painted, classes
 
 
-def _structure(image: Pixels) -> NDArray[np.float64]:
+def paint_defect(
+    image: Pixels, other: Pixels, structure: NDArray[np.float64], generator: np.random.Generator
+) -> tuple[int, tuple[slice, slice], NDArray[np.bool_]] | None:
+    """Paint one defect into an image, as ``paint_defects`` does; None where a larger one was drawn than fits.
+
+    Returns its number in KINDS, the square window of the image that it lies in, and which pixels there it changed
+    visibly. ``structure`` is ``structure_of`` the good image.
+    """
+    kind = int(generator.integers(len(KINDS)))
+    structural = kind >= STRUCTURAL
+    mask = draw_line(generator) if "line" in KINDS[kind] else draw_blob(generator, structural)
+    side, limit = mask.shape[0], image.shape[0] - mask.shape[0]
+    if limit < 1:
+        return None
+    centre = np.searchsorted(structure, generator.random()) if structural else generator.integers(image[..., 0].size)
+    y, x = (int(np.clip(v - side // 2, 0, limit)) for v in divmod(int(centre), image.shape[1]))
+    window = (slice(y, y + side), slice(x, x + side))
+    before = image[window]
+    content = CONTENT[kind](image, other, mask, (y, x), generator)
+    after = _blend(before, content, mask, generator)
+    seen = (mask > 0) & (cv2.absdiff(after, before).max(2) >= VISIBLE)
+    image[window] = after
+    return kind, window, seen
+
+
+def structure_of(image: Pixels) -> NDArray[np.float64]:
     """Cumulated share, over all pixels row by row, of the image's edges (blurred)."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     edges = cv2.blur(np.abs(cv2.Laplacian(grey, cv2.CV_32F, ksize=3)), (9, 9))
