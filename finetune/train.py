@@ -20,6 +20,7 @@ class Trainers(Commands):
         "sam": "finetune.sam_decoder",
         "classifier": "finetune.classifier",
         "normality": "finetune.normality",
+        "weakrest": "finetune.weakrest",
     }
 
 

@@ -9,6 +9,7 @@ import tempfile
 os.environ.update(OMP_NUM_THREADS="1", YOLO_OFFLINE="1", YOLO_AUTOINSTALL="False", YOLO_VERBOSE="False")
 os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="yolo-config-"))
 
+import json
 import shutil
 import subprocess
 import sys
@@ -148,6 +149,14 @@ def converted(command: str, folder: Path, out: Path, *arguments: object) -> Path
     result = run_cli(command, "--root", folder, "--out", out, "--workers", 1, *arguments)
     assert result.exit_code == 0, result.output
     return out / folder.name
+
+
+def without_tags(dataset: Path) -> Path:
+    """The dataset, as an older conversion left it: its card does not tell the class of each image."""
+    card = json.loads((dataset / "card.json").read_text("utf-8"))
+    del card["tags"]
+    (dataset / "card.json").write_text(json.dumps(card), "utf-8")
+    return dataset
 
 
 def run_process(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import converted, run_cli, write_category
+from conftest import converted, run_cli, without_tags, write_category
 
 from converters.cli.errors import DatasetError
 from finetune.detection.runs import fold_names
@@ -100,7 +100,7 @@ def test_a_dataset_that_a_killed_run_moved_aside_is_brought_back(folder: Path, t
 def test_a_file_damaged_after_the_conversion_is_named(
     folder: Path, tmp_path: Path, command: str, file: str, damage: Callable[[bytes], bytes | None]
 ) -> None:
-    dataset = open_dataset(tmp_path / "out", converted(command, folder, tmp_path / "out").name)
+    dataset = open_dataset(tmp_path / "out", without_tags(converted(command, folder, tmp_path / "out")).name)
     name = next(name for name, label in dataset.labels("val").items() if label is not None)
     path = dataset.folder / file.format(Path(name).stem)
     content = damage(path.read_bytes())

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import REPOSITORY, converted, refusal, run_cli
+from conftest import REPOSITORY, converted, refusal, run_cli, without_tags
 from PIL import Image
 from sklearn import metrics
 
@@ -226,14 +226,15 @@ def test_checkpoint_that_would_run_code_is_refused(tmp_path, out):
 # ------------------------------------------------------------------------------------------------------ parts
 
 
-def test_labels_are_equal_from_coco_yolo_and_masks(out, tmp_path):
+def test_labels_are_equal_from_tags_coco_yolo_and_masks(out, tmp_path):
     folder = write_images(tmp_path / "data")
-    for command in ("to_yolo", "to_masks"):
-        converted(command, folder, tmp_path / command)
-    coco, yolo, masks = (open_dataset(path, "tile") for path in (out, tmp_path / "to_yolo", tmp_path / "to_masks"))
+    for command in ("to_yolo", "to_masks", "to_coco"):
+        without_tags(converted(command, folder, tmp_path / command))
+    tags = open_dataset(out, "tile")
+    coco, yolo, masks = (open_dataset(tmp_path / command, "tile") for command in ("to_coco", "to_yolo", "to_masks"))
     for part in ("train", "val", "test"):
-        labels = coco.labels(part)
-        assert labels == yolo.labels(part) == masks.labels(part)
+        labels = tags.labels(part)
+        assert labels == coco.labels(part) == yolo.labels(part) == masks.labels(part)
         assert all(("good" in name) == (label is None) for name, label in labels.items())
         assert {label for name, label in labels.items() if "line" in name} == {coco.classes.index("line")}
 

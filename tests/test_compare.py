@@ -191,6 +191,15 @@ def test_a_model_alone_is_not_said_to_succeed(root: Path, widget: Dataset, tmp_p
     assert told and all(": only yolo does this, with " in sentence for sentence in told)
 
 
+def test_one_network_tells_what_dearer_labels_bring(root: Path, widget: Dataset, tmp_path: Path) -> None:
+    for name, kind, skill in (("weakrest-tags", "class", 0.3), ("weakrest-masks", "mask", 0.9)):
+        write_run(tmp_path / "runs", widget, name, {"tuned": (kind, skill)}, model="residual transformer")
+    report = report_of(root, tmp_path / "runs", tmp_path / "report")
+    dear, cheap = (row_of(report, f"weakrest-{kind}")["measures"]["pixel_ap"]["value"] for kind in ("masks", "tags"))
+    told = "Masks instead of class labels for the same network (weakrest-masks, weakrest-tags): pixel AP "
+    assert report["sentences"][-1].startswith(f"{told}{dear - cheap:+.2f} (")
+
+
 def test_a_model_does_not_differ_from_its_copy(root: Path, runs: Path, tmp_path: Path) -> None:
     for name in ("classifier", "copy"):
         shutil.copytree(runs / "widget/classifier", tmp_path / "runs/widget" / name)

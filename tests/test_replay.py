@@ -20,7 +20,7 @@ import torch
 from finetune.training.backbones import build_network
 
 torch.set_num_threads(1)
-SCRIPTS = ("yolo", "yolo_world", "sam_decoder", "classifier", "normality")
+SCRIPTS = ("yolo", "yolo_world", "sam_decoder", "classifier", "normality", "weakrest")
 ASIDE = {"--config", "--overwrite", "--resume", "--json"}  # what is not replayed
 
 

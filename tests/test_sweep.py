@@ -144,8 +144,9 @@ def test_what_comes_again_is_told_apart_from_what_may_not(sweep: Sweep) -> None:
 
 
 def record(shots: str, fold: int, score: float, category: str = "widget", **about: Any) -> dict[str, Any]:
-    sets = {"tuned": {"about": {"label": "box", **about}, "measures": {"auroc": score}}}
     labelled = 80 if shots == "all" else int(shots)
+    answer = {"about": {"label": "box", **about}, "measures": {"auroc": score}, "clicks": 3 * labelled}
+    sets = {"tuned": answer}
     return {
         "category": category, "model": "yolo", "shots": shots, "fold": fold, "labelled": labelled, "sets": sets,
         "trivial": {}, "random_weights": True, "status": "trained", "dataset": category, "attempts": 1, "reason": "",
@@ -241,13 +242,16 @@ def test_report_says_what_labels_buy(tmp_path: Path) -> None:
     report = report_of([*grid(), *grid("gadget", 0.02)])
     write(report, tmp_path / "report")
     text = " ".join((tmp_path / "report/report.md").read_text("utf-8").split())
-    assert "| yolo | box | all | 80 | 3 | 0.93 [0.84, 1.00] |" in text
+    assert "| yolo | box | all | 80 | 240 | 3 | 0.93 [0.84, 1.00] |" in text
     for words in ("> Synthetic images", "> Started from random weights: yolo."):
         assert words in text
     assert "yolo, AUROC: from 4 to 8 labelled defect images +0.06 [" in text
     assert "| mean of 2 | 0.940 |" in text
     for category in ("widget", "gadget", "mean-of-2-categories"):
-        assert (tmp_path / f"report/curve-{category}.png").stat().st_size > 5000
+        for axis in ("curve", "clicks"):
+            assert (
+                tmp_path / f"report/{axis}-{category}.png"
+            ).stat().st_size > 5000 and f"({axis}-{category}.svg)" in text
     svg = (tmp_path / "report/curve-widget.svg").read_bytes()
     write(report, tmp_path / "again")
     assert (tmp_path / "again/curve-widget.svg").read_bytes() == svg

@@ -54,6 +54,7 @@ class Summary:
     empty_tiles: int = 0  # of images that show a defect elsewhere; they count as good
     soft_masks: dict[str, int] = field(default_factory=dict)
     grouped: dict[str, int] = field(default_factory=dict)  # how many images share how many groups
+    tags: dict[str, str] = field(default_factory=dict)  # name of an image that shows a defect -> its class
     train_good_divided: list[str] = field(default_factory=list)  # categories without test/good
     ignored: dict[str, int] = field(default_factory=dict)  # pixels of masks
     simplified: dict[str, Simplification] = field(default_factory=dict)  # by format
@@ -74,6 +75,7 @@ class Summary:
         summary.empty_tiles = card.get("empty_tiles", 0)
         summary.grouped, summary.train_good_divided = card.get("grouped", {}), card.get("train_good_divided", [])
         summary.asides = [Aside(**aside) for aside in card.get("asides", [])]
+        summary.tags = card.get("tags", {})
         summary.simplified = simplifications(card)
         return summary
 
@@ -85,6 +87,8 @@ class Summary:
         self.empty_tiles += outcome.class_name == GOOD != outcome.sample.defect
         self.images[outcome.part, outcome.class_name] += 1
         self.instances[outcome.part, outcome.class_name] += outcome.instances
+        if outcome.class_name != GOOD:
+            self.tags[outcome.name] = outcome.class_name
         if outcome.in_between:
             self.soft_masks[outcome.sample.key] = outcome.in_between
         if outcome.ignored:
@@ -120,6 +124,7 @@ class Summary:
             **({"empty_tiles": self.empty_tiles} if self.empty_tiles else {}),
             **({"grouped": self.grouped} if self.grouped else {}),
             **({"train_good_divided": self.train_good_divided} if self.train_good_divided else {}),
+            "tags": dict(sorted(self.tags.items())),
         }
 
     def notes(self) -> list[str]:

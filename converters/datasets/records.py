@@ -101,6 +101,7 @@ class Card(TypedDict):
     empty_tiles: NotRequired[int]
     grouped: NotRequired[Grouped]
     train_good_divided: NotRequired[list[str]]  # categories
+    tags: NotRequired[dict[str, str]]  # image that shows a defect -> its class; older conversions wrote none
     incomplete: list[str]
     duplicates: list[list[str]]
 

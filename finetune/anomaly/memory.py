@@ -39,14 +39,28 @@ def coreset(features: Tensor, count: int, seed: int) -> Tensor:
 
 def remember(backbone: nn.Module, arch: str, good: Images, share: float, device: str, seed: int) -> Tensor:
     """M x F: the coreset of the features of good images."""
-    generator = torch.Generator().manual_seed(seed)
-    most = -(-MOST // len(good))
-    kept = []
-    for features in patch_features(backbone, arch, good, device, "good images"):
-        cells = features.flatten(1, 2)
-        kept.append(cells[:, torch.randperm(cells.shape[1], generator=generator)[:most].to(device)].flatten(0, 1))
-    candidates = torch.cat(kept)
+    candidates, _, _ = good_cells(backbone, arch, good, MOST, device, seed)
     return candidates[coreset(candidates, max(1, round(share * len(candidates))), seed)]
+
+
+def good_cells(
+    backbone: nn.Module, arch: str, good: Images, most: int, device: str, seed: int
+) -> tuple[Tensor, Tensor, int]:
+    """At most some ``most`` cells of good images, drawn at random: N x F, the image and the cell of each (N x 2), and
+    the cells a side.
+    """  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    each = -(-most // len(good))
+    features: list[Tensor] = []
+    places: list[Tensor] = []
+    first, side = 0, 0
+    for batch in patch_features(backbone, arch, good, device, "good images"):
+        cells, side = batch.flatten(1, 2), batch.shape[1]
+        drawn = torch.randperm(cells.shape[1], generator=generator)[:each]
+        features.append(cells[:, drawn.to(device)].flatten(0, 1))
+        places.append(torch.cartesian_prod(torch.arange(first, first + len(batch)), drawn))
+        first += len(batch)
+    return torch.cat(features), torch.cat(places), side
 
 
 def distance_maps(

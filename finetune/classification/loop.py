@@ -23,6 +23,7 @@ from finetune.measures.decisions import measure
 from finetune.training.backbones import build_network, head_of, new_parts, start_from
 from finetune.training.checkpoints import load_state, save_state
 from finetune.training.images import Images, normalise
+from finetune.training.precision import autocast_on
 from finetune.training.processes import as_first, leads, place, wait_for_all
 from finetune.training.standing import Standing, keep_standing, load_standing
 
@@ -168,14 +169,7 @@ def new_network(attempt: Attempt, classes: int) -> nn.Module:
 
 
 def autocast(job: Job) -> torch.autocast:
-    """16 bits where ``auto`` finds the device faster for it; bfloat16 needs no loss scaling."""
-    kind, precision = job.device.split(":")[0], job.attempt.precision
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.cpu._is_amx_tile_supported()
-        precision = "bfloat16" if fast else "float16" if kind == "cuda" else "float32"
-    if precision == "float32":
-        return torch.autocast(kind, enabled=False)
-    return torch.autocast(kind, getattr(torch, precision))
+    return autocast_on(job.device, job.attempt.precision)
 
 
 def make_scaler(job: Job) -> torch.amp.GradScaler:

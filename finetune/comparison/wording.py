@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from finetune.comparison.evidence import fine_enough
@@ -12,6 +13,7 @@ from finetune.measures.boxes import LEAST_CELLS
 from finetune.measures.intervals import SEEDS_FOR_A_CLAIM
 from finetune.runs.dataset import Dataset
 
+ONE_NETWORK = "residual transformer"  # that learns from several kinds of labels
 SENTENCES = {"auroc": "Defective images", "map50": "Boxes around defects", "dice": "Pixels of defects"}
 IN_WORDS = {
     WITHIN: "The interval includes zero: other test images or trainings could reverse this.",
@@ -108,7 +110,7 @@ def sentences(
         able = [one for one in _ranked(rows, measured, key) if entries[one]["measures"][key]["value"] is not None]
         if able:
             found.append(_leader(key, task, able, rows, measured, entries))
-    return found + _worth_of_labels(rows, measured, entries, baseline)
+    return found + _worth_of_labels(rows, measured, entries, baseline) + _worth_in_one_network(rows, measured)
 
 
 def _ranked(rows: Sequence[Row], measured: Sequence[Values], key: str) -> list[int]:
@@ -171,5 +173,26 @@ def _worth_of_labels(
             f"{PLURALS[label].capitalize()} instead of {PLURALS[str(baseline.label)]}: the best model that needs them, "
             f"{row.name}{chosen}, changes {measure.label} by {gap['value'] or 0:+.{measure.digits}f} against "
             f"{baseline.name}{span}."
+        )
+    return found
+
+
+def _worth_in_one_network(rows: Sequence[Row], measured: Sequence[Values]) -> list[str]:
+    """What each dearer kind of label changes where one network learned from several kinds (weakrest)."""
+    measure = MEASURES["pixel_ap"]
+    same = {
+        str(row.label): (row, values["pixel_ap"])
+        for row, values in zip(rows, measured, strict=True)
+        if row.record.get("model") == ONE_NETWORK and "pixel_ap" in values
+    }
+    kinds = [label for label in CHEAPNESS if label in same]
+    found = []
+    for cheap, dear in pairwise(kinds):
+        (theirs, before), (ours, after) = same[cheap], same[dear]
+        gap = difference(after, before, measure)
+        span = "" if gap["low"] is None else f" ({reach(gap, measure)})"
+        found.append(
+            f"{PLURALS[dear].capitalize()} instead of {PLURALS[cheap]} for the same network ({ours.name}, "
+            f"{theirs.name}): {measure.label} {gap['value'] or 0:+.{measure.digits}f}{span}."
         )
     return found

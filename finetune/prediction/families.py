@@ -42,4 +42,8 @@ def room_of(model: str | None) -> ModuleType | None:
         import finetune.anomaly.finished as anomaly
 
         return anomaly
+    if model == "residual transformer":
+        import finetune.anomaly.weak.finished as weak
+
+        return weak
     return None

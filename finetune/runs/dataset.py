@@ -193,7 +193,13 @@ class Dataset:
         raise DatasetError(f"{self.folder}: {name} is in none of masks, coco and yolo: convert again with --overwrite")
 
     def labels(self, part: str) -> dict[str, int | None]:
-        """Image name -> index of its class, by area where it shows several; None for a good image."""
+        """Image name -> index of its class; None for a good image.
+
+        From the card's tags, without a look at masks or boxes; older conversions wrote none, and there the class is
+        that of the largest area.
+        """
+        if "tags" in self.card:
+            return {name: self._class_of_tag(name) for name in self.images(part)}
         found: dict[str, int | None] = dict.fromkeys(self.images(part))
         if not any((self.folder / kind).is_dir() for kind in ("coco", "yolo")):
             return {name: self._class_of_mask(part, name) for name in found}
@@ -202,6 +208,13 @@ class Dataset:
         for entry in self.ground_truth(part)["annotations"]:
             areas[names[entry["image_id"]]][entry["category_id"] - 1] += entry["area"]
         return {name: area.index(max(area)) if any(area) else None for name, area in areas.items()}
+
+    def _class_of_tag(self, name: str) -> int | None:
+        tag = self.card["tags"].get(name)
+        if tag is not None and tag not in self.classes:
+            file = self.folder / "card.json"
+            raise DatasetError(f"{file}: tags.{name}: {tag} is none of its classes: convert again with --overwrite")
+        return None if tag is None else self.classes.index(tag)
 
     def _class_of_mask(self, part: str, name: str) -> int | None:
         import numpy as np

@@ -20,10 +20,11 @@ from converters.datasets.splits import SplitRule
 from converters.sources.reading import find_categories, find_root
 from finetune.comparison.tables import MEASURES
 from finetune.runs.dataset import Dataset, open_dataset
+from finetune.runs.labelling import label_clicks
 from finetune.runs.predictions import PredictionSet
 from finetune.runs.run_folder import read_run, run_folder
 from finetune.runs.truth import truth_of
-from finetune.sweeps.request import AFTER, ALL, CONVERT, HERE, SCRIPTS, Sweep
+from finetune.sweeps.request import AFTER, ALL, CONVERT, HERE, KINDS, SCRIPTS, Sweep
 
 BAD_USAGE = 2  # the exit code that comes again however often a command is tried
 
@@ -136,7 +137,14 @@ def run_cell(cell: Cell, sweep: Sweep, dataset_name: str, before: Outcome | None
     began = time.perf_counter()
     dataset = open_dataset(sweep.out, dataset_name)
     folder = run_folder(sweep.runs, dataset, cell.model, sweep.seed)
-    wanted = [*sweep.arguments.get(cell.model, ()), "--dataset", dataset_name, "--run", cell.model]
+    wanted = [
+        *KINDS.get(cell.model, ()),
+        *sweep.arguments.get(cell.model, ()),
+        "--dataset",
+        dataset_name,
+        "--run",
+        cell.model,
+    ]
     wanted += ["--seed", str(sweep.seed)]
     places = ["--out", str(sweep.out), "--runs", str(sweep.runs)]
     if earlier := cell.before(sweep):
@@ -174,12 +182,14 @@ def labelled(dataset: Dataset) -> int:
 
 
 def measure_run(folder: Path, dataset: Dataset) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each prediction set of a run with what compare measures of it on test."""
+    """Each prediction set of a run with what compare measures of it on test, and what its labels cost in clicks."""
     from finetune.comparison.evidence import gather, plain
 
     for path in sorted(path for path in (folder / "predictions").iterdir() if path.is_dir()):
         answer = PredictionSet(path)
-        yield path.name, {"about": answer.about, "measures": _known(plain([gather(answer, dataset)]))}
+        paid = label_clicks(answer.about.get("label"), [dataset])
+        measures = _known(plain([gather(answer, dataset)]))
+        yield path.name, {"about": answer.about, "measures": measures, "clicks": paid and paid["clicks"]}
 
 
 def measure_trivial_scores(dataset: Dataset) -> Iterator[tuple[str, dict[str, float]]]:

@@ -161,6 +161,7 @@ def write(report: dict[str, Any], folder: Path) -> None:
         (partial / "report.md").write_text(as_markdown(report), "utf-8")
         for category in categories(report):
             draw(report, category, partial / f"curve-{file_name(category)}")
+            draw(report, category, partial / f"clicks-{file_name(category)}", over="clicks")
 
 
 def run_sweep(

@@ -1,4 +1,4 @@
-"""Learning curves: scores over the number of labelled defect images, from the cells of a sweep.
+"""Learning curves: scores over the number of labelled defect images, and over clicks, from the cells of a sweep.
 
 Points are means over folds with a 95 % Student interval. Folds draw their shots and test parts from the same images,
 so that they are not independent, and the interval is, if anything, too narrow (Y. Bengio, Y. Grandvalet, No Unbiased
@@ -34,6 +34,7 @@ TRIVIAL = {"label": "none"}  # what a trivial score says of itself, in place of 
 UNLABELLED = ("good", "none")  # kinds of labels that no defect image needs
 TREND = 3  # numbers of shots, the largest ones, that the outlook is drawn from
 COLOURS = ("#0072b2", "#d55e00", "#00856a", "#b4508d", "#9a7200", "#8c4a2f", "#7a5bc7")  # as in the report
+AXES = {"labelled": "labelled defect images", "clicks": "clicks for labels"}
 GREYS = ("#4b5563", "#6b7280", "#9ca3af")  # of trivial scores
 
 
@@ -56,11 +57,13 @@ def scores(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for record in records:
         answers = [
-            (record["model"] if name == "tuned" else f"{record['model']}/{name}", answer["about"], answer["measures"])
+            (record["model"] if name == "tuned" else f"{record['model']}/{name}", answer["about"], answer)
             for name, answer in record["sets"].items()
         ]
-        answers += [(name, TRIVIAL, measures) for name, measures in record["trivial"].items()]
-        for model, about, measures in answers:
+        answers += [
+            (name, TRIVIAL, {"measures": measures, "clicks": 0}) for name, measures in record["trivial"].items()
+        ]
+        for model, about, answer in answers:
             entry = found.setdefault(
                 (record["category"], model, record["shots"]),
                 {
@@ -72,13 +75,15 @@ def scores(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                     "random_weights": record["random_weights"] and about is not TRIVIAL,
                     "shots": record["shots"],
                     "labelled": {},
+                    "clicks": {},
                     "folds": {},
                 },
             )
             entry["labelled"][record["fold"]] = record["labelled"]
+            entry["clicks"][record["fold"]] = answer["clicks"]
             entry["folds"][record["fold"]] = {
                 measure: value
-                for measure, value in measures.items()
+                for measure, value in answer["measures"].items()
                 if not (entry["oracle"] and MEASURES[measure].level in GIVEN)
             }
     entries = [*found.values(), *_means(list(found.values()))]
@@ -96,7 +101,10 @@ def _means(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             continue
         yield same[0] | {
             "category": MEAN.format(len(categories)),
-            "labelled": {fold: fmean(entry["labelled"][fold] for entry in same) for fold in folds},
+            **{
+                count: _mean_of([{fold: entry[count][fold] for fold in folds} for entry in same])
+                for count in ("labelled", "clicks")
+            },
             "folds": {fold: _mean_of([entry["folds"][fold] for entry in same]) for fold in folds},
         }
 
@@ -124,6 +132,7 @@ def points(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         entry
         | {
             "labelled": round(fmean(entry["labelled"].values()), 1),
+            "clicks": None if None in entry["clicks"].values() else round(fmean(entry["clicks"].values()), 1),
             "folds": len(entry["folds"]),
             "measures": {
                 name: interval_over_folds(values, 0, 100 if name == "false_alarms" else 1)
@@ -200,9 +209,11 @@ def as_markdown(report: dict[str, Any]) -> str:
     ]
     for category in categories(report):
         picture = f"![Scores over labelled defect images, {category}](curve-{file_name(category)}.svg)"
+        over_clicks = f"![Scores over clicks, {category}](clicks-{file_name(category)}.svg)"
         parts += [
             f"## {category}",
             picture if shown_in_picture(report, category) else "",
+            over_clicks if rows_over("clicks", report, category) else "",
             curve_table(report, category, "github"),
             _list(sentences(report, category)),
         ]
@@ -235,13 +246,14 @@ def curve_table(report: dict[str, Any], category: str, style: str) -> str:
     """Models and numbers of shots x headline measures, as compare's summary has them."""
     rows = [point for point in report["points"] if point["category"] == category]
     shown = [name for name in HEADLINES if any(name in row["measures"] for row in rows)]
-    header = ["model", "labels", "shots", "labelled", "folds", *(MEASURES[name].label for name in shown)]
+    header = ["model", "labels", "shots", "labelled", "clicks", "folds", *(MEASURES[name].label for name in shown)]
     body = [
         [
             row["model"] + (" (oracle)" if row["oracle"] else ""),
             row["label"] or "?",
             row["shots"],
             f"{row['labelled']:g}",
+            "-" if row["clicks"] is None else f"{row['clicks']:g}",
             row["folds"],
             *(cell(row["measures"].get(name), MEASURES[name]) for name in shown),
         ]
@@ -285,16 +297,24 @@ def paper_reports(report: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def rows_over(count: str, report: dict[str, Any], category: str) -> list[dict[str, Any]]:
+    """A category's points that cost labels or clicks: what costs none has no place on their scale."""
+    return [point for point in report["points"] if point["category"] == category and point[count]]
+
+
 def shown_in_picture(report: dict[str, Any], category: str) -> list[str]:
     """The measures that a category's picture shows; none, and no picture, where all its cells failed."""
     rows = [point for point in report["points"] if point["category"] == category]
     return [name for name in SENTENCES if any(name in row["measures"] for row in rows)]
 
 
-def draw(report: dict[str, Any], category: str, path: Path) -> None:
-    """The learning curves of one category as ``path`` with .png and .svg; the same bytes for the same numbers."""
-    rows = [point for point in report["points"] if point["category"] == category]
-    names = shown_in_picture(report, category)
+def draw(report: dict[str, Any], category: str, path: Path, over: str = "labelled") -> None:
+    """The learning curves of one category as ``path`` with .png and .svg; the same bytes for the same numbers.
+
+    They are drawn ``over`` labelled defect images or clicks.
+    """
+    rows = rows_over(over, report, category)
+    names = [name for name in shown_in_picture(report, category) if any(name in row["measures"] for row in rows)]
     if not names:
         return
     figure = Figure(figsize=(4.2 * len(names), 3.9), layout="constrained")
@@ -306,12 +326,12 @@ def draw(report: dict[str, Any], category: str, path: Path) -> None:
             line = [row for row in rows if row["model"] == model and name in row["measures"]]
             if line:
                 colours = GREYS if line[0]["trivial"] else COLOURS
-                _draw_line(axes, line, name, colours[index % len(colours)])
-        ticks = sorted({row["labelled"] for row in rows})
+                _draw_line(axes, line, name, colours[index % len(colours)], over)
+        ticks = sorted({row[over] for row in rows})
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-        axes.set(xlabel="labelled defect images", ylabel=MEASURES[name].label, ylim=(-0.02, 1.02))
+        axes.set(xlabel=AXES[over], ylabel=MEASURES[name].label, ylim=(-0.02, 1.02))
         axes.grid(alpha=0.3)
     handles: dict[str, Any] = {}
     for axes in figure.axes:
@@ -327,7 +347,7 @@ def draw(report: dict[str, Any], category: str, path: Path) -> None:
     figure.savefig(path.with_suffix(".png"), dpi=110)
 
 
-def _draw_line(axes: Any, line: Sequence[dict[str, Any]], name: str, colour: str) -> None:
+def _draw_line(axes: Any, line: Sequence[dict[str, Any]], name: str, colour: str, over: str) -> None:
     """Few-shot cells joined by a line with a band; the k-fold cell hollow, since its test images are others."""
     few = [row for row in line if row["shots"] != ALL]
     start = ", random weights" if line[0]["random_weights"] else ""
@@ -336,7 +356,7 @@ def _draw_line(axes: Any, line: Sequence[dict[str, Any]], name: str, colour: str
     label = f"{line[0]['model']} ({PLURALS.get(str(line[0]['label']), 'labels unknown')}{start})"
     style = ":" if line[0]["trivial"] else "--" if line[0]["oracle"] else "-"
     if few:
-        places, found = [row["labelled"] for row in few], [row["measures"][name] for row in few]
+        places, found = [row[over] for row in few], [row["measures"][name] for row in few]
         axes.plot(places, [one["value"] for one in found], style, marker="o", ms=4, color=colour, label=label)
         known = [(x, one["low"], one["high"]) for x, one in zip(places, found, strict=True) if one["low"] is not None]
         if known:
@@ -345,9 +365,9 @@ def _draw_line(axes: Any, line: Sequence[dict[str, Any]], name: str, colour: str
         one = row["measures"][name]
         bars = None if one["low"] is None else [[one["value"] - one["low"]], [one["high"] - one["value"]]]
         axes.errorbar(
-            [row["labelled"]], [one["value"]], bars, fmt="D", ms=5, mfc="white", color=colour, capsize=3,
+            [row[over]], [one["value"]], bars, fmt="D", ms=5, mfc="white", color=colour, capsize=3,
             label=None if few else label,
         )  # fmt: skip
         if few:
-            ends = [few[-1]["labelled"], row["labelled"]], [few[-1]["measures"][name]["value"], one["value"]]
+            ends = [few[-1]["labelled"], row[over]], [few[-1]["measures"][name]["value"], one["value"]]
             axes.plot(*ends, ":", color=colour, lw=1, zorder=0)

@@ -14,7 +14,11 @@ SCRIPTS = {  # by the usual name of their runs; they share --dataset --run --see
     "yolo": "yolo.py",
     "yolo-world": "yolo_world.py",
     "sam": "sam_decoder.py",
+    "weakrest-masks": "weakrest.py",
+    "weakrest-boxes": "weakrest.py",
+    "weakrest-tags": "weakrest.py",
 }
+KINDS = {f"weakrest-{labels}": ("--labels", labels) for labels in ("masks", "boxes", "tags")}  # of one script
 AFTER = {"sam": ("yolo", "--boxes")}  # who waits for whose run, where the sweep has both, and takes it by this option
 
 

@@ -1,0 +1,1 @@
+"""A residual transformer that learns from masks, boxes or image tags."""
