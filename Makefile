@@ -3,7 +3,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS ?= train,yolo,dev
 DEMO := --category washer
-SCRATCH := --weights none --overwrite
 export PYTHONUNBUFFERED := 1
 
 .PHONY: demo install lint test test-slow benchmark results clean
@@ -14,12 +13,13 @@ demo: install
 	$(BIN)/python -m converters.preview --root data/sample $(DEMO) --overwrite
 	$(BIN)/python -m converters all --root data/sample $(DEMO) --overwrite
 	$(BIN)/python -m converters.verify datasets_out/washer
-	$(BIN)/python -m converters.augment --dataset washer --count 400 --overwrite
 	$(BIN)/python finetune/normality.py $(DEMO) --overwrite
 	$(BIN)/python finetune/normality.py $(DEMO) --overwrite --labels class --run types
-	$(BIN)/python finetune/classifier.py $(DEMO) $(SCRATCH) --attempt plain --imgsz 128 --epochs 6
-	$(BIN)/python finetune/yolo.py $(DEMO) $(SCRATCH) --arch yolo11n-light --pretrain washer@paste-400 --pretrain-epochs 1 --epochs 6 --crop 128 --imgsz 128 --lr 0.003 --mosaic 0 --degrees 180
-	$(BIN)/python finetune/sam_decoder.py $(DEMO) $(SCRATCH) --arch tiny --train all --auto --boxes runs/washer/yolo/seed-0 --warm-up 600 --epochs 2
+	$(BIN)/python finetune/classifier.py $(DEMO) --overwrite --imgsz 256 --epochs 10
+	if $(BIN)/python -c 'import ultralytics' 2>/dev/null; \
+	then $(BIN)/python finetune/yolo.py $(DEMO) --overwrite --crop 128 --imgsz 128 --batch 8 --lr 0.002 --epochs 16; \
+	else echo "ultralytics is not installed: the demo leaves YOLO out"; fi
+	$(BIN)/python finetune/sam_decoder.py $(DEMO) --overwrite --arch lite0 --views 1 --epochs 4 --batch 4 --lr 5e-4
 	$(BIN)/python finetune/compare.py $(DEMO)
 	@echo
 	@echo "datasets_out/washer        the dataset in five formats; card.md says what is in it"
