@@ -15,7 +15,7 @@ demo: install
 	$(BIN)/python -m converters.verify datasets_out/washer
 	$(BIN)/python finetune/normality.py $(DEMO) --overwrite
 	$(BIN)/python finetune/normality.py $(DEMO) --overwrite --labels class --run types
-	$(BIN)/python finetune/classifier.py $(DEMO) --overwrite --imgsz 256 --epochs 10
+	$(BIN)/python finetune/classifier.py $(DEMO) --overwrite --imgsz 256
 	if $(BIN)/python -c 'import ultralytics' 2>/dev/null; \
 	then $(BIN)/python finetune/yolo.py $(DEMO) --overwrite --crop 128 --imgsz 128 --batch 8 --lr 0.002 --epochs 16; \
 	else echo "ultralytics is not installed: the demo leaves YOLO out"; fi
