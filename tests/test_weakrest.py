@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score
 from test_classifier import write_images
 
 from converters.augment import main as augment
+from converters.cli.errors import DatasetError
 from finetune import weakrest
 from finetune.anomaly.features import build_backbone
 from finetune.anomaly.weak import loop, network
@@ -23,8 +24,10 @@ from finetune.anomaly.weak.loop import Lesson, fit
 from finetune.anomaly.weak.recipe import Recipe
 from finetune.anomaly.weak.residuals import Memory, Table, look_up, remember
 from finetune.anomaly.weak.training import block_labels, learned_from, owners_of
+from finetune.prediction.again import export
 from finetune.prediction.new_images import open_predictor
 from finetune.runs.dataset import open_dataset
+from finetune.runs.held_out import rejects_threshold
 from finetune.training.checkpoints import load_state
 from finetune.training.images import load_images
 
@@ -238,7 +241,11 @@ def test_a_run_scores_defects_higher_names_them_and_is_used_again(out, tmp_path)
     assert json.loads((folder / "predictions" / "tuned" / "set.json").read_text())["classes"]
     dataset = open_dataset(out, "tile")
     check_same_as_saved(folder, out, tmp_path / "to")
-    check_heat(open_predictor(folder, out, "cpu", None, None).look, folder, dataset, dataset.images("test")[-1])
+    judge = open_predictor(folder, out, "cpu", None, None)
+    check_heat(judge.look, folder, dataset, dataset.images("test")[-1])
+    assert 0 < rejects_threshold(judge.source, dataset, 0.5) < 1
+    with pytest.raises(DatasetError, match="has no export yet"):
+        export(folder, out, None, "cpu", None, False)
 
 
 def test_without_labels_painted_noise_is_learned_from(out, tmp_path):

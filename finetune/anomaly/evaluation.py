@@ -1,8 +1,10 @@
 """Scores, heat maps and boxes of the distance to good patches, and their measures."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 
@@ -50,11 +52,8 @@ def evaluate(
         run.write_heatmaps(SET, part, to_full_size(images, maps), middle)
         if part == CALIBRATION:
             continue  # of which thresholds alone are to come
-        defective = [row[0] for row in rows]
-        both = defect.any() and not defect.all()
         measured[part] = {
-            "auroc": float(roc_auc_score(defect, defective)) if both else float("nan"),
-            "average_precision": float(average_precision_score(defect, defective)) if both else float("nan"),
+            **image_measures(defect, [row[0] for row in rows]),
             **(measure(images.labels.numpy(), chances.argmax(1)) if types else {}),
             **pointing_game(run.dataset, part, images, maps),
         }
@@ -68,3 +67,12 @@ def evaluate(
     kind = "class" if types else "good"
     run.describe_set(SET, model=MODEL, prompt=None, oracle=False, label=kind, classes=bool(types), **about)
     return measured
+
+
+def image_measures(defect: NDArray[np.bool_], scores: Sequence[float]) -> dict[str, float]:
+    """AUROC and average precision of image scores; NaN without good images or without defects."""
+    both = defect.any() and not defect.all()
+    return {
+        "auroc": float(roc_auc_score(defect, scores)) if both else float("nan"),
+        "average_precision": float(average_precision_score(defect, scores)) if both else float("nan"),
+    }

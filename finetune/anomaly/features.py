@@ -1,7 +1,8 @@
 """Patch features of the middle stages of a network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -9,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from converters.cli.errors import DatasetError
 from converters.cli.terminal import progress
 from finetune.anomaly.recipe import Recipe
+from finetune.runs.checksums import sha256
 from finetune.training.backbones import build_network, start_from
 from finetune.training.images import Images, normalise
-from finetune.training.published import TIMM
+from finetune.training.published import TIMM, start_weights
 from finetune.training.weights import EMBEDDED
 
 # Strides 8 and 16: local, and not yet about ImageNet's classes.
@@ -53,3 +56,17 @@ def features_of(backbone: nn.Module, arch: str, pixels: Tensor) -> Tensor:
     size = stages[0].shape[-2:]
     same = [stages[0], *(F.interpolate(stage, size, mode="bilinear") for stage in stages[1:])]
     return torch.cat(same, 1).permute(0, 2, 3, 1)
+
+
+def weights_of_run(folder: Path, settings: Mapping[str, Any], weights: Path | None) -> Path | None:
+    """The file that the network of a run began with, or ``weights``, where it lies now; None for random weights.
+
+    Raises DatasetError where it is gone, or another.
+    """
+    try:
+        checkpoint = start_weights(str(weights or settings["weights"]), settings["arch"])
+    except DatasetError as error:
+        raise DatasetError(f"{folder}: needs its weights: name where they lie now, with --weights ({error})") from None
+    if (checkpoint and sha256(checkpoint)) != settings["weights_sha256"]:
+        raise DatasetError(f"{folder}: was not made with {checkpoint}: name the file that it was, with --weights")
+    return checkpoint

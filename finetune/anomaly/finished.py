@@ -10,15 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from converters.cli.errors import DatasetError
 from finetune.anomaly.evaluation import SET, evaluate
-from finetune.anomaly.features import build_backbone, features_of
+from finetune.anomaly.features import build_backbone, features_of, weights_of_run
 from finetune.anomaly.graph import Graph
 from finetune.anomaly.memory import distances_of, smoothed
 from finetune.anomaly.recipe import Recipe
 from finetune.anomaly.residuals import Types, residuals_of
 from finetune.runs.answers import Answer, Asked, Predictor, image_threshold, known_about
-from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import PredictionSet
 from finetune.runs.run_folder import Run, finished_run, write_record
@@ -27,7 +25,6 @@ from finetune.training.heat_maps import boxes_of, full_size
 from finetune.training.images import load_images, one_image
 from finetune.training.onnx_files import judge_of, write_image_onnx
 from finetune.training.processes import prepare_device
-from finetune.training.published import start_weights
 
 NEEDED = ("memory.pt",)
 
@@ -76,14 +73,8 @@ def load_run(
 ) -> tuple[Recipe, nn.Module, Tensor, Types | None]:
     """Recipe, network, memory and types of a run; raises DatasetError for weights that are gone, or others."""
     recipe = Recipe(**{item.name: settings[item.name] for item in fields(Recipe)})
-    try:
-        checkpoint = start_weights(str(weights or recipe.weights), recipe.arch)
-    except DatasetError as error:
-        raise DatasetError(f"{folder}: needs its weights: name where they lie now, with --weights ({error})") from None
-    if (checkpoint and sha256(checkpoint)) != settings["weights_sha256"]:
-        raise DatasetError(f"{folder}: was not made with {checkpoint}: name the file that it was, with --weights")
     device = prepare_device(device)
-    backbone = build_backbone(recipe, checkpoint).to(device)
+    backbone = build_backbone(recipe, weights_of_run(folder, settings, weights)).to(device)
     state = load_state(folder / "memory.pt", "RUN")
     types = Types(state) if recipe.labels == "class" else None
     return recipe, backbone, state["memory"].to(device), types

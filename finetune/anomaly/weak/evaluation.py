@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.special import expit
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 
+from converters.sources.samples import CALIBRATION
+from finetune.anomaly.evaluation import image_measures
 from finetune.anomaly.features import patch_features
 from finetune.anomaly.memory import smoothed
 from finetune.anomaly.weak.network import ResidualTransformer
@@ -58,7 +58,7 @@ def evaluate(
     parts: dict[str, Images],
     device: str,
 ) -> dict[str, Any]:
-    """Score val and test, save both, and measure them."""
+    """Score val and test, save both, and measure them; images for calibration are scored and saved."""
     kind, size, classes = LABELS[run.settings["labels"]], run.settings["imgsz"], len(run.dataset.classes)
     maps: dict[str, list[Map]] = {part: [] for part in parts}
     scores: dict[str, list[list[float]]] = {part: [] for part in parts}
@@ -77,20 +77,13 @@ def evaluate(
         boxes = detections(run.dataset, images, maps[part], list(map(class_of, scores[part])), level, middle)
         run.write_predictions(SET, part, boxes, dict(zip(images.names, scores[part], strict=True)))
         run.write_heatmaps(SET, part, to_full_size(images, maps[part]), middle)
+        if part == CALIBRATION:
+            continue  # of which thresholds alone are to come
         measured[part] = image_measures(images.labels.numpy() > 0, [row[0] for row in scores[part]])
         measured[part] |= pointing_game(run.dataset, part, images, maps[part])
     about = {"heatmap": "probability of a defect", "heatmap_middle": middle, "box_threshold": level, "cells": side}
     run.describe_set(SET, model=MODEL, prompt=None, oracle=False, label=kind, classes=kind != "good", **about)
     return measured
-
-
-def image_measures(defect: NDArray[np.bool_], scores: Sequence[float]) -> dict[str, float]:
-    """AUROC and average precision of image scores; NaN without good images or without defects."""
-    both = defect.any() and not defect.all()
-    return {
-        "auroc": float(roc_auc_score(defect, scores)) if both else float("nan"),
-        "average_precision": float(average_precision_score(defect, scores)) if both else float("nan"),
-    }
 
 
 def level_of(run: Run, kind: str, val: Images, maps: Sequence[Map], middle: float) -> float:

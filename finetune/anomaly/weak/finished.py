@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from converters.cli.errors import DatasetError
-from finetune.anomaly.features import build_backbone, features_of
+from finetune.anomaly.features import build_backbone, features_of, weights_of_run
 from finetune.anomaly.weak.evaluation import SET, class_of, evaluate, judged
 from finetune.anomaly.weak.network import ResidualTransformer
 from finetune.anomaly.weak.recipe import Recipe
 from finetune.anomaly.weak.residuals import Memory
 from finetune.runs.answers import Answer, Predictor, image_threshold, known_about
-from finetune.runs.checksums import sha256
 from finetune.runs.dataset import Dataset
 from finetune.runs.predictions import PredictionSet
 from finetune.runs.run_folder import Run, finished_run, write_record
@@ -24,7 +23,6 @@ from finetune.training.checkpoints import load_state, save_state
 from finetune.training.heat_maps import boxes_of, full_size
 from finetune.training.images import load_images, one_image
 from finetune.training.processes import prepare_device
-from finetune.training.published import start_weights
 
 NEEDED = ("model.pt", "memory.pt")
 
@@ -39,7 +37,7 @@ def evaluate_again(
     """
     record = finished_run(folder, dataset, NEEDED)
     recipe, backbone, network, memory = load_run(folder, record["settings"], device, weights)
-    parts = {part: load_images(dataset, part, recipe.imgsz) for part in ("val", "test")}
+    parts = {part: load_images(dataset, part, recipe.imgsz) for part in dataset.judged_parts}
     run = Run(folder, dataset, record["settings"])
     measured = evaluate(run, backbone, recipe.arch, network, memory, parts, str(memory.features.device))
     write_record(folder, record | {"metrics": measured})
@@ -61,7 +59,7 @@ def predictor(
         ((heat, scores),) = judged(network, memory, features, recipe.imgsz, classes)
         return Answer(scores, list(boxes_of(heat, size, class_of(scores), level, middle)), full_size(heat, size))
 
-    return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level)
+    return Predictor(look, dataset.classes, image_threshold(source, dataset), middle, level, source=source)
 
 
 def save_run(folder: Path, memory: Memory) -> None:
@@ -73,13 +71,10 @@ def save_run(folder: Path, memory: Memory) -> None:
 def load_run(
     folder: Path, settings: dict[str, Any], device: str, weights: Path | None
 ) -> tuple[Recipe, nn.Module, ResidualTransformer, Memory]:
-    """Recipe, both networks and memory of a run; raises DatasetError for other weights than the run's."""
+    """Recipe, both networks and memory of a run; raises DatasetError for weights that are gone, or others."""
     recipe = Recipe(**{item.name: settings[item.name] for item in fields(Recipe)})
-    checkpoint = start_weights(str(weights or recipe.weights), recipe.arch)
-    if (checkpoint and sha256(checkpoint)) != settings["weights_sha256"]:
-        raise DatasetError(f"{folder}: was not made with {checkpoint}: name the file that it was, with --weights")
     device = prepare_device(device)
-    backbone = build_backbone(recipe, checkpoint).to(device)
+    backbone = build_backbone(recipe, weights_of_run(folder, settings, weights)).to(device)
     memory = Memory(**{name: value.to(device) for name, value in load_state(folder / "memory.pt", "RUN").items()})
     state = load_state(folder / "model.pt", "RUN")
     network = ResidualTransformer(state["deviation"], len(state["head.bias"]) - 1)
@@ -87,6 +82,6 @@ def load_run(
     return recipe, backbone, network.to(device).eval(), memory
 
 
-def export_run(folder: Path, dataset: Dataset, device: str, to: Path | None) -> Path:
+def export_run(folder: Path, dataset: Dataset, device: str, to: Path | None, weights: Path | None = None) -> list[Path]:
     """There is none: always raises DatasetError."""
     raise DatasetError(f"{folder}: a run of weakrest has no export yet; use predict.py")

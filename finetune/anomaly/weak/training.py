@@ -107,7 +107,7 @@ def train_and_measure(
         return
     seconds = run.seconds
     save_run(run.folder, memory)
-    parts["test"] = load_images(dataset, "test", recipe.imgsz)
+    parts |= {part: load_images(dataset, part, recipe.imgsz) for part in dataset.judged_parts if part != "val"}
     measured = evaluate(run, backbone, recipe.arch, network, memory, parts, device)
     networks = [*backbone.parameters(), *network.parameters()]
     run.finish(
