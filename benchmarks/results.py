@@ -17,6 +17,8 @@ import click
 from converters.cli.command import command
 from converters.cli.options import FOLDER, out_option
 from converters.cli.terminal import to_json
+from finetune.comparison.tables import MEASURES
+from finetune.runs.predictions import PredictionSet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "docs/measurements/results"
@@ -50,13 +52,12 @@ def record_of(run: Path, out: Path) -> dict[str, Any]:
     """What run.json and the saved predictions say of test, as `compare` measures it."""
     from finetune.comparison.evidence import gather, plain
     from finetune.runs.dataset import open_dataset
-    from finetune.runs.predictions import PredictionSet
     from finetune.runs.run_folder import read_record, read_run
 
     dataset = open_dataset(out, read_record(run)["dataset"])
     record = read_run(run, dataset)
     sets = sorted(path for path in (run / "predictions").iterdir() if path.is_dir())
-    measured = {path.name: plain([gather(PredictionSet(path), dataset)]) for path in sets}
+    measured = {path.name: own(PredictionSet(path), plain([gather(PredictionSet(path), dataset)])) for path in sets}
     return {
         "schema": 1,
         **{key: record.get(key) for key in KEPT},
@@ -66,6 +67,13 @@ def record_of(run: Path, out: Path) -> dict[str, Any]:
         "trainer": record["metrics"].get("test", {}),
         "prompts": {name: prompted(found) for name, found in record["metrics"].items() if "after" in found},
     }
+
+
+def own(source: PredictionSet, values: dict[str, float]) -> dict[str, float]:
+    """The measures that are a model's own: of an oracle those of pixels, since its prompts give all others away."""
+    if not source.about.get("oracle"):
+        return values
+    return {name: value for name, value in values.items() if name in MEASURES and MEASURES[name].level == "pixel"}
 
 
 def prompted(found: dict[str, Any]) -> dict[str, Any]:
