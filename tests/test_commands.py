@@ -55,7 +55,7 @@ def test_training_without_its_libraries_says_what_to_install(make_category, tmp_
     assert run("-m", "converters", "all", "--root", str(folder), "--out", str(tmp_path / "out")).returncode == 0
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')\n", "utf-8")
     options = ("--category", "widget", "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"))
-    result = run("-m", "finetune.yolo", *options, "--weights", "none", before=tmp_path)
+    result = run("-m", "finetune.classifier", *options, "--weights", "none", before=tmp_path)
     assert result.returncode == 2
     assert "torch is not installed: pip install -e '.[train]'" in result.stderr
 
